@@ -1,0 +1,46 @@
+# Sourced by the tools beside it: where things are, how they speak.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cache=$root/.cache
+
+# Everything that two checkouts on one machine would fight over carries this.
+# shellcheck disable=SC2034
+checkout=$(printf %s "$root" | sha256sum | cut -c1-8)
+
+say() { echo "==> $*" >&2; }
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# Wait up to $1 seconds for a command to succeed.
+wait_for() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" > /dev/null 2>&1; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.2
+  done
+}
+
+# apt_install COMMAND PACKAGE…: a missing tool is installed where that is ours to do.
+apt_install() {
+  local tool=$1
+  shift
+  if [[ $EUID -ne 0 ]] || ! command -v apt-get > /dev/null; then
+    die "$tool is missing; install it ($(command -v apt-get > /dev/null && echo "sudo apt-get install $*" ||
+      echo "Debian's packages: $*")) and run this again"
+  fi
+  say "installing $*"
+  local log=$cache/apt.log
+  mkdir -p "$cache"
+  # RUNLEVEL=1: a service that the package brings is not started behind our back.
+  {
+    apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+      apt-get install -q -y --no-install-recommends "$@"
+  } < /dev/null > "$log" 2>&1 ||
+    die "apt-get cannot install $*: $(grep -m1 '^E:' "$log" || echo "see the log"); the log is $log"
+}
+
+need() { command -v "$1" > /dev/null || apt_install "$@"; }
