@@ -7,4 +7,5 @@ urlpatterns = [
     path("private/", views.private, name="private"),
     path("private/<uuid:file_id>/", views.private_file, name="private_file"),
     path("health/", views.health, name="health"),
+    path("favicon.ico", views.favicon),
 ]

@@ -11,6 +11,7 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.templatetags.static import static
 from django.utils.http import content_disposition_header
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
@@ -79,6 +80,12 @@ def health(request: HttpRequest) -> JsonResponse:
         state, database, status = "ok", "ok", 200
     body = {"status": state, "database": database, "release": settings.RELEASE}
     return JsonResponse(body, status=status)
+
+
+@require_safe
+def favicon(request: HttpRequest) -> HttpResponse:
+    """Answer browsers that ask for the old address without reading a page."""
+    return redirect(static("notes/favicon.svg"))
 
 
 def own_files(request: HttpRequest) -> db.models.QuerySet[PrivateFile]:

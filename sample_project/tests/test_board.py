@@ -43,6 +43,13 @@ class ListingTest(TestCase):
         with self.settings(RELEASE="20261121T050000Z"):
             self.assertContains(self.client.get("/"), '<code id="release">20261121T050000Z</code>')
 
+    def test_browsers_that_guess_the_icons_address_find_it(self) -> None:
+        self.assertRedirects(
+            self.client.get("/favicon.ico"),
+            "/static/notes/favicon.svg",
+            fetch_redirect_response=False,
+        )
+
     def test_an_unknown_address_gets_the_404_page(self) -> None:
         page = self.client.get("/nowhere/")
         self.assertContains(page, "not on the board", status_code=404)
