@@ -1,0 +1,398 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# ruff: noqa: E402 - Ansible wants the documentation above the imports
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: unit
+short_description: Keep a systemd unit enabled, running and as new as its files
+version_added: 1.0.0
+description:
+  - Takes the place of handlers. A handler is lost when its run dies; this module compares what
+    runs with what is on disk instead, so any later run sees what is still to be done.
+  - What it does, in this order, and only where needed, is daemon-reload, enable or disable, start,
+    then restart or reload.
+  - Fails, with the last lines of the journal, when the unit does not run in the end.
+options:
+  name:
+    description: Full name of the unit, such as V(nginx.service) or V(certbot.timer).
+    type: str
+    required: true
+  enabled:
+    description: Whether the unit starts at boot. Null leaves that alone.
+    type: bool
+    default: true
+  restart_when_newer:
+    description:
+      - Restart the unit when one of these paths changed after it began to start.
+      - Of a link both the link and its target count; of a folder, all that is in it, at any depth,
+        and the folder itself, so that a removed file counts too. What is not there is passed over.
+      - Name only what the unit reads and never writes.
+    type: list
+    elements: path
+    default: []
+  reload_when_newer:
+    description:
+      - Reload the unit when one of these paths changed after it was last reloaded, or began to
+        start.
+      - A unit that cannot reload is restarted. A restart makes a reload needless.
+    type: list
+    elements: path
+    default: []
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would be done and does nothing.
+  diff_mode:
+    support: full
+    description: Shows the state before and after, and what is done in between.
+notes:
+  - A path counts as changed at its ctime, which no program can set and which every write, rename,
+    C(chmod) and C(chown) moves.
+  - The clock may be stepped. A start counts as early as the clock of then or of now puts it; a
+    path stamped in the future counts as changed, and its ctime is brought to the present.
+  - A reload that systemd saw fail does not count. A daemon that keeps its old configuration and
+    says so nowhere but in its log, as nginx does on SIGHUP, goes unseen. Have the files judged
+    first, as M(django_vps.stack.config_files) does.
+  - A file that changes while the daemon reloads goes unseen too.
+  - A C(Type=oneshot) service without C(RemainAfterExit) is left alone once it has ended well since
+    boot.
+author:
+  - the django_vps.stack authors
+seealso:
+  - module: ansible.builtin.systemd_service
+  - module: django_vps.stack.config_files
+"""
+
+EXAMPLES = r"""
+- name: Keep nginx running with its present configuration
+  django_vps.stack.unit:
+    name: nginx.service
+    restart_when_newer:
+      - /etc/systemd/system/nginx.service.d
+      - /usr/sbin/nginx
+    reload_when_newer:
+      - /etc/nginx
+      - /etc/letsencrypt/live/shop/fullchain.pem
+
+- name: Keep the renewal timer running
+  django_vps.stack.unit:
+    name: certbot.timer
+    restart_when_newer:
+      - /etc/systemd/system/certbot.timer.d
+"""
+
+RETURN = r"""
+action:
+  description: What was done, or would be in check mode, in this order.
+  returned: success
+  type: list
+  elements: str
+  sample: [daemon-reload, enable, start]
+status:
+  description: What C(systemctl show) said of the unit in the end.
+  returned: success
+  type: dict
+  sample:
+    ActiveState: active
+    LoadState: loaded
+    SubState: running
+    UnitFileState: enabled
+diff:
+  description: The state before and after.
+  returned: success
+  type: dict
+  sample:
+    before: {action: [], active: inactive, enabled: disabled}
+    after: {action: [enable, start], active: active, enabled: enabled}
+stderr:
+  description: What the failed systemctl command printed.
+  returned: when a command failed
+  type: str
+journal:
+  description: The last lines of the unit's journal.
+  returned: when the unit did not do as it was told
+  type: list
+  elements: str
+"""
+
+import os
+import stat
+import subprocess
+import time
+from datetime import datetime
+
+from ansible.module_utils.basic import AnsibleModule
+
+STAMPS = ("InactiveExitTimestamp", "ActiveEnterTimestamp", "StateChangeTimestamp")
+PROPERTIES = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "CanReload",
+    "Type",
+    "Result",
+    "ReloadResult",
+    *STAMPS,
+    *(f"{stamp}Monotonic" for stamp in STAMPS),
+)
+# The kernel stamps files with its last tick, which may lie this far back (100 Hz).
+TICK_NS = 10_000_000
+
+
+class Failed(Exception):
+    """The unit is not as it should be; the message is for the user, the rest for the result."""
+
+    def __init__(self, msg, **result):
+        super().__init__(msg)
+        self.result = result
+
+
+def call(*argv):
+    """Run a command: its return code, output and error output."""
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
+    try:
+        done = subprocess.run(
+            argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env
+        )
+    except OSError as error:
+        return 127, "", f"{argv[0]}: {error.strerror}"
+    return (
+        done.returncode,
+        done.stdout.decode(errors="replace"),
+        done.stderr.decode(errors="replace"),
+    )
+
+
+def wall_ns():
+    return time.time_ns()
+
+
+def monotonic_ns():
+    """The clock that systemd's Monotonic stamps are read from."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def wall_stamp(text):
+    """`Tue 2026-01-06 12:00:00.123456 UTC`, as `--timestamp=us+utc` prints it, in nanoseconds."""
+    _, day, clock, _ = text.split()
+    moment = datetime.fromisoformat(f"{day}T{clock}+00:00")
+    # A float holds more than microseconds, but not all of them exactly.
+    return round(moment.timestamp() * 10**6) * 1000
+
+
+def walk(paths):
+    """Each path with its stat, links and their targets both, folders with all that is in them."""
+    todo, seen = list(paths), set()
+    while todo:
+        path = todo.pop()
+        for follow in (False, True):
+            try:
+                st = os.stat(path, follow_symlinks=follow)
+                yield path, st, follow
+                # Links may lead in circles.
+                if stat.S_ISDIR(st.st_mode) and (st.st_dev, st.st_ino) not in seen:
+                    seen.add((st.st_dev, st.st_ino))
+                    todo += [entry.path for entry in os.scandir(path)]
+            except (FileNotFoundError, NotADirectoryError):
+                break
+
+
+class Unit:
+    def __init__(self, name):
+        self.name = name
+        self.look()
+
+    def look(self):
+        """One call reads everything."""
+        code, out, err = call(
+            "systemctl",
+            "show",
+            "--timestamp=us+utc",
+            f"--property={','.join(PROPERTIES)}",
+            "--",
+            self.name,
+        )
+        if code:
+            raise Failed(f"systemctl show {self.name} failed: {err.strip()}", stderr=err)
+        self.status = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+    def __getitem__(self, key):
+        return self.status.get(key, "")
+
+    def monotonic(self, stamp):
+        return int(self[f"{stamp}Monotonic"] or 0)
+
+    def since(self, stamp):
+        """When that was, in nanoseconds of the wall clock, or None if it never was.
+
+        If the clock was stepped since, the clock of then and the clock of now tell two times. The
+        earlier one at worst restarts once too often; the later one would miss a change.
+        """
+        if not self.monotonic(stamp):
+            return None
+        ago = monotonic_ns() - self.monotonic(stamp) * 1000
+        return min(wall_stamp(self[stamp]), wall_ns() - ago)
+
+    @property
+    def started(self):
+        """When the start began: what changed while it went on, the unit may not have read."""
+        return self.since("InactiveExitTimestamp")
+
+    @property
+    def loaded(self):
+        """When the unit last began to read its files, as far as systemd knows."""
+        reloaded = (
+            self["CanReload"] == "yes"
+            # Empty where a unit is no service; a failed reload moves the stamp as a good one does.
+            and self["ReloadResult"] in ("", "success")
+            and self.monotonic("StateChangeTimestamp") > self.monotonic("ActiveEnterTimestamp")
+        )
+        return self.since("StateChangeTimestamp") if reloaded else self.started
+
+    @property
+    def up(self):
+        """Running, or a job that has ended well."""
+        ended_well = (
+            self["Type"] == "oneshot"
+            and self["ActiveState"] == "inactive"
+            and self["Result"] == "success"
+            and self.started is not None
+        )
+        return self["ActiveState"] in ("active", "reloading", "refreshing") or ended_well
+
+    @property
+    def missing(self):
+        return self["LoadState"] == "not-found"
+
+    def journal(self):
+        argv = ("journalctl", "--no-pager", "--lines=20", "--output=short-iso")
+        return call(*argv, f"--unit={self.name}")[1].splitlines()
+
+    def do(self, verb):
+        argv = ["systemctl", verb, *([] if verb == "daemon-reload" else ["--", self.name])]
+        code, _, err = call(*argv)
+        if code:
+            journal = self.journal()
+            why = f"{' '.join(argv)} failed: {err.strip()}"
+            raise Failed("\n".join([why, *journal]), stderr=err, journal=journal)
+
+
+def newer(paths, than):
+    """What changed after a moment, as (path, stat, link followed or not)."""
+    if than is None:
+        # What is up since before systemd keeps books (the root slice) gives nothing to compare.
+        return []
+    return [hit for hit in walk(paths) if hit[1].st_ctime_ns + TICK_NS >= than]
+
+
+def bring_to_present(changed):
+    """A stamp in the future would ask for a restart in every run, until that time comes."""
+    for path, st, follow in changed:
+        if st.st_ctime_ns > wall_ns():
+            # Setting the times to what they are moves the ctime and nothing else.
+            os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=follow)
+
+
+def run(name, enabled, restart_when_newer, reload_when_newer, check_mode=False):
+    """The whole module; returns its result."""
+    unit = Unit(name)
+    before = {"enabled": unit["UnitFileState"], "active": unit["ActiveState"], "action": []}
+    action = []
+
+    def act(verb):
+        action.append(verb)
+        if not check_mode:
+            unit.do(verb)
+
+    def result(after, **more):
+        return {
+            "changed": bool(action),
+            "action": action,
+            "status": unit.status,
+            "diff": {"before": before, "after": {**after, "action": action}},
+            **more,
+        }
+
+    if unit.missing and not check_mode:
+        # Not counted as done: it may be there all the same, or not at all.
+        unit.do("daemon-reload")
+        unit.look()
+        if unit.missing:
+            raise Failed(f"There is no unit {name} on this host")
+        action.append("daemon-reload")
+    if unit.missing:
+        action += ["enable", "start"] if enabled else ["start"]
+        msg = f"{name} is not there yet: it would be {'enabled and ' if enabled else ''}started"
+        after = {"enabled": "enabled" if enabled else before["enabled"], "active": "active"}
+        return result(after, msg=msg)
+    if unit["NeedDaemonReload"] == "yes":
+        act("daemon-reload")
+        if not check_mode:
+            unit.look()
+
+    # Other states (static, generated, alias, indirect, …) are no matter of choice.
+    state = unit["UnitFileState"]
+    if enabled and state in ("disabled", "enabled-runtime", "linked", "linked-runtime", "masked"):
+        act("enable")
+    elif enabled is False and state in ("enabled", "enabled-runtime"):
+        act("disable")
+
+    # A start that someone else began is no change of ours; to start again is to wait for its end.
+    starting = unit["ActiveState"] == "activating" and "auto-restart" not in unit["SubState"]
+    if starting and not check_mode:
+        unit.do("start")
+        unit.look()
+    if not unit.up and not (starting and check_mode):
+        if unit["ActiveState"] == "failed" and not check_mode:
+            # Else a unit that crashed too often is refused even after its files were mended.
+            unit.do("reset-failed")
+        act("start")
+    else:
+        to_restart = newer(restart_when_newer, unit.started)
+        to_reload = newer(reload_when_newer, unit.loaded)
+        if not check_mode:
+            bring_to_present(to_restart + to_reload)
+        if to_restart or (to_reload and unit["CanReload"] != "yes"):
+            act("restart")
+        elif to_reload:
+            act("reload")
+
+    if check_mode:
+        enable = {"enable": "enabled", "disable": "disabled"}
+        states = [enable[verb] for verb in action if verb in enable]
+        active = "active" if "start" in action else before["active"]
+        return result({"enabled": (states or [before["enabled"]])[0], "active": active})
+    if action:
+        unit.look()
+    if not unit.up:
+        journal = unit.journal()
+        why = f"{name} is {unit['ActiveState']} ({unit['SubState']}) after {', '.join(action)}"
+        raise Failed("\n".join([why, *journal]), journal=journal)
+    return result({"enabled": unit["UnitFileState"], "active": unit["ActiveState"]})
+
+
+def main():
+    paths = {"type": "list", "elements": "path", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "enabled": {"type": "bool", "default": True},
+            "restart_when_newer": paths,
+            "reload_when_newer": paths,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(**module.params, check_mode=module.check_mode))
+    except Failed as error:
+        module.fail_json(msg=str(error), **error.result)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
