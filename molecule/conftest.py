@@ -1,0 +1,136 @@
+"""What the tests of all scenarios share: the host, the site as a visitor reaches it, its database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import testinfra
+
+PROJECT = Path(__file__).parent.parent
+EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
+
+
+@dataclass
+class Answer:
+    """What came back: the status is 0 when nothing did."""
+
+    status: int
+    headers: dict[str, list[str]] = field(default_factory=dict)
+    body: str = ""
+    error: str = ""
+    protocol: str = ""
+
+    def header(self, name: str) -> str | None:
+        values = self.headers.get(name.lower(), [])
+        assert len(values) < 2, f"{name} is there {len(values)} times: {values}"
+        return values[0] if values else None
+
+
+@dataclass
+class Site:
+    """One host and the names that its site has."""
+
+    host: testinfra.host.Host
+    container: str
+    name: str
+    domains: list[str]
+    roots: Path
+
+    @property
+    def canonical(self) -> str:
+        return self.domains[0]
+
+    @property
+    def address(self) -> str:
+        shown = subprocess.run(
+            ["docker", "inspect", "-f", "{{json .NetworkSettings.Networks}}", self.container],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return next(network["IPAddress"] for network in json.loads(shown.stdout).values())
+
+    @property
+    def release(self) -> str:
+        return self.host.check_output(f"basename $(readlink /srv/{self.name}/current)")
+
+    def get(self, url: str, *options: str) -> Answer:
+        """Fetch a URL from outside, as a visitor does; a path means the canonical name over https."""
+        if url.startswith("/"):
+            url = f"https://{self.canonical}{url}"
+        resolve = [word for port in (80, 443) for word in ("--connect-to", f"::{self.address}:{port}")][2 * url.startswith("https") :][:2]
+        done = subprocess.run(
+            [
+                *("curl", "--silent", "--show-error", "--max-time", "20", "--include", "--path-as-is", "--http2"),
+                *("--cacert", str(self.roots), "--noproxy", "*", *resolve, *options),
+                *("--write-out", "\n%{http_code} %{http_version}", url),
+            ],
+            capture_output=True,
+            check=False,
+        )
+        return parse(done.stdout.decode(errors="replace"), done.stderr.decode())
+
+    def manage(self, *argv: str) -> str:
+        return self.host.check_output(f"{self.name}-manage " + " ".join(f"'{word}'" for word in argv))
+
+
+def parse(text: str, error: str) -> Answer:
+    text, _, trailer = text.rpartition("\n")
+    status, protocol = trailer.split()
+    head, _, body = text.partition("\r\n\r\n")
+    while re.match(r"HTTP/[\d.]+ 1\d\d", head):
+        head, _, body = body.partition("\r\n\r\n")
+    headers: dict[str, list[str]] = {}
+    for line in head.splitlines()[1:]:
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), []).append(value.strip())
+    return Answer(int(status), headers, body, error.strip(), protocol)
+
+
+def servers() -> list[str]:
+    return sorted(path.stem for path in EPHEMERAL.glob("site*.address"))
+
+
+@pytest.fixture(scope="session", params=servers(), ids=lambda name: name.split("-")[0])
+def site(request, tmp_path_factory) -> Site:
+    """The site on each of the scenario's servers."""
+    container = request.param
+    short = container.split("-")[0]
+    host = testinfra.get_host(f"docker://{container}")
+    domains = [f"{short}.example.test", f"www.{short}.example.test"]
+    return Site(host, container, short, domains, EPHEMERAL / "roots.pem")
+
+
+@pytest.fixture(scope="session")
+def host(site):
+    return site.host
+
+
+@pytest.fixture
+def psql(site):
+    """Run SQL as a system user, over the socket."""
+
+    def run(query: str, user: str = site.name, database: str = site.name):
+        return site.host.run(f"runuser -u {user} -- psql -XAtq -v ON_ERROR_STOP=1 -d {database} -c \"{query}\"")
+
+    return run
+
+
+@pytest.fixture
+def unit(site):
+    """A unit of systemd; its last words are shown when a test fails."""
+    names = []
+
+    def get(name: str):
+        names.append(name)
+        return site.host.service(name)
+
+    yield get
+    for name in names:
+        print(site.host.run(f"journalctl --no-pager -n 30 -u {name}").stdout)

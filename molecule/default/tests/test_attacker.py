@@ -1,0 +1,187 @@
+"""The site as somebody sees it who means harm, from outside and as another user of the host."""
+
+import socket
+import ssl
+
+import pytest
+
+
+def raw(site, request: str, name: str | None = None) -> str:
+    """Send bytes over TLS as they are; the status line, or nothing when the connection is closed without one."""
+    context = ssl.create_default_context(cafile=str(site.roots))
+    with (
+        socket.create_connection((site.address, 443), timeout=15) as plain,
+        context.wrap_socket(plain, server_hostname=name or site.canonical) as connection,
+    ):
+        connection.sendall(request.encode())
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer.decode(errors="replace")
+
+
+@pytest.mark.parametrize("port", [80, 443])
+def test_an_unknown_name_is_not_answered(site, port):
+    scheme = {80: "http", 443: "https"}[port]
+    answer = site.get(f"{scheme}://evil.example.org/", "--insecure", "--connect-to", f"::{site.address}:{port}")
+    assert answer.status == 0, answer
+
+
+def test_a_handshake_without_a_name_is_refused(site):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection((site.address, 443), timeout=5) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        context.wrap_socket(plain).close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_old_tls_is_refused(site, version):
+    context = ssl.create_default_context(cafile=str(site.roots))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with socket.create_connection((site.address, 443), timeout=5) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname=site.canonical)
+
+
+def test_a_known_name_in_the_handshake_does_not_help_an_unknown_host_header(site):
+    answer = raw(site, "GET / HTTP/1.1\r\nHost: evil.example.org\r\nConnection: close\r\n\r\n")
+    assert "HTTP/1.1 2" not in answer and "<h1" not in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Transfer-Encoding: xchunked",
+        "Host: evil.example.org",
+    ],
+)
+def test_an_ambiguous_request_is_refused(site, head):
+    answer = raw(site, f"POST / HTTP/1.1\r\nHost: {site.canonical}\r\n{head}\r\nConnection: close\r\n\r\n0\r\n\r\n")
+    assert answer.split()[1] in ("400", "501"), answer[:200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/.env", "/.git/HEAD", "/.git/config", "/manage.py", "/db.sqlite3", "/config/settings.py", "/env"),
+        *("/static../code/manage.py", "/static../env", "/static/../env", "/static/%2e%2e/env", "/static/..%2fenv"),
+        *("/media../env", "/media/%2e%2e/env", "/media/../../../etc/passwd", "/media/.htaccess", "/static/.env"),
+        *("/media/private/", "/media/private/anything.pdf", "/release.json", "/gunicorn.sock", "/requirements.txt"),
+        *("/.well-known/acme-challenge/../../etc/passwd", "/static/", "/media/"),
+    ],
+)
+def test_nothing_of_the_project_or_the_host_is_served(site, path):
+    assert site.get(path).status in (400, 403, 404)
+
+
+@pytest.mark.parametrize("name", ["x.html", "x.svg", "x.php", "x.js", "a.jpg.html", "x.png", "x", "x.xml"])
+def test_an_upload_is_inert(site, name):
+    folder = f"/srv/{site.name}/media"
+    site.host.check_output(f"runuser -u {site.name} -- sh -c 'echo \"<script>1</script>\" > {folder}/{name}'")
+    try:
+        answer = site.get(f"/media/{name}")
+        assert answer.status == 200
+        assert answer.header("x-content-type-options") == "nosniff"
+        assert "sandbox" in answer.header("content-security-policy")
+        assert "default-src 'none'" in answer.header("content-security-policy")
+        assert answer.header("content-disposition") == (None if name == "x.png" else "attachment")
+    finally:
+        site.host.check_output(f"rm {folder}/{name}")
+
+
+def test_a_link_among_the_uploads_leads_nowhere(site):
+    link = f"/srv/{site.name}/media/link.txt"
+    site.host.check_output(f"runuser -u {site.name} -- ln -s /etc/passwd {link}")
+    try:
+        assert site.get("/media/link.txt").status in (403, 404)
+    finally:
+        site.host.check_output(f"rm {link}")
+
+
+def test_what_a_client_says_of_itself_is_not_believed(site):
+    lies = [
+        *("X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.test"),
+        *("X-Forwarded-Port: 81", "Forwarded: for=6.6.6.6;host=evil.test", "X_FORWARDED_PROTO: http", "SCRIPT_NAME: /x"),
+    ]
+    answer = site.get("/", *[word for lie in lies for word in ("-H", lie)])
+    # Were it believed, Django would redirect to https or build links with the other name.
+    assert answer.status == 200
+    assert "evil.test" not in answer.body and "6.6.6.6" not in answer.body
+
+
+def test_slow_clients_are_cut_off(site):
+    context = ssl.create_default_context(cafile=str(site.roots))
+    with (
+        socket.create_connection((site.address, 443), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname=site.canonical) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        assert connection.recv(100) == b""
+
+
+def test_postgresql_listens_on_its_socket_alone(host):
+    assert "5432" not in host.check_output("ss -Hltn")
+
+
+def test_only_ssh_and_the_web_listen(host):
+    lines = host.check_output("ss -Hltn").splitlines()
+    outside = [line.split()[3] for line in lines if not line.split()[3].startswith(("127.", "[::1]"))]
+    assert {address.rsplit(":", 1)[1] for address in outside} == {"22", "80", "443"}
+
+
+@pytest.mark.parametrize("user", ["nobody", "www-data", "debian"])
+def test_another_user_of_the_host_cannot_reach_the_database(site, psql, user):
+    assert psql("SELECT 1", user=user).rc != 0
+    assert site.host.run(f"runuser -u {user} -- psql -U {site.name} {site.name} -c 'SELECT 1'").rc != 0
+
+
+def test_the_role_of_the_site_may_use_its_database_and_nothing_else(psql):
+    assert psql("SELECT 1").rc == 0
+    assert "permission denied" in psql("CREATE DATABASE other").stderr
+    assert "permission denied" in psql("CREATE ROLE other").stderr
+    assert psql("SELECT 1", database="postgres").rc != 0
+    assert psql("SELECT 1", database="template1").rc != 0
+
+
+@pytest.mark.parametrize("user", ["nobody", "debian"])
+def test_another_user_of_the_host_cannot_speak_to_gunicorn(site, user):
+    socket_path = f"/srv/{site.name}/current/gunicorn.sock"
+    asked = site.host.run(f"runuser -u {user} -- curl -s --unix-socket {socket_path} http://localhost/")
+    assert asked.rc == 7
+
+
+def test_the_site_may_not_write_its_own_code(site):
+    current = f"/srv/{site.name}/current"
+    for path in (current, f"{current}/code", f"{current}/venv", f"{current}/static", f"/srv/{site.name}"):
+        assert site.host.run(f"runuser -u {site.name} -- touch {path}/x").rc != 0, path
+
+
+def test_other_users_may_not_read_the_code(site):
+    for user in ("nobody", "www-data"):
+        assert site.host.run(f"runuser -u {user} -- cat /srv/{site.name}/current/code/manage.py").rc != 0
+
+
+def test_no_file_that_others_can_read_holds_a_secret(site):
+    key = site.host.check_output(f"cat /etc/{site.name}/secret_key")
+    found = site.host.run(
+        "find / -xdev \\( -path /proc -o -path /sys \\) -prune -o -type f -perm /o+r"
+        f" -exec grep -lF -e '{key}' -e 'PRIVATE KEY-----' {{}} +"
+    )
+    # Certificates for tests that packages ship are nobody's secret.
+    leaks = [path for path in found.stdout.splitlines() if not path.startswith(("/usr/share/", "/usr/lib/"))]
+    leaks = [path for path in leaks if "/site-packages/" not in path]
+    assert leaks == []
+    shown = site.host.check_output(f"systemctl show '{site.name}-gunicorn@*' certbot.service nginx.service")
+    assert key not in shown
+    assert key not in site.host.check_output("journalctl --no-pager")
+
+
+def test_the_users_own_environment_is_not_readable_by_the_site(site):
+    for path in (f"/etc/{site.name}/env", f"/etc/{site.name}/secret_key", f"/srv/{site.name}/current/env"):
+        for user in (site.name, "www-data", "nobody"):
+            assert site.host.run(f"runuser -u {user} -- cat {path}").rc != 0, (user, path)

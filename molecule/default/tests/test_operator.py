@@ -1,0 +1,110 @@
+"""The host as the person sees it who runs it."""
+
+import json
+import re
+import time
+
+import pytest
+
+
+def until(seconds: float, what) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.3)
+
+
+def test_nothing_on_the_host_has_failed(host):
+    assert host.check_output("systemctl is-system-running") == "running"
+    assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
+
+
+def test_nginx_warns_of_nothing(host):
+    checked = host.run("nginx -t")
+    assert checked.rc == 0
+    assert "warn" not in checked.stderr
+
+
+def test_django_has_nothing_to_say_about_this_deployment(site):
+    report = site.host.run(f"{site.name}-manage check --deploy --fail-level WARNING")
+    assert report.rc == 0
+    assert "no issues (0 silenced)" in report.stdout + report.stderr
+
+
+def test_the_service_is_sandboxed(site):
+    report = site.host.check_output(f"systemd-analyze security --no-pager {site.name}-gunicorn@{site.release}.service")
+    exposure = float(re.search(r"Overall exposure level.*?: ([\d.]+)", report).group(1))
+    assert exposure <= 2.0
+
+
+def test_gunicorn_logs_to_the_journal(site):
+    unit = f"{site.name}-gunicorn@{site.release}.service"
+    assert "Booting worker" in site.host.check_output(f"journalctl --no-pager -u {unit}")
+
+
+def test_manage_runs_as_the_site_with_its_environment(site):
+    code = "import os; print(os.getuid(), os.environ['RELEASE'], os.environ['AWKWARD'])"
+    uid, release, awkward = site.manage("shell", "-v", "0", "-c", code.replace("'", '"')).split(" ", 2)
+    assert uid == site.host.check_output(f"id -u {site.name}")
+    assert release == site.release
+    assert awkward.strip() == "a$b'c\"d %f\\ # `e`"
+
+
+def test_the_running_workers_have_the_same_environment(site):
+    pid = site.host.check_output(f"systemctl show -P MainPID {site.name}-gunicorn@{site.release}.service")
+    environment = dict(
+        line.split("=", 1) for line in site.host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ").splitlines()
+    )
+    assert environment["AWKWARD"] == "a$b'c\"d %f\\ # `e`"
+    assert environment["DEBUG"] == "False"
+    assert environment["SECRET_KEY"] == environment["DJANGO_SECRET_KEY"]
+    assert len(environment["SECRET_KEY"]) >= 50
+
+
+def test_the_database_keeps_checksums_and_committed_rows_survive_a_killed_server(site, psql):
+    assert psql("SHOW data_checksums", user="postgres").stdout.strip() == "on"
+    assert psql("SHOW server_encoding").stdout.strip() == "UTF8"
+    assert psql("CREATE TABLE IF NOT EXISTS kept (n int); INSERT INTO kept VALUES (1)").rc == 0
+    host = site.host
+    host.check_output("kill -9 $(head -1 /var/lib/postgresql/*/main/postmaster.pid)")
+    until(15, lambda: psql("SELECT count(*) FROM kept").stdout.strip() == "1")
+    assert psql("DROP TABLE kept").rc == 0
+    until(10, lambda: site.get("/health/").status == 200)
+
+
+@pytest.mark.parametrize("service", ["nginx.service", "{name}-gunicorn@{release}.service"])
+def test_a_killed_service_comes_back_by_itself(site, unit, service):
+    name = service.format(name=site.name, release=site.release)
+    assert unit(name).is_running
+    site.host.check_output(f"systemctl kill --signal=KILL --kill-whom=main {name}")
+    until(5, lambda: site.get("/health/").status == 200)
+
+
+def test_the_journal_of_switches_says_who_what_and_when(site):
+    entries = [json.loads(line) for line in site.host.file(f"/srv/{site.name}/journal").content_string.splitlines()]
+    assert entries[-1]["to"] == site.release
+    assert entries[-1]["who"] == "debian"
+
+
+def test_renewal_is_set_up_and_a_dry_run_of_it_reloads_nothing_else(site, unit):
+    assert unit("certbot.timer").is_running
+    assert unit("certbot.timer").is_enabled
+
+
+def test_a_renewed_certificate_is_served_while_nginx_goes_on_running(site):
+    def serial() -> str:
+        return site.host.check_output(
+            f"echo | openssl s_client -connect 127.0.0.1:443 -servername {site.canonical} 2>/dev/null"
+            " | openssl x509 -noout -serial"
+        )
+
+    before, pid = serial(), site.host.check_output("systemctl show -P MainPID nginx.service")
+    for _ in range(5):  # the CA refuses a nonce now and then, and certbot asks but once more
+        renewed = site.host.run(
+            "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem certbot renew --force-renewal --no-random-sleep-on-renew"
+        )
+        if renewed.rc == 0:
+            break
+    assert renewed.rc == 0, renewed.stderr
+    until(5, lambda: serial() != before)
+    assert site.host.check_output("systemctl show -P MainPID nginx.service") == pid

@@ -1,0 +1,96 @@
+"""The site as somebody sees it who comes by."""
+
+import re
+import subprocess
+
+
+def test_the_page_is_served_over_http_2_with_the_certificate_of_the_ca(site):
+    answer = site.get("/")
+    assert (answer.status, answer.protocol) == (200, "2"), answer.error
+    assert "<h1" in answer.body
+
+
+def test_the_certificate_names_all_domains_and_its_key_is_an_ec_key(site):
+    shown = subprocess.run(
+        f"echo | openssl s_client -connect {site.address}:443 -servername {site.canonical} 2>/dev/null"
+        " | openssl x509 -noout -text",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert set(re.findall(r"DNS:([^,\s]+)", shown)) == set(site.domains)
+    assert "id-ecPublicKey" in shown
+    assert "Pebble Intermediate" in shown
+
+
+def test_plain_http_leads_to_the_canonical_name_over_https(site):
+    for domain in site.domains:
+        answer = site.get(f"http://{domain}/notes/?page=2")
+        assert answer.status == 301
+        assert answer.header("location") == f"https://{site.canonical}/notes/?page=2"
+
+
+def test_the_other_name_leads_to_the_canonical_one(site):
+    answer = site.get(f"https://{site.domains[1]}/notes/?page=2")
+    assert answer.status == 301
+    assert answer.header("location") == f"https://{site.canonical}/notes/?page=2"
+
+
+def test_browsers_are_told_once_to_insist_on_https(site):
+    for path in ("/", "/no-such-page/", "/static/no-such-file", stylesheet(site)):
+        assert site.get(path).header("strict-transport-security") == "max-age=31536000", path
+
+
+def stylesheet(site) -> str:
+    return re.search(r'href="(/static/[^"]+\.css)"', site.get("/").body).group(1)
+
+
+def test_a_hashed_asset_is_kept_for_ever_and_another_for_minutes(site):
+    hashed = stylesheet(site)
+    assert re.search(r"\.[0-9a-f]{12}\.css$", hashed)
+    answer = site.get(hashed)
+    assert answer.status == 200
+    assert answer.header("cache-control") == "public, max-age=31536000, immutable"
+    assert answer.header("content-type").startswith("text/css")
+    plain = site.get(re.sub(r"\.[0-9a-f]{12}\.css$", ".css", hashed))
+    assert plain.status == 200
+    assert plain.header("cache-control") == "public, max-age=300"
+
+
+def test_an_asset_of_a_kept_release_is_still_found(site):
+    kept = f"/srv/{site.name}/static/leftover.0123456789ab.css"
+    site.host.check_output(f"printf 'body {{}}' > {kept}")
+    try:
+        answer = site.get("/static/leftover.0123456789ab.css")
+        assert (answer.status, answer.body) == (200, "body {}")
+        assert "immutable" in answer.header("cache-control")
+    finally:
+        site.host.check_output(f"rm {kept}")
+
+
+def test_the_health_page_names_the_live_release(site):
+    answer = site.get("/health/")
+    assert answer.status == 200
+    assert f'"release": "{site.release}"' in answer.body
+    assert '"database": "ok"' in answer.body
+
+
+def test_a_body_of_19_mb_is_taken_and_one_of_21_mb_refused(site, tmp_path):
+    for megabytes, refused in ((19, False), (21, True)):
+        (tmp_path / "body").write_bytes(b"x" * megabytes * 10**6)
+        answer = site.get("/", "--data-binary", f"@{tmp_path}/body", "--http1.1")
+        assert (answer.status == 413) == refused, answer.status
+
+
+def test_the_admin_and_its_assets_are_there(site):
+    page = site.get("/admin/login/")
+    assert page.status == 200
+    sheet = re.search(r'href="(/static/admin/[^"]+\.css)"', page.body).group(1)
+    assert site.get(sheet).status == 200
+
+
+def test_a_slow_request_blocks_no_other(site):
+    # Four connections that send a request and take long over its body occupy nobody but nginx.
+    answer = site.get("/health/", "--max-time", "2")
+    assert answer.status == 200

@@ -1,0 +1,154 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Pack the source on the controller, and bring it to the host only when the host lacks that release."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# What a folder without git holds beside the source.
+NOISE = {
+    *(".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".idea", ".vscode"),
+    *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
+}
+
+MODULE = "django_vps.stack.release"
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = True
+    _requires_connection = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        source = self._task.args.get("source")
+        if not source or not isinstance(source, str):
+            raise AnsibleActionFail("source is required: a folder or a .tar.gz on the controller.")
+        path = Path(self._loader.path_dwim(os.path.expanduser(source)))
+        with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
+            try:
+                digest = pack(path, archive)
+            except (OSError, ValueError, tarfile.TarError) as error:
+                raise AnsibleActionFail(f"source: {path}: {getattr(error, 'strerror', None) or error}") from error
+            arguments = {**self._task.args, "source": str(path), "digest": digest}
+            result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
+            if result.get("changed") and not self._task.check_mode:
+                archive.flush()
+                self._make_tmp_path()
+                remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "source.tar.gz")
+                self._transfer_file(archive.name, remote)
+                arguments["archive"] = remote
+                result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
+        self._remove_tmp_path(self._connection._shell.tmpdir)
+        return result
+
+
+def pack(path: Path, archive) -> str:
+    """Write the source as a gzipped tar in one order and return the digest of names, modes and contents."""
+    if not path.exists():
+        raise ValueError("there is no such folder or archive on the controller")
+    entries = from_folder(path) if path.is_dir() else from_archive(path)
+    digest = hashlib.sha256()
+    count = 0
+    # Fast compression: the way to the host is short beside an install.
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as packed:
+        for info, content in entries:
+            info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
+            digest.update(f"{info.name}\0{info.mode:o}\0{info.type!r}\0{info.linkname}\0{info.size}\0".encode())
+            if content is None:
+                packed.addfile(info)
+            else:
+                digest.update(content)
+                packed.addfile(info, io.BytesIO(content))
+            count += 1
+    if not count:
+        raise ValueError("it is empty")
+    return digest.hexdigest()
+
+
+def from_folder(top: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    for name in sorted(names_in(top)):
+        path = top / name
+        info = tarfile.TarInfo(name)
+        status = path.lstat()
+        info.mode, info.mtime = status.st_mode, int(status.st_mtime)
+        if path.is_symlink():
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
+            check_link(info)
+            yield info, None
+        elif path.is_file():
+            content = path.read_bytes()
+            info.size = len(content)
+            yield info, content
+
+
+def names_in(top: Path) -> list[str]:
+    """The files of a folder: what git does not ignore, or without git all but the usual noise."""
+    listed = subprocess.run(
+        ["git", "-C", str(top), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode == 0 and listed.stdout:
+        names = []
+        for name in {os.fsdecode(name) for name in listed.stdout.split(b"\0") if name}:
+            if (top / name).is_dir() and not (top / name).is_symlink():  # a submodule
+                names += [os.path.join(name, below) for below in names_in(top / name)]
+            elif os.path.lexists(top / name):
+                names.append(name)
+        return names
+    found = []
+    for base, folders, files in os.walk(top):
+        folders[:] = [name for name in folders if name not in NOISE]
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        found += [
+            os.path.relpath(os.path.join(base, name), top)
+            for name in files + links
+            if name not in NOISE and not name.endswith(".pyc")
+        ]
+    return found
+
+
+def from_archive(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    with tarfile.open(path, mode="r:*") as source:
+        members = {}
+        for member in source.getmembers():
+            name = str(PurePosixPath(member.name))
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{member.name} leads out of the archive")
+            if member.isfile() or member.issym() or member.islnk():
+                members[name] = member
+        tops = {PurePosixPath(name).parts[0] for name in members}
+        strip = len(tops) == 1 and not (tops & set(members))
+        for name in sorted(members):
+            member = members[name]
+            parts = PurePosixPath(name).parts
+            info = tarfile.TarInfo("/".join(parts[1:] if strip else parts))
+            info.mode, info.mtime = member.mode, member.mtime
+            if member.issym():
+                info.type, info.linkname = tarfile.SYMTYPE, member.linkname
+                check_link(info)
+                yield info, None
+            else:
+                content = source.extractfile(member).read()
+                info.size = len(content)
+                yield info, content
+
+
+def check_link(info: tarfile.TarInfo) -> None:
+    """A link has to stay inside: the host's files are not the project's."""
+    target = os.path.normpath(os.path.join(os.path.dirname(info.name), info.linkname))
+    if os.path.isabs(target) or target.split("/")[0] == "..":
+        raise ValueError(f"the link {info.name} leads out of the source, to {info.linkname}")

@@ -1,0 +1,141 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the release and switch modules share: steps that can fail, files on disk, one run at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Names of what makes up a release; roles and templates use the same words.
+MARKER = "release.json"
+#: Lines of a command's output that an error message repeats.
+TAIL = 25
+
+
+class StepError(Exception):
+    """A step of a deploy failed: what was tried, what came of it, what to do."""
+
+    def __init__(self, step: str, cause: str, advice: str = "") -> None:
+        self.step, self.cause, self.advice = step, cause.strip(), advice
+        text = f"{step}: {self.cause}"
+        super().__init__(f"{text}\n{advice}" if advice else text)
+
+
+def tail(text: str, lines: int = TAIL) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def run(step: str, argv: list[str], *, advice: str = "", timeout: float | None = None, **options) -> str:
+    """Run a command and return all it printed; a failure is a StepError that names the step."""
+    try:
+        done = subprocess.run(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            **{"stdin": subprocess.DEVNULL, **options},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StepError(step, f"no end after {error.timeout:.0f} s: {' '.join(argv)}", advice) from error
+    except OSError as error:
+        raise StepError(step, f"{argv[0]}: {error.strerror}", advice) from error
+    if done.returncode:
+        raise StepError(step, tail(done.stdout) or f"exit status {done.returncode}", advice)
+    return done.stdout
+
+
+def write_file(path: Path, content: bytes | str, mode: int = 0o644) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never half of it."""
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    sync_directory(path.parent)
+
+
+def point(link: Path, target: str) -> None:
+    """Let a symbolic link name another target by one atomic rename."""
+    beside = link.with_name(f".{link.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.replace(beside, link)
+    sync_directory(link.parent)
+
+
+def sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def only_one(home: Path):
+    """Hold the site's lock; the kernel drops it when the holder dies, however it dies."""
+    path = home / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StepError(
+                "lock", f"another run works on {home} ({file.read().strip()})", "Wait until it has ended."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
+
+
+class Site:
+    """The folder of a site as the modules see it: releases, and the one that is live."""
+
+    def __init__(self, home: str) -> None:
+        self.home = Path(home)
+        self.releases = self.home / "releases"
+        self.current = self.home / "current"
+        self.journal = self.home / "journal"
+
+    @property
+    def live(self) -> str | None:
+        """Id of the release that `current` names."""
+        try:
+            return Path(os.readlink(self.current)).name
+        except OSError:
+            return None
+
+    def facts(self, release: str) -> dict | None:
+        """The marker of a release; None when the release is not whole."""
+        try:
+            return json.loads((self.releases / release / MARKER).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def whole(self) -> list[str]:
+        """Ids of the whole releases, oldest first."""
+        if not self.releases.is_dir():
+            return []
+        return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
+
+    def switches(self) -> list[dict]:
+        """The journal: one entry for each switch, oldest first."""
+        try:
+            lines = self.journal.read_text().splitlines()
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}")]

@@ -1,0 +1,345 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: switch
+short_description: Make a release live once it has answered, and stop the one before
+version_added: 1.0.0
+description:
+  - Starts the release on its own socket, asks it over that socket until it answers well several times running, and only
+    then lets C(current) name it, by one atomic rename. The web server goes through C(current), so this one rename moves
+    code, assets and traffic.
+  - A release that does not answer well is stopped, its last journal lines are shown, and C(current) stays where it was.
+  - Then waits until no connection is queued for the release before, stops it gracefully, and removes old releases.
+  - When the release is live and runs, nothing changes.
+options:
+  home:
+    description: Folder of the site on the host.
+    type: path
+    required: true
+  release:
+    description: Id of the release to make live.
+    type: str
+    required: true
+  service:
+    description: Name of the template units, without C(@).
+    type: str
+    required: true
+  socket:
+    description: Name of the socket inside a release.
+    type: str
+    required: true
+  host:
+    description: Name of the site that is asked for.
+    type: str
+    required: true
+  health_path:
+    description:
+      - Path that has to answer 200.
+      - When empty, C(/) is asked, and any answer will do that shows a working site, that is, one below 500 that is
+        neither 400 nor a redirect to itself.
+    type: str
+    default: ""
+  timeout:
+    description: Seconds in which the release has to answer well.
+    type: int
+    default: 60
+  answers:
+    description: Good answers in a row that are asked for, a quarter of a second apart.
+    type: int
+    default: 3
+  drain:
+    description: Seconds that queued connections of the release before may take to be accepted.
+    type: int
+    default: 30
+  keep:
+    description: Releases to keep. The live one and the one before stay in any case.
+    type: int
+    default: 5
+  who:
+    description: Who does it, for the journal.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    support: full
+    description: Tells whether the release would be made live.
+  diff_mode:
+    support: full
+    description: Shows the release that is live and the one that would be.
+author:
+  - the django_vps.stack authors
+"""
+
+EXAMPLES = r"""
+- name: Make the release live
+  django_vps.stack.switch:
+    home: /srv/shop
+    release: 20261121T081500Z
+    service: shop-gunicorn
+    socket: gunicorn.sock
+    host: shop.example.com
+    health_path: /health/
+"""
+
+RETURN = r"""
+live:
+  description: Id of the release that is live.
+  returned: always
+  type: str
+before:
+  description: Id of the release that was live, empty before the first.
+  returned: always
+  type: str
+removed:
+  description: Ids of the releases that were removed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.site import (
+    Site,
+    StepError,
+    only_one,
+    point,
+    run,
+    tail,
+)
+
+PAUSE = 0.25
+# A client that connected in the instant of the rename may not be in the queue yet.
+SETTLE = 0.5
+
+
+class OverSocket(http.client.HTTPConnection):
+    """HTTP to a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Switch:
+    """The way of one release to being live."""
+
+    def __init__(self, options: dict) -> None:
+        self.options = options
+        self.site = Site(options["home"])
+        self.release = options["release"]
+
+    def units(self, release: str) -> list[str]:
+        # The socket first: a stopped service would be woken by the next connection.
+        return [f"{self.options['service']}@{release}.{kind}" for kind in ("socket", "service")]
+
+    def running(self) -> set[str]:
+        """Releases of which a unit runs or is about to."""
+        pattern = f"{self.options['service']}@*"
+        listed = run("units", ["systemctl", "list-units", "--plain", "--no-legend", "--all", pattern])
+        units = [line.split() for line in listed.splitlines()]
+        return {unit[0].split("@")[1].rsplit(".", 1)[0] for unit in units if unit[2] in ("active", "activating")}
+
+    def serves(self) -> bool:
+        """Whether the release is live and both its units run."""
+        if self.site.live != self.release:
+            return False
+        active = subprocess.run(
+            ["systemctl", "is-active", *self.units(self.release)], capture_output=True, text=True, check=False
+        )
+        return active.stdout.split() == ["active", "active"]
+
+    def make_live(self) -> None:
+        began = time.time()
+        before = self.site.live
+        try:
+            self._start()
+            self._wait_for_answers()
+        except StepError as error:
+            if before != self.release:
+                subprocess.run(["systemctl", "stop", *self.units(self.release)], capture_output=True, check=False)
+            raise StepError(error.step, f"{error.cause}\n{self._journal()}", error.advice) from None
+        if before != self.release:
+            point(self.site.current, f"releases/{self.release}")
+            self._note(before, began)
+
+    def _start(self) -> None:
+        service = self.units(self.release)[1]
+        subprocess.run(["systemctl", "reset-failed", service], capture_output=True, check=False)
+        run("start", ["systemctl", "start", service], timeout=self.options["timeout"])
+
+    def _wait_for_answers(self) -> None:
+        end = time.monotonic() + self.options["timeout"]
+        good, last = 0, "no answer"
+        while good < self.options["answers"]:
+            last = self._ask(end)
+            good = good + 1 if not last else 0
+            if time.monotonic() > end:
+                raise StepError("health", f"{last or 'too few good answers'} within {self.options['timeout']} s")
+            if last and self._gave_up():
+                raise StepError("health", f"the workers do not start; {last}")
+            time.sleep(PAUSE)
+
+    def _ask(self, end: float) -> str:
+        """What is wrong with the answer; nothing when it is good."""
+        path = self.options["health_path"] or "/"
+        address = f"https://{self.options['host']}{path}"
+        connection = OverSocket(
+            str(self.site.releases / self.release / self.options["socket"]), max(1.0, end - time.monotonic())
+        )
+        try:
+            # What the web server sends with every request.
+            connection.request(
+                "GET",
+                path,
+                headers={
+                    "Host": self.options["host"],
+                    "X-Forwarded-Proto": "https",
+                    "X-Forwarded-For": "127.0.0.1",
+                    "User-Agent": "django_vps.stack health check",
+                },
+            )
+            answer = connection.getresponse()
+            answer.read(65536)
+        except (OSError, http.client.HTTPException) as error:
+            return f"{address}: {error or type(error).__name__}"
+        finally:
+            connection.close()
+        location = answer.getheader("Location", "")
+        if location in (path, address):
+            return (
+                f"{address} redirects to itself: the settings need"
+                " SECURE_PROXY_SSL_HEADER = ('HTTP_X_FORWARDED_PROTO', 'https')"
+            )
+        good = answer.status == 200 if self.options["health_path"] else answer.status < 500 and answer.status != 400
+        hint = " (is the name in ALLOWED_HOSTS?)" if answer.status == 400 else ""
+        return "" if good else f"{address} answers {answer.status}{hint}"
+
+    def _gave_up(self) -> bool:
+        service = self.units(self.release)[1]
+        shown = run("units", ["systemctl", "show", "-P", "ActiveState", "-P", "NRestarts", service]).split()
+        return "failed" in shown or any(word.isdigit() and int(word) > 1 for word in shown)
+
+    def _journal(self) -> str:
+        shown = subprocess.run(
+            ["journalctl", "--unit", self.units(self.release)[1], "--lines", "30", "--output", "cat", "--no-pager"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return tail(shown.stdout, 30)
+
+    def _note(self, before: str | None, began: float) -> None:
+        entry = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "who": self.options["who"] or os.environ.get("SUDO_USER", "root"),
+            "from": before or "",
+            "to": self.release,
+            "seconds": round(time.time() - began, 1),
+        }
+        with self.site.journal.open("a") as journal:
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+
+    def retire_others(self) -> None:
+        """Stop the instances of other releases once nothing waits for them."""
+        for release in sorted(self.running() - {self.release}):
+            self._drain(release)
+            run("stop", ["systemctl", "stop", *self.units(release)])
+
+    def _drain(self, release: str) -> None:
+        path = str(self.site.releases / release / self.options["socket"])
+        end = time.monotonic() + self.options["drain"]
+        time.sleep(SETTLE)
+        while self._queued(path) and time.monotonic() < end:
+            time.sleep(PAUSE)
+
+    @staticmethod
+    def _queued(path: str) -> int:
+        """Connections that wait to be accepted."""
+        lines = run("drain", ["ss", "--listening", "--unix", "--no-header", "src", path]).splitlines()
+        return sum(int(line.split()[2]) for line in lines)
+
+    def prune(self) -> list[str]:
+        """Remove releases beyond those to keep; never one that is live, was live before, or runs."""
+        whole = self.site.whole()
+        needed = {self.release, self.site.live, *self.running()}
+        needed |= {entry["from"] for entry in self.site.switches()[-1:]}
+        kept = set(whole[-self.options["keep"] :]) | needed
+        removed = [release for release in whole if release not in kept]
+        for release in removed:
+            # Without its marker it is no release any more, so a run that dies here leaves a half that is cleared away.
+            (self.site.releases / release / "release.json").unlink()
+            shutil.rmtree(self.site.releases / release)
+        if removed:
+            self._prune_assets()
+        return removed
+
+    def _prune_assets(self) -> None:
+        named = set()
+        for release in self.site.whole():
+            try:
+                manifest = json.loads((self.site.releases / release / "static/staticfiles.json").read_text())
+            except (OSError, ValueError):
+                continue
+            named |= set(manifest.get("paths", {}).values())
+        top = self.site.home / "static"
+        for path in sorted(top.rglob("*"), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            elif path.is_file() and str(path.relative_to(top)) not in named:
+                path.unlink()
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "service": {"type": "str", "required": True},
+            "socket": {"type": "str", "required": True},
+            "host": {"type": "str", "required": True},
+            "health_path": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 60},
+            "answers": {"type": "int", "default": 3},
+            "drain": {"type": "int", "default": 30},
+            "keep": {"type": "int", "default": 5},
+            "who": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    switch = Switch(module.params)
+    before = switch.site.live or ""
+    diff = {"before": f"{before}\n", "after": f"{switch.release}\n"}
+    try:
+        if module.check_mode:
+            module.exit_json(changed=not switch.serves(), live=before, before=before, removed=[], diff=diff)
+        if switch.serves() and switch.running() == {switch.release}:
+            module.exit_json(changed=False, live=before, before=before, removed=[])
+        with only_one(switch.site.home):
+            switch.make_live()
+            switch.retire_others()
+            removed = switch.prune()
+        module.exit_json(changed=True, live=switch.release, before=before, removed=removed, diff=diff)
+    except StepError as error:
+        module.fail_json(msg=str(error), step=error.step, live=switch.site.live or "", before=before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Packing a source, reading what it requires, and what a release is known by."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+
+import pytest
+from ansible_collections.django_vps.stack.plugins.action.release import pack
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import find_requirements, requirements_of
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, only_one, point, write_file
+from ansible_collections.django_vps.stack.plugins.modules.release import fingerprint_of
+
+
+def packed(path):
+    archive = io.BytesIO()
+    digest = pack(path, archive)
+    archive.seek(0)
+    with tarfile.open(fileobj=archive) as tar:
+        return digest, {member.name: member for member in tar}
+
+
+@pytest.fixture
+def project(tmp_path):
+    top = tmp_path / "project"
+    (top / "shop").mkdir(parents=True)
+    (top / "manage.py").write_text("#!/usr/bin/env python\n")
+    (top / "manage.py").chmod(0o755)
+    (top / "shop/settings.py").write_text("DEBUG = False\n")
+    return top
+
+
+def test_the_same_source_has_the_same_digest_whenever_it_was_written(project):
+    before, names = packed(project)
+    os.utime(project / "manage.py", (0, 0))
+    assert packed(project)[0] == before
+    assert sorted(names) == ["manage.py", "shop/settings.py"]
+    assert names["manage.py"].mode == 0o755
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "name"])
+def test_another_content_mode_or_name_is_another_source(project, change):
+    before = packed(project)[0]
+    if change == "content":
+        (project / "shop/settings.py").write_text("DEBUG = True_\n")
+    elif change == "mode":
+        (project / "manage.py").chmod(0o644)
+    else:
+        (project / "shop/settings.py").rename(project / "shop/base.py")
+    assert packed(project)[0] != before
+
+
+def test_what_lies_about_in_a_folder_without_git_stays_behind(project):
+    for name in (".venv/bin/python", "shop/__pycache__/x.pyc", "node_modules/a.js", "db.sqlite3"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("")
+    assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
+
+
+def test_of_a_git_work_tree_all_comes_that_git_does_not_ignore(project):
+    (project / ".gitignore").write_text("*.log\n")
+    (project / "debug.log").write_text("")
+    (project / "new.py").write_text("")
+    subprocess.run(["git", "init", "-q", project], check=True)
+    assert sorted(packed(project)[1]) == [".gitignore", "manage.py", "new.py", "shop/settings.py"]
+
+
+def test_an_archive_is_the_same_as_its_folder_with_or_without_a_top_folder(project, tmp_path):
+    for prefix in ("", "project-1.0/"):
+        path = tmp_path / "source.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            for name in ("manage.py", "shop/settings.py"):
+                tar.add(project / name, arcname=prefix + name)
+        assert packed(path)[0] == packed(project)[0]
+
+
+def test_an_archive_that_leads_out_of_itself_is_refused(tmp_path):
+    path = tmp_path / "source.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("../../etc/cron.d/x"))
+    with pytest.raises(ValueError, match="leads out"):
+        packed(path)
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../secret"])
+def test_a_link_that_leads_out_of_the_source_is_refused(project, target):
+    (project / "link").symlink_to(target)
+    with pytest.raises(ValueError, match="leads out"):
+        packed(project)
+
+
+def test_a_missing_or_empty_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        packed(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="empty"):
+        packed(tmp_path)
+
+
+def test_lock_files_come_first_and_the_wanted_file_before_all(tmp_path):
+    for name in ("requirements.txt", "poetry.lock", "Pipfile.lock"):
+        (tmp_path / name).write_text("")
+    assert find_requirements(tmp_path, tmp_path, "").name == "poetry.lock"
+    assert find_requirements(tmp_path, tmp_path, "requirements.txt").name == "requirements.txt"
+    with pytest.raises(StepError, match=r"no prod\.txt"):
+        find_requirements(tmp_path, tmp_path, "prod.txt")
+
+
+def test_a_pyproject_that_only_configures_tools_names_no_requirements(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
+    with pytest.raises(StepError, match="no uv.lock"):
+        find_requirements(tmp_path, tmp_path, "")
+
+
+def test_a_pipfile_lock_becomes_requirements_with_markers_and_hashes(tmp_path):
+    lock = {
+        "default": {
+            "django": {"version": "==5.2.1", "hashes": ["sha256:b", "sha256:a"], "markers": "python_version >= '3.10'"},
+            "psycopg": {"version": "==3.2.6", "extras": ["binary"]},
+            "own": {"git": "https://git.example.org/own.git", "ref": "abc"},
+        },
+        "develop": {"pytest": {"version": "==8.0"}},
+    }
+    (tmp_path / "Pipfile.lock").write_text(json.dumps(lock))
+    assert requirements_of(tmp_path / "Pipfile.lock") == (
+        "django==5.2.1 ; python_version >= '3.10' \\\n    --hash=sha256:a \\\n    --hash=sha256:b\n"
+        "psycopg[binary]==3.2.6\n"
+        "own @ git+https://git.example.org/own.git@abc\n"
+    )
+
+
+def test_the_main_group_of_a_poetry_lock_becomes_requirements(tmp_path):
+    (tmp_path / "poetry.lock").write_text(
+        """
+[[package]]
+name = "django"
+version = "5.2.1"
+optional = false
+groups = ["main"]
+files = [{file = "django.whl", hash = "sha256:aa"}]
+
+[[package]]
+name = "tzdata"
+version = "2025.1"
+optional = false
+groups = ["main"]
+markers = "sys_platform == 'win32'"
+files = []
+
+[[package]]
+name = "pytest"
+version = "8.0"
+optional = false
+groups = ["dev"]
+files = []
+"""
+    )
+    assert requirements_of(tmp_path / "poetry.lock") == (
+        "django==5.2.1 \\\n    --hash=sha256:aa\ntzdata==2025.1 ; sys_platform == 'win32'\n"
+    )
+
+
+def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
+    assert requirements_of(tmp_path / "requirements.txt") is None
+
+
+OPTIONS = {
+    **dict.fromkeys(("digest", "user", "python", "installer", "requirements", "packages", "subdirectory"), "x"),
+    **dict.fromkeys(("settings_module", "application", "static_url", "media_url", "media"), "x"),
+    "copies": [],
+    "depends_on": [],
+}
+
+
+@pytest.mark.parametrize("changed", ["env_file", "secret_key_file", "depends_on"])
+def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, changed):
+    paths = {name: tmp_path / name for name in ("env_file", "secret_key_file", "depends_on")}
+    for path in paths.values():
+        path.write_text("before")
+    options = {**OPTIONS, **{name: str(path) for name, path in paths.items()}, "depends_on": [str(paths["depends_on"])]}
+    before = fingerprint_of(options)
+    assert fingerprint_of(options) == before
+    paths[changed].write_text("after")
+    assert fingerprint_of(options) != before
+
+
+def test_a_release_without_its_marker_is_no_release(tmp_path):
+    site = Site(str(tmp_path))
+    for name in ("a", "b"):
+        (site.releases / name).mkdir(parents=True)
+    write_file(site.releases / "b/release.json", "{}")
+    point(site.current, "releases/b")
+    assert site.whole() == ["b"]
+    assert site.live == "b"
+
+
+def test_two_runs_at_once_are_not_let_in(tmp_path):
+    with only_one(tmp_path), pytest.raises(StepError, match="another run"), only_one(tmp_path):
+        pass
+    with only_one(tmp_path):
+        pass

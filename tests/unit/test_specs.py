@@ -1,0 +1,51 @@
+"""What a role says it takes is what it has: argument specs, defaults and README agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+def options(role: str) -> dict:
+    specs = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    merged: dict = {}
+    for spec in specs.values():
+        for name, option in spec["options"].items():
+            assert merged.setdefault(name, option)["type"] == option["type"], name
+            assert merged[name].get("default") == option.get("default"), name
+    return merged
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_specs_and_defaults_name_the_same_variables_with_the_same_values(role):
+    defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
+    assert defaults == {name: option["default"] for name, option in options(role).items() if "default" in option}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_of_a_role_bears_its_name_and_is_described(role):
+    for name, option in options(role).items():
+        assert name.startswith(f"{role}_")
+        assert option["description"]
+
+
+def test_the_readmes_of_the_roles_say_what_the_specs_say():
+    subprocess.run([sys.executable, ROOT / "tools/readmes", "--check"], check=True)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_names_a_variable_of_another(role):
+    others = "|".join(other for other in ROLES if other != role)
+    for path in (ROOT / "roles" / role).rglob("*"):
+        if path.suffix in (".yml", ".j2") and path.parent.name in ("defaults", "vars", "tasks", "templates"):
+            code = re.sub(r"^ *#.*$", "", path.read_text(), flags=re.MULTILINE)
+            named = re.findall(rf"(?<![\w$./@-])(?!django_vps)(?:{others})_[a-z_]+", code)
+            assert named == [], path
