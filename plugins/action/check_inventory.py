@@ -1,0 +1,1003 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Judge what the inventory says of a host, before the host is spoken to.
+
+The argument specs of the roles say which variables there are and of what kind. What a spec
+cannot say is in RULES, a rule for each variable, and in TOGETHER, rules for several at once.
+A rule answers None, or what is wrong and what to do instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import keyword
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
+from ansible.parsing.vault import AnsibleVaultError, EncryptedString
+from ansible.plugins.action import ActionBase
+
+COLLECTION = Path(__file__).parents[2]
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Who plays which part. Other roles are for every host.
+GROUPS = {
+    "web": ("nginx", "letsencrypt"),
+    "app": ("django", "gunicorn"),
+    "database": ("postgres",),
+}
+
+#: The facts of the site belong to the inventory and to no role.
+SITE = {
+    "site_name": {"type": "str", "required": True},
+    "site_domains": {"type": "list", "elements": "str", "required": True},
+}
+
+EXAMPLES = {
+    "site_name": "shop",
+    "site_domains": "[shop.example.com, www.shop.example.com]",
+    "django_source": "https://github.com/me/shop.git, or a folder, or a .tar.gz",
+    "letsencrypt_email": "me@example.com",
+}
+
+#: Names that Debian, the stack and the clouds use for users, services, databases and in /etc.
+RESERVED = words(
+    """
+    root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody
+    nogroup adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow
+    utmp video sasl plugdev staff users input sgx kvm render crontab netdev messagebus sshd polkitd
+    tss uuidd tcpdump ntp ntpsec chrony postfix dovecot exim admin administrator debian ubuntu
+    ec2-user azureuser cloud-user vagrant ansible
+    postgres postgresql nginx certbot letsencrypt gunicorn django redis mysql memcached apache2 ssh
+    cron dbus rsyslog journald systemd udev networking ufw fail2ban nftables iptables docker
+    template0 template1 public none
+    alternatives apparmor apt bash ca-certificates cloud console-setup cryptsetup default dhcp dpkg
+    environment fonts fstab gai group gshadow gss host hostname hosts init initramfs-tools inputrc
+    iproute2 issue kernel ld ldap libaudit lighttpd localtime locale logrotate machine-id magic mime
+    modprobe modules motd mtab nanorc network networks nsswitch opt os-release pam passwd perl php
+    ppp profile protocols python python3 resolv rpc runit security selinux services shells skel ssl
+    subgid subuid sudoers supervisor sv sysctl terminfo timezone tmpfiles ufw vim wgetrc xattr xdg
+    private
+    """
+)
+
+#: Folders of the system that no site may take, and those that it may not lie in either.
+SYSTEM_FOLDERS = words(
+    """
+    / /etc /home /media /mnt /opt /run /srv /usr /var /var/backups /var/cache /var/lib /var/local
+    /var/lock /var/log /var/mail /var/opt /var/run /var/spool /var/tmp /var/www /var/www/html
+    """
+)
+FOREIGN_FOLDERS = re.compile(
+    r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?"
+)
+
+#: What the stack writes into the environment itself, and the variable that says it.
+MANAGED_ENV = {
+    "DJANGO_SETTINGS_MODULE": "django_settings_module",
+    "SECRET_KEY": "django_secret_key",
+    "DJANGO_SECRET_KEY": "django_secret_key",
+    "DEBUG": "",
+    "ALLOWED_HOSTS": "django_allowed_hosts",
+    "CSRF_TRUSTED_ORIGINS": "django_csrf_trusted_origins",
+    "DATABASE_URL": "postgres_database",
+    "STATIC_ROOT": "",
+    "MEDIA_ROOT": "django_media_root",
+    "RELEASE": "",
+    "APPLICATION": "django_application",
+}
+FOREIGN_ENV = re.compile(
+    r"LD_.*|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|ENV|BASH_ENV|LISTEN_.*|NOTIFY_SOCKET"
+    r"|RUNTIME_DIRECTORY|GUNICORN_CMD_ARGS"
+)
+MANAGED_POSTGRES = {
+    "listen_addresses": "",
+    "port": "",
+    "unix_socket_directories": "postgres_socket_dir",
+    "unix_socket_group": "",
+    "unix_socket_permissions": "",
+    "password_encryption": "",
+    "data_directory": "",
+    "config_file": "",
+    "hba_file": "",
+    "ident_file": "",
+    "external_pid_file": "",
+}
+MANAGED_GUNICORN = {
+    "bind": "gunicorn_socket",
+    "wsgi_app": "django_application",
+    "workers": "gunicorn_workers",
+    "threads": "gunicorn_threads",
+    "timeout": "gunicorn_timeout",
+    "graceful_timeout": "gunicorn_graceful_timeout",
+    "worker_class": "gunicorn_worker_class",
+    "proc_name": "gunicorn_service",
+    "user": "django_user",
+    "group": "django_user",
+    "chdir": "",
+    "daemon": "",
+    "pidfile": "",
+    "pythonpath": "",
+    "forwarded_allow_ips": "",
+    "worker_tmp_dir": "",
+    "control_socket_disable": "",
+}
+
+DOMAIN = re.compile(
+    r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9-]{1,62}[a-z0-9]"
+)
+ADDRESS = re.compile(r"[\w+.-]+:/?/?/|[\w+-]+::|[^/@]+@[^/:]+:")
+SECRET = re.compile(r"key|passw|secret|token|credential|private", re.IGNORECASE)
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+
+Refusal = tuple[str, str]
+Rule = Callable[..., Refusal | None]
+
+
+class Problem(NamedTuple):
+    name: str
+    what: str
+    advice: str
+    value: Any = ...
+
+    def line(self, secret: bool) -> str:
+        got = "" if self.value is ... or secret else f" (got: {shown(self.value)})"
+        return f"{self.name}: {self.what}{got}; {self.advice}"
+
+
+@dataclass
+class Case:
+    """A host as the inventory tells of it, and what the roles say of its variables."""
+
+    host: str
+    specs: dict[str, dict]
+    given: dict[str, Any]
+    values: dict[str, Any]
+    groups: dict[str, list[str]]
+    #: Parameters that the playbook hands to a role, and the variable it takes each from.
+    bound: dict[str, str] = field(default_factory=dict)
+    #: Variables that could not be templated.
+    failed: dict[str, Refusal] = field(default_factory=dict)
+    login: str = ""
+    #: Other hosts of the inventory behind the same address, with their values.
+    neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
+    find_source: Callable[[str], Path] = Path
+    find_file: Callable[[str], bool] = os.path.isfile
+
+    @property
+    def parts(self) -> set[str]:
+        return {group for group in GROUPS if self.host in self.groups.get(group, ())}
+
+    def plays(self, role: str) -> bool:
+        of_role = {group for group, roles in GROUPS.items() if role in roles}
+        return not of_role or bool(of_role & self.parts)
+
+    def secret(self, name: str) -> bool:
+        """Whether the value may be a secret, which no message repeats."""
+        owner = name.partition(".")[0]
+        return (
+            owner == "django_env"
+            or bool(SECRET.search(name))
+            or bool(self.specs.get(owner, {}).get("no_log"))
+            or any(
+                isinstance(leaf, EncryptedString) or "vault" in leaf.lower()
+                for leaf in leaves(self.given.get(owner))
+            )
+        )
+
+
+def problems(case: Case) -> list[str]:
+    """All that is wrong, one line each."""
+    return [found.line(case.secret(found.name)) for found in judge(case)]
+
+
+def judge(case: Case) -> Iterator[Problem]:
+    anywhere = [host for group in GROUPS for host in case.groups.get(group, ())]
+    if anywhere and case.host not in anywhere:
+        return
+    yield from empty_groups(case)
+    if not anywhere:
+        return
+    yield from unknown_names(case)
+    yield from bound_names(case)
+    for name, spec in case.specs.items():
+        found = [] if name in case.bound else list(judge_variable(case, name, spec))
+        if found:
+            case.values.pop(name, None)
+        yield from found
+    for rule in TOGETHER:
+        yield from rule(case)
+
+
+def judge_variable(case: Case, name: str, spec: dict) -> Iterator[Problem]:
+    if name in case.failed:
+        yield Problem(name, *case.failed[name])
+    elif name in case.given:
+        if name in case.values:
+            yield from judge_value(name, case.values[name], spec)
+    elif spec.get("required") and case.plays(spec.get("role", "")):
+        yield Problem(name, "is not set", f"write {name}: {EXAMPLES.get(name, 'a value')}")
+
+
+def judge_value(name: str, value: Any, spec: dict) -> Iterator[Problem]:
+    kind, rule = spec.get("type", "str"), RULES.get(name, no_rule)
+    refusal = wrong_kind(value, kind)
+    if refusal:
+        yield Problem(name, *refusal, value)
+    elif kind == "list":
+        yield from judge_list(name, value, spec, rule)
+    elif kind == "dict":
+        yield from judge_dict(name, value, rule)
+    elif refusal := unclean(value) or wrong_choice(value, spec):
+        yield Problem(name, *refusal, value)
+    elif value == "":
+        if spec.get("default") != "":
+            yield Problem(name, "is empty", "write a value, or leave the line out")
+    elif refusal := rule(value):
+        yield Problem(name, *refusal, value)
+
+
+def judge_list(name: str, items: list, spec: dict, rule: Rule) -> Iterator[Problem]:
+    if not items and spec.get("default") != []:
+        yield Problem(name, "is an empty list", f"write {EXAMPLES.get(name, 'one entry or more')}")
+    for index, item in enumerate(items):
+        kind = spec.get("elements", "str")
+        if refusal := wrong_kind(item, kind) or unclean(item) or rule(item):
+            yield Problem(name, *refusal, item)
+        elif item in items[:index]:
+            yield Problem(name, "names it twice", "write each entry once", item)
+
+
+def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
+    for key, value in pairs.items():
+        if refusal := wrong_kind(key, "str") or unclean(key):
+            yield Problem(name, "a name in it " + refusal[0], refusal[1], key)
+        elif refusal := rule(key, value):
+            yield Problem(f"{name}.{key}", *refusal, value)
+
+
+# Of what kind a value is
+
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "none": (type(None), "nothing"),
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "str": (str, "a text"),
+    "path": (str, "a text"),
+    "list": (list, "a list"),
+    "dict": (dict, "a dictionary"),
+}
+
+
+def kind_of(value: Any) -> str:
+    return next((kind for kind, (types, _) in KINDS.items() if isinstance(value, types)), "date")
+
+
+def wrong_kind(value: Any, wanted: str) -> Refusal | None:
+    is_kind = kind_of(value)
+    if is_kind == wanted or (wanted, is_kind) in (("path", "str"), ("float", "int")):
+        return None
+    if wanted not in KINDS:
+        return None
+    what = f"is {KINDS[is_kind][1] if is_kind in KINDS else 'a date'}, not {KINDS[wanted][1]}"
+    if wanted in ("str", "path"):
+        scalar = is_kind not in ("none", "list", "dict")
+        return what, "quote it" if scalar else "write one text"
+    if wanted == "list" and is_kind == "str":
+        return what, f"write a list: [{', '.join(re.split(r'[,; ]+', value.strip()))}]"
+    return what, {
+        "bool": "write true or false, without quotes (after -e: as JSON)",
+        "int": "write a whole number, without quotes (after -e: as JSON)",
+        "list": "write a list: [one, two]",
+        "dict": "write pairs: {name: value}",
+    }.get(wanted, f"write {KINDS[wanted][1]}")
+
+
+def unclean(value: Any) -> Refusal | None:
+    if not isinstance(value, str):
+        return None
+    if value.lstrip().startswith("$ANSIBLE_VAULT"):
+        return "is still encrypted", "write !vault | before the encrypted text"
+    if CONTROL.search(value):
+        return "has a line break or another control character", "write one line"
+    return None
+
+
+def wrong_choice(value: Any, spec: dict) -> Refusal | None:
+    choices = spec.get("choices") or [value]
+    if value in choices:
+        return None
+    return "is none of the choices", f"write one of: {', '.join(map(str, choices))}"
+
+
+# Rules that many variables share
+
+
+def no_rule(*_value) -> None:
+    return None
+
+
+def matching(pattern: str, what: str, advice: str) -> Rule:
+    compiled = re.compile(pattern, re.ASCII)
+    return lambda value: None if compiled.fullmatch(value) else (what, advice)
+
+
+def between(low: int, high: int) -> Rule:
+    advice = f"write a number from {low} to {high}"
+    return lambda value: None if low <= value <= high else ("is out of range", advice)
+
+
+def both(*rules: Rule) -> Rule:
+    return lambda value: next(filter(None, (rule(value) for rule in rules)), None)
+
+
+def not_reserved(value: str) -> Refusal | None:
+    if value in RESERVED or value.startswith(("systemd-", "_")):
+        return "is a name the system or the stack uses itself", "write another, such as shop"
+    return None
+
+
+def path(value: str) -> Refusal | None:
+    """A path on the host that needs no quoting anywhere."""
+    if not value.startswith("/"):
+        return "is not absolute", "write a path that starts with /"
+    if not re.fullmatch(r"[A-Za-z0-9_./-]+", value):
+        return "has a character that needs quoting", "write letters, digits and _ . / - only"
+    if posixpath.normpath(value) != value or value.startswith("//"):
+        return "is not in its plain form", f"write {posixpath.normpath('/' + value.lstrip('/'))}"
+    if value in SYSTEM_FOLDERS or FOREIGN_FOLDERS.fullmatch(value):
+        return "belongs to the system", "write a folder of the site's own, such as /srv/shop"
+    return None
+
+
+def folder(value: str) -> Refusal | None:
+    """A folder that the stack fills and that outlives a reboot."""
+    if refusal := path(value):
+        return refusal
+    top, *below = value.strip("/").split("/")
+    if top == "run" or (top == "etc" and below[0] in RESERVED):
+        return "belongs to the system", "write a folder of the site's own, such as /srv/shop"
+    return None
+
+
+def file_named(name: str) -> Rule:
+    def rule(value: str) -> Refusal | None:
+        if posixpath.basename(value) != name:
+            return f"does not end in /{name}", f"write a path such as /etc/shop/tls/{name}"
+        return path(value) or folder(posixpath.dirname(posixpath.dirname(value)))
+
+    return rule
+
+
+def inside(what: str) -> Rule:
+    """A path inside the source."""
+
+    def rule(value: str) -> Refusal | None:
+        if ".." in value.split("/") or value.startswith(("/", "~")):
+            return "leads out of the source", f"write the {what} as seen from the source's top"
+        if not re.fullmatch(r"(?!-)[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", value):
+            return "is not a plain path", "write letters, digits and _ . / - only"
+        return None
+
+    return rule
+
+
+# Rules for names on the net
+
+ODD_DOMAINS = (
+    (r"[\w+.-]+://.*", "is an address, not a bare name"),
+    (r".*\*.*", "has a wildcard, which no challenge over HTTP can prove"),
+    (r".*/.*", "has a path"),
+    (r".*\s.*", "has a space"),
+    (r".*:\d*", "has a port"),
+    (r".*[^\x00-\x7f].*", "is not in ASCII"),
+    (r".*\.", "ends in a dot"),
+    (r".*[A-Z].*", "has upper case"),
+    (r"[^.]*", "has no dot"),
+    (r".{254,}", "is longer than 253 characters"),
+    (r"(.*\.)?[^.]{64,}(\..*)?", "has a label longer than 63 characters"),
+)
+
+
+def domain(value: str) -> Refusal | None:
+    if DOMAIN.fullmatch(value):
+        return None
+    if is_ip_address(value):
+        return "is an IP address", "write a domain name"
+    what = next(
+        (what for odd, what in ODD_DOMAINS if re.fullmatch(odd, value)), "is no domain name"
+    )
+    return what, f"write {bare_name(value) or 'a name such as shop.example.com'}"
+
+
+def is_ip_address(value: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(value.strip("[]")))
+    except ValueError:
+        return False
+
+
+def bare_name(value: str) -> str:
+    """The domain name that was probably meant: lower case, punycode, without all around it."""
+    name = re.split(r"[/:?#;,\s]", re.sub(r"^[\w+.-]+://", "", value.strip()))[0]
+    try:
+        name = name.rstrip(".").lower().encode("idna").decode()
+    except UnicodeError:
+        return ""
+    return name if DOMAIN.fullmatch(name) else ""
+
+
+def allowed_host(value: str) -> Refusal | None:
+    refusal = domain(value.removeprefix("."))
+    return refusal and (refusal[0], refusal[1] + ", or .example.com for all below it")
+
+
+def origin(value: str) -> Refusal | None:
+    shape = re.fullmatch(r"https://(?:\*\.)?([^/:]+)(:[1-9][0-9]{0,4})?", value)
+    if shape and not domain(shape[1]):
+        return None
+    return "is no origin", "write https:// and a name, such as https://shop.example.com"
+
+
+def email(value: str) -> Refusal | None:
+    name, _, host = value.rpartition("@")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}", name) and DOMAIN.fullmatch(
+        host.lower()
+    ):
+        return None
+    return "is no e-mail address", "write one such as me@example.com"
+
+
+def source(value: str) -> Refusal | None:
+    """The address of a repository. That a folder or an archive is there, source_is_there sees."""
+    if value.startswith("-"):
+        return (
+            "starts with a dash, as an option of git's would",
+            f"write {EXAMPLES['django_source']}",
+        )
+    if not ADDRESS.match(value):
+        return None
+    if re.match(r"[a-z+]+://[^/@]*:[^/]*@|https?://[^/]*@", value, re.IGNORECASE):
+        return (
+            "has credentials in the address, where other users and .git/config show them",
+            "write it without, and let an SSH key or git's credential helper give them",
+        )
+    if re.fullmatch(
+        r"https://[a-zA-Z0-9][\w.-]*(:\d+)?/[\w.~/%+-]+"
+        r"|ssh://(\w[\w.-]*@)?[a-zA-Z0-9][\w.-]*(:\d+)?/[\w.~/%+-]+"
+        r"|\w[\w.-]*@[a-zA-Z0-9][\w.-]*:[\w.~/][\w.~/%+-]*",
+        value,
+        re.ASCII,
+    ):
+        return None
+    if value.startswith(("http://", "git://")):
+        secure = "https" + value[value.index(":") :]
+        return "comes over an unprotected line", f"write {secure} or an ssh address"
+    return (
+        "is no address the stack fetches from",
+        "write https://host/path, ssh://git@host/path, git@host:path, a folder or a .tar.gz",
+    )
+
+
+# Rules for single variables
+
+
+def site_name(value: str) -> Refusal | None:
+    if re.fullmatch(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?", value):
+        return not_reserved(value)
+    return (
+        "is no name for a user, a folder and a unit",
+        "write a lower-case letter, then up to 30 letters, digits and dashes, such as shop",
+    )
+
+
+def git_version(value: str) -> Refusal | None:
+    odd = re.search(r"^[-./]|\.\.|//|/\.|@\{|[\s~^:?*\[\\;|&$`'\"<>(){}!]|\.lock(/|$)|[./]$", value)
+    if odd or value == "@":
+        return (
+            "is no name of a branch, tag or commit",
+            "write one such as main, v1.2 or a commit id",
+        )
+    return None
+
+
+def secret_key(value: str) -> Refusal | None:
+    advice = "leave it out, then the host makes one and keeps it; or write 50 random characters"
+    if value.startswith("django-insecure-"):
+        return "is the insecure one of startproject", advice
+    if len(value) < 50:
+        return "is shorter than 50 characters", advice
+    if len(set(value)) < 5:
+        return "has fewer than 5 different characters", advice
+    return None
+
+
+def managed(names: dict[str, str], key: str) -> Refusal | None:
+    if key not in names:
+        return None
+    owner = names[key]
+    return "is set by the stack", f"set {owner} instead" if owner else "leave it out"
+
+
+def env_entry(key: str, value: Any) -> Refusal | None:
+    if refusal := managed(MANAGED_ENV, key):
+        return refusal
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", key):
+        return (
+            "is no name of a variable",
+            "write upper-case letters, digits and _, such as EMAIL_HOST",
+        )
+    if FOREIGN_ENV.fullmatch(key):
+        return "changes how programs start", "leave it out"
+    return wrong_kind(value, "str") or unclean(value)
+
+
+def setting(names: dict[str, str], pattern: str) -> Rule:
+    def rule(key: str, value: Any) -> Refusal | None:
+        if refusal := managed(names, key.lower()):
+            return refusal
+        if not re.fullmatch(pattern, key) or keyword.iskeyword(key):
+            return "is no name of a setting", "write its own name, in lower case"
+        if kind_of(value) not in ("str", "int", "float", "bool"):
+            return f"is {KINDS.get(kind_of(value), ('', 'a date'))[1]}", "write a text or a number"
+        return unclean(value)
+
+    return rule
+
+
+def postgres_name(value: str) -> Refusal | None:
+    if value in ("postgres", "template0", "template1", "public", "none") or value.startswith("pg_"):
+        return "is one of PostgreSQL's own", "write another, such as shop"
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,62}", value):
+        return (
+            "needs quoting in PostgreSQL",
+            "write a lower-case letter, then up to 62 letters, digits, _ and -",
+        )
+    return None
+
+
+USER = both(
+    matching(
+        r"[a-z_][a-z0-9_-]{0,30}",
+        "is no name for a user",
+        "write a lower-case letter, then up to 30 letters, digits, _ and -",
+    ),
+    not_reserved,
+)
+URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
+DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+
+#: What a spec cannot say. Of a list the rule judges each entry, of a dict each name and value.
+RULES: dict[str, Rule] = {
+    "site_name": site_name,
+    "site_domains": domain,
+    "django_source": source,
+    "django_version": git_version,
+    "django_user": USER,
+    "django_home": folder,
+    "django_media_root": folder,
+    "django_config_dir": folder,
+    "django_static_url": URL_PATH,
+    "django_media_url": URL_PATH,
+    "django_subdirectory": inside("folder"),
+    "django_requirements": inside("file"),
+    "django_settings_module": matching(DOTTED, "is no module", "write one such as shop.settings"),
+    "django_application": matching(
+        rf"{DOTTED}:[A-Za-z_]\w*",
+        "is no application",
+        "write module:name, as in shop.wsgi:application",
+    ),
+    "django_system_packages": matching(
+        r"[a-z0-9][a-z0-9+.-]+", "is no name of a Debian package", "write one such as libmagic1"
+    ),
+    "django_env": env_entry,
+    "django_secret_key": secret_key,
+    "django_allowed_hosts": allowed_host,
+    "django_csrf_trusted_origins": origin,
+    "django_health_path": matching(
+        r"/[!-~]*", "is no path of a site", "write one that starts with /, such as /health/"
+    ),
+    "django_health_timeout": between(1, 600),
+    "django_keep_releases": between(2, 50),
+    "django_lock_timeout": matching(
+        r"[1-9][0-9]*(ms|s|min)", "is no time as PostgreSQL writes it", "write one such as 5s"
+    ),
+    "postgres_user": postgres_name,
+    "postgres_database": postgres_name,
+    "postgres_socket_dir": path,
+    "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
+    "gunicorn_service": both(
+        matching(
+            r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"
+        ),
+        not_reserved,
+    ),
+    "gunicorn_socket": matching(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}",
+        "is no name of a file",
+        "write one such as gunicorn.sock",
+    ),
+    "gunicorn_config": path,
+    "gunicorn_package": matching(
+        r"gunicorn(\[[a-z,]+\])?==[0-9][0-9A-Za-z.]*",
+        "is not gunicorn with a version",
+        "write one such as gunicorn==27.0.1",
+    ),
+    "gunicorn_worker_class": matching(
+        DOTTED, "is no class", "write gthread, sync, asgi or its path"
+    ),
+    "gunicorn_workers": between(0, 64),
+    "gunicorn_threads": between(1, 64),
+    "gunicorn_timeout": between(1, 3600),
+    "gunicorn_graceful_timeout": between(1, 600),
+    "gunicorn_settings": setting(MANAGED_GUNICORN, r"[a-z][a-z0-9_]*"),
+    "nginx_domains": domain,
+    "nginx_acme_webroot": folder,
+    "nginx_service": matching(
+        r"[a-z][a-z0-9@_.-]*\.service", "is no name of a service", "write nginx.service"
+    ),
+    "nginx_client_max_body_size": matching(
+        r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k"
+    ),
+    "nginx_hsts_max_age": between(0, 2**31 - 1),
+    "letsencrypt_email": email,
+    "letsencrypt_domains": domain,
+    "letsencrypt_directory_url": matching(
+        r"https://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/[!-~]*",
+        "is no address of a CA",
+        "write one that starts with https://",
+    ),
+    "letsencrypt_ca_bundle": matching(
+        r"/[A-Za-z0-9_./-]+", "is no absolute path", "write one of letters, digits and _ . / - only"
+    ),
+    "letsencrypt_certificate": file_named("fullchain.pem"),
+    "letsencrypt_certificate_key": file_named("privkey.pem"),
+}
+
+
+# Rules for names and for several variables at once
+
+
+def empty_groups(case: Case) -> Iterator[Problem]:
+    for group, roles in GROUPS.items():
+        if not case.groups.get(group):
+            yield Problem(
+                group,
+                f"no host is in this group, which runs {' and '.join(roles)}",
+                f"write {group}: {{hosts: {{{case.host}: {{}}}}}} into the inventory",
+            )
+
+
+def unknown_names(case: Case) -> Iterator[Problem]:
+    prefixes = ("site_", *{f"{spec['role']}_" for spec in case.specs.values() if "role" in spec})
+    known = [name for name in case.specs if name not in case.bound]
+    for name in case.given:
+        if name.startswith(prefixes) and name not in case.specs:
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"write {near[0]}" if near else "leave it out: nothing reads it"
+            yield Problem(name, "is not a variable of the stack", advice)
+
+
+def bound_names(case: Case) -> Iterator[Problem]:
+    for name, owner in case.bound.items():
+        if name in case.given:
+            advice = f"set {owner} instead" if owner else "leave it out"
+            yield Problem(name, "the playbook sets it", advice)
+
+
+def source_is_there(case: Case) -> Iterator[Problem]:
+    value = case.values.get("django_source")
+    if not value or ADDRESS.match(value) or not case.plays("django"):
+        return
+    found = case.find_source(value)
+    if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
+        return
+    what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
+    yield Problem("django_source", what, f"write {EXAMPLES['django_source']}", value)
+
+
+def login_is_free(case: Case) -> Iterator[Problem]:
+    for name in ("site_name", "django_user"):
+        if case.login and case.values.get(name) == case.login and name in case.given:
+            yield Problem(name, "is the user Ansible comes in as", "write another name", case.login)
+
+
+def peer_names_agree(case: Case) -> Iterator[Problem]:
+    if not {"app", "database"} <= case.parts:
+        return
+    role, user = case.values.get("postgres_user"), case.values.get("django_user")
+    if role and user and role != user:
+        yield Problem(
+            "postgres_user",
+            f"is not the django_user, {user}, by whose name PostgreSQL knows who connects (peer)",
+            "set both to the same, or neither",
+            role,
+        )
+
+
+def connections_suffice(case: Case) -> Iterator[Problem]:
+    if not {"app", "database"} <= case.parts:
+        return
+    workers, threads = case.values.get("gunicorn_workers"), case.values.get("gunicorn_threads")
+    settings = case.values.get("postgres_settings", {})
+    limit = str(settings.get("max_connections", 100))
+    if not workers or not threads or not limit.isdecimal() or workers * threads <= int(limit) - 10:
+        return
+    wanted = workers * threads
+    yield Problem(
+        "gunicorn_workers",
+        f"{workers} workers of {threads} gunicorn_threads open up to {wanted} connections, "
+        f"and PostgreSQL takes {limit}, 10 of them for others",
+        f"write fewer, or max_connections: {wanted + 10} into postgres_settings",
+    )
+
+
+def url_paths_differ(case: Case) -> Iterator[Problem]:
+    static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
+    if static and media and (static.startswith(media) or media.startswith(static)):
+        yield Problem(
+            "django_media_url",
+            f"shares a path with django_static_url, {static}",
+            "write two paths of which neither is inside the other",
+            media,
+        )
+
+
+def folders_differ(case: Case) -> Iterator[Problem]:
+    home, media = case.values.get("django_home"), case.values.get("django_media_root")
+    config = case.values.get("django_config_dir")
+    if home and media:
+        taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
+        if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(
+            tuple(f"{name}/" for name in taken)
+        ):
+            yield Problem(
+                "django_media_root", "holds more than uploads", f"write {home}/media", media
+            )
+    if config and media and f"{config}/".startswith(f"{media}/"):
+        yield Problem(
+            "django_config_dir", "is among the uploads", "write a folder such as /etc/shop", config
+        )
+
+
+def certificate_is_whole(case: Case) -> Iterator[Problem]:
+    certificate = case.values.get("letsencrypt_certificate")
+    key = case.values.get("letsencrypt_certificate_key")
+    if certificate and key and posixpath.dirname(certificate) != posixpath.dirname(key):
+        yield Problem(
+            "letsencrypt_certificate",
+            "lies in another folder than letsencrypt_certificate_key",
+            "write one folder for both",
+            certificate,
+        )
+
+
+def somebody_hears(case: Case) -> Iterator[Problem]:
+    name = "letsencrypt_email"
+    wanted = case.plays("letsencrypt") and case.values.get("letsencrypt_enabled") is True
+    if name in case.specs and wanted and name not in case.given:
+        advice = f"write {name}: {EXAMPLES[name]}, or letsencrypt_enabled: false"
+        yield Problem(name, "is not set, and the CA needs an address for troubles", advice)
+
+
+def own_certificate(case: Case) -> Iterator[Problem]:
+    pair = ("letsencrypt_own_certificate", "letsencrypt_own_key")
+    named = [name for name in pair if case.values.get(name)]
+    for name in pair:
+        if len(named) == 1 and name not in named and name not in case.failed:
+            yield Problem(name, f"is not set, but {named[0]} is", "set both or neither")
+    for name in named:
+        if case.values.get("letsencrypt_enabled") is True:
+            yield Problem(
+                name,
+                "is not used while letsencrypt_enabled",
+                "write letsencrypt_enabled: false too",
+            )
+        elif case.plays("letsencrypt") and not case.find_file(case.values[name]):
+            advice = "write the path of a file on the controller"
+            yield Problem(name, "there is no such file", advice, case.values[name])
+
+
+def sites_differ(case: Case) -> Iterator[Problem]:
+    """Several sites on one host have to differ in all that is named after a site."""
+    for other, values in case.neighbours.items():
+        names = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
+        same = [name for name in names if name in values and case.values.get(name) == values[name]]
+        for name in same[:1] if same[:1] == ["site_name"] else same:
+            yield Problem(
+                name,
+                f"is the same for {other}, which has the same address",
+                "give each site its own, or put one host into all groups",
+                values[name],
+            )
+        mine, theirs = case.values.get("nginx_domains"), values.get("nginx_domains")
+        if isinstance(mine, list) and isinstance(theirs, list) and "site_name" not in same:
+            for name in (name for name in mine if name in theirs):
+                advice = "leave it to one of the sites"
+                yield Problem(
+                    "site_domains", f"{other} on the same address has it too", advice, name
+                )
+
+
+TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
+    source_is_there,
+    login_is_free,
+    peer_names_agree,
+    connections_suffice,
+    url_paths_differ,
+    folders_differ,
+    certificate_is_whole,
+    somebody_hears,
+    own_certificate,
+    sites_differ,
+)
+
+
+# What the messages show
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """The value in short, without the credentials of an address."""
+    text = re.sub(r"//[^/\s]*@", "//…@", repr(value))
+    return f"{text[: most - 1]}…" if len(text) > most else text
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The texts of a value that is not templated yet; to look at an encrypted one decrypts it."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, str | EncryptedString):
+        yield value
+
+
+# What the collection and the inventory say
+
+
+def read_specs(load: Callable[[Path], Any], roles: list[str]) -> dict[str, dict]:
+    """The variables of the site and of the roles' entry points."""
+    specs: dict[str, dict] = dict(SITE)
+    for role in roles:
+        document = load(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")
+        for entry in document["argument_specs"].values():
+            for name, spec in entry.get("options", {}).items():
+                specs.setdefault(name, {**spec, "role": role})
+    return specs
+
+
+def read_wiring(load: Callable[[Path], Any], specs: dict[str, dict]) -> dict[str, str]:
+    """What the playbooks hand to the roles, and the variable each value comes from."""
+    bound: dict[str, str] = {}
+    for playbook in sorted((COLLECTION / "playbooks").glob("*.yml")):
+        for name, value in bindings(load(playbook)):
+            if name in specs:
+                owners = re.findall(r"\{\{ (\w+) \}\}", str(value))
+                bound[name] = owners[0] if len(owners) == 1 else ""
+    return bound
+
+
+def bindings(node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        yield from (node.get("vars") or {}).items()
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from bindings(item)
+
+
+def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=None):
+    """What the variables come to, defaults included, and why others come to nothing."""
+    defaults = {name: spec["default"] for name, spec in specs.items() if "default" in spec}
+    everything = {**defaults, **variables}
+    templar = templar.copy_with_new_env(available_variables=everything)
+    values: dict[str, Any] = {}
+    failed: dict[str, Refusal] = {}
+    for name in names or specs:
+        if name not in everything:
+            continue
+        try:
+            values[name] = templar.template(everything[name])
+        except AnsibleError as error:
+            # Facts are known only once the host has been asked.
+            raw = variables.get(name)
+            facts = any("ansible_facts" in text for text in leaves(raw) if isinstance(text, str))
+            if name in variables and not facts:
+                failed[name] = why(error)
+    return values, failed
+
+
+def why(error: AnsibleError) -> Refusal:
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, AnsibleVaultError):
+            return "cannot be decrypted", "give the vault's password, as by --ask-vault-pass"
+        if isinstance(cause, AnsibleUndefinedVariable):
+            name = re.search(r"'(\w+)' is undefined", str(cause))
+            if name:
+                return (
+                    f"uses {name[1]}, which is not set",
+                    f"set {name[1]}, or write the value itself",
+                )
+            return "uses a value that is not set", "write the value itself"
+        cause = cause.__cause__
+    return "its expression fails", "mend what is between {{ and }}"
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            {"roles": {"type": "list", "elements": "str", "required": True}}
+        )
+        found = problems(self.case(arguments["roles"], task_vars or {}))
+        if found:
+            count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+            raise AnsibleActionFail("\n".join([f"{count} in the inventory:", *found]))
+        return {**result, "changed": False}
+
+    def case(self, roles: list[str], variables: dict[str, Any]) -> Case:
+        specs = read_specs(self.load, roles)
+        values, failed = settle(self._templar, variables, specs)
+        return Case(
+            host=variables["inventory_hostname"],
+            specs=specs,
+            given=variables,
+            values=values,
+            failed=failed,
+            groups=variables["groups"],
+            bound=read_wiring(self.load, specs),
+            login=self.plain(variables, "ansible_user"),
+            neighbours=dict(self.neighbours(variables, specs)),
+            find_source=self.find_source,
+            find_file=self.find_file,
+        )
+
+    def load(self, document: Path) -> Any:
+        return self._loader.load_from_file(str(document), trusted_as_template=True)
+
+    def plain(self, variables: dict[str, Any], name: str) -> str:
+        """A variable of Ansible's own as a text; one that cannot be told is none."""
+        return str(settle(self._templar, variables, {}, [name])[0].get(name, ""))
+
+    def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
+        me, hostvars = variables["inventory_hostname"], variables["hostvars"]
+        others = {host for group in GROUPS for host in variables["groups"].get(group, ())} - {me}
+        here = self.address(variables)
+        for other in sorted(others):
+            theirs = hostvars.raw_get(other)
+            if self.address(theirs) == here:
+                names = ("site_name", "django_home", "django_user", "postgres_database")
+                names += ("gunicorn_service", "nginx_domains")
+                yield other, settle(self._templar, theirs, specs, names)[0]
+
+    def address(self, variables) -> tuple[str, str]:
+        host = self.plain(variables, "ansible_host") or variables["inventory_hostname"]
+        return host, self.plain(variables, "ansible_port") or "22"
+
+    def find_source(self, value: str) -> Path:
+        """Where the release action looks for it."""
+        return Path(self._loader.path_dwim(os.path.expanduser(value)))
+
+    def find_file(self, value: str) -> bool:
+        try:
+            return os.path.isfile(self._find_needle("files", value))
+        except AnsibleError:
+            return False
