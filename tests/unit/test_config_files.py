@@ -112,8 +112,8 @@ def test_the_files_stand_while_they_are_judged(etc, whole_change):
 
 def test_a_missing_judge_is_a_refusal(etc, whole_change):
     before = picture(etc)
-    with pytest.raises(Refused, match="no-such-judge -t cannot be run: No such file") as refused:
-        run(whole_change, "no-such-judge -t")
+    with pytest.raises(Refused, match="/no/such-judge -t cannot be run: No such file") as refused:
+        run(whole_change, "/no/such-judge -t")
     assert refused.value.result["rc"] == 127
     assert picture(etc) == before
 
