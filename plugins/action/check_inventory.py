@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
-from ansible.parsing.vault import AnsibleVaultError, EncryptedString
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.parsing.vault import EncryptedString
 from ansible.plugins.action import ActionBase
 
 COLLECTION = Path(__file__).parents[2]
@@ -29,6 +29,10 @@ COLLECTION = Path(__file__).parents[2]
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
+
+
+def owners(text: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in text.split())
 
 
 #: Who plays which part. Other roles are for every host.
@@ -83,65 +87,47 @@ FOREIGN_FOLDERS = re.compile(
     r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?"
 )
 
-#: What the stack writes into the environment itself, and the variable that says it.
-MANAGED_ENV = {
-    "DJANGO_SETTINGS_MODULE": "django_settings_module",
-    "SECRET_KEY": "django_secret_key",
-    "DJANGO_SECRET_KEY": "django_secret_key",
-    "DEBUG": "",
-    "ALLOWED_HOSTS": "django_allowed_hosts",
-    "CSRF_TRUSTED_ORIGINS": "django_csrf_trusted_origins",
-    "DATABASE_URL": "postgres_database",
-    "STATIC_ROOT": "",
-    "MEDIA_ROOT": "django_media_root",
-    "RELEASE": "",
-    "APPLICATION": "django_application",
-}
+#: What the stack sets itself: in the environment, for PostgreSQL, for gunicorn. Behind the equals
+#: sign is the variable that says it.
+MANAGED_ENV = owners(
+    """
+    DJANGO_SETTINGS_MODULE=django_settings_module SECRET_KEY=django_secret_key
+    DJANGO_SECRET_KEY=django_secret_key DEBUG= ALLOWED_HOSTS=django_allowed_hosts
+    CSRF_TRUSTED_ORIGINS=django_csrf_trusted_origins DATABASE_URL=postgres_database STATIC_ROOT=
+    MEDIA_ROOT=django_media_root RELEASE= APPLICATION=django_application
+    """
+)
+MANAGED_POSTGRES = owners(
+    """
+    listen_addresses= port= unix_socket_directories=postgres_socket_dir unix_socket_group=
+    unix_socket_permissions= password_encryption= data_directory= config_file= hba_file=
+    ident_file= external_pid_file=
+    """
+)
+MANAGED_GUNICORN = owners(
+    """
+    bind=gunicorn_socket wsgi_app=django_application workers=gunicorn_workers
+    threads=gunicorn_threads timeout=gunicorn_timeout graceful_timeout=gunicorn_graceful_timeout
+    worker_class=gunicorn_worker_class proc_name=gunicorn_service user=django_user
+    group=django_user chdir= daemon= pidfile= pythonpath= forwarded_allow_ips= worker_tmp_dir=
+    control_socket_disable=
+    """
+)
+#: Variables that change how any program starts.
 FOREIGN_ENV = re.compile(
     r"LD_.*|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|ENV|BASH_ENV|LISTEN_.*|NOTIFY_SOCKET"
     r"|RUNTIME_DIRECTORY|GUNICORN_CMD_ARGS"
 )
-MANAGED_POSTGRES = {
-    "listen_addresses": "",
-    "port": "",
-    "unix_socket_directories": "postgres_socket_dir",
-    "unix_socket_group": "",
-    "unix_socket_permissions": "",
-    "password_encryption": "",
-    "data_directory": "",
-    "config_file": "",
-    "hba_file": "",
-    "ident_file": "",
-    "external_pid_file": "",
-}
-MANAGED_GUNICORN = {
-    "bind": "gunicorn_socket",
-    "wsgi_app": "django_application",
-    "workers": "gunicorn_workers",
-    "threads": "gunicorn_threads",
-    "timeout": "gunicorn_timeout",
-    "graceful_timeout": "gunicorn_graceful_timeout",
-    "worker_class": "gunicorn_worker_class",
-    "proc_name": "gunicorn_service",
-    "user": "django_user",
-    "group": "django_user",
-    "chdir": "",
-    "daemon": "",
-    "pidfile": "",
-    "pythonpath": "",
-    "forwarded_allow_ips": "",
-    "worker_tmp_dir": "",
-    "control_socket_disable": "",
-}
 
 DOMAIN = re.compile(
-    r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9-]{1,62}[a-z0-9]"
+    r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9][a-z0-9-]{0,61}[a-z0-9]"
 )
-ADDRESS = re.compile(r"[\w+.-]+:/?/?/|[\w+-]+::|[^/@]+@[^/:]+:")
-SECRET = re.compile(r"key|passw|secret|token|credential|private", re.IGNORECASE)
+ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
+SECRET = re.compile(r"key|pass|secret|token|credential|private", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 Refusal = tuple[str, str]
+Failure = tuple[str, str, Any]
 Rule = Callable[..., Refusal | None]
 
 
@@ -168,7 +154,7 @@ class Case:
     #: Parameters that the playbook hands to a role, and the variable it takes each from.
     bound: dict[str, str] = field(default_factory=dict)
     #: Variables that could not be templated.
-    failed: dict[str, Refusal] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
     login: str = ""
     #: Other hosts of the inventory behind the same address, with their values.
     neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -712,6 +698,7 @@ def login_is_free(case: Case) -> Iterator[Problem]:
     for name in ("site_name", "django_user"):
         if case.login and case.values.get(name) == case.login and name in case.given:
             yield Problem(name, "is the user Ansible comes in as", "write another name", case.login)
+            case.values.pop(name)
 
 
 def peer_names_agree(case: Case) -> Iterator[Problem]:
@@ -906,7 +893,7 @@ def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=Non
     everything = {**defaults, **variables}
     templar = templar.copy_with_new_env(available_variables=everything)
     values: dict[str, Any] = {}
-    failed: dict[str, Refusal] = {}
+    failed: dict[str, Failure] = {}
     for name in names or specs:
         if name not in everything:
             continue
@@ -921,21 +908,14 @@ def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=Non
     return values, failed
 
 
-def why(error: AnsibleError) -> Refusal:
-    cause: BaseException | None = error
-    while cause:
-        if isinstance(cause, AnsibleVaultError):
-            return "cannot be decrypted", "give the vault's password, as by --ask-vault-pass"
-        if isinstance(cause, AnsibleUndefinedVariable):
-            name = re.search(r"'(\w+)' is undefined", str(cause))
-            if name:
-                return (
-                    f"uses {name[1]}, which is not set",
-                    f"set {name[1]}, or write the value itself",
-                )
-            return "uses a value that is not set", "write the value itself"
-        cause = cause.__cause__
-    return "its expression fails", "mend what is between {{ and }}"
+def why(error: AnsibleError) -> Failure:
+    text = str(error)
+    if "undecryptable" in text:
+        return "cannot be decrypted", "give the password of the vault, as by --ask-vault-pass", ...
+    if unset := re.search(r"'(\w+)' is undefined", text):
+        advice = f"set {unset[1]}, or write the value itself"
+        return f"uses {unset[1]}, which is not set", advice, ...
+    return "its expression fails", "mend what is between {{ and }}", text.partition("\n")[0]
 
 
 class ActionModule(ActionBase):
