@@ -1,0 +1,481 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Bad input is refused by name, with what to write instead, before any host is spoken to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible_collections.django_vps.stack.plugins.action.check_inventory import (
+    RULES,
+    Case,
+    problems,
+    read_specs,
+    read_wiring,
+    settle,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+ROLES = ["postgres", "django", "gunicorn", "letsencrypt", "nginx"]
+LOADER = DataLoader()
+KEY = "k3y-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
+GOOD = {
+    "site_name": "shop",
+    "site_domains": ["shop.example.com", "www.shop.example.com"],
+    "django_source": "https://github.com/me/shop.git",
+    "django_version": "main",
+    "letsencrypt_email": "me@example.com",
+}
+GROUPS = {"web": ["vps1"], "app": ["vps1"], "database": ["vps1"]}
+
+
+def load(path):
+    return LOADER.load_from_file(str(path), trusted_as_template=True)
+
+
+SPECS = read_specs(load, ROLES)
+BOUND = read_wiring(load, SPECS)
+
+
+def trusted(value):
+    """The value as an inventory gives it: its texts are templates."""
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def refused(changes=None, without=(), groups=GROUPS, **options):
+    given = {**GOOD, **trusted(changes or {})}
+    given = {name: value for name, value in given.items() if name not in without}
+    values, failed = settle(Templar(loader=LOADER), given, SPECS)
+    case = Case(
+        host="vps1",
+        specs=SPECS,
+        given=given,
+        values=values,
+        failed=failed,
+        groups=groups,
+        bound=BOUND,
+        login="deploy",
+        **options,
+    )
+    return problems(case)
+
+
+# The number in front is the one in the table of inputs that have to be refused.
+BAD = [
+    ("02 no domain", "site_domains", [""], "site_domains"),
+    ("02 no domains", "site_domains", [], "write [shop.example.com"),
+    ("03 null", "site_domains", None, "is nothing"),
+    ("03 null in it", "site_domains", [None], "write one text"),
+    ("04 number", "site_domains", [42], "quote it"),
+    ("04 number for a text", "site_name", 42, "quote it"),
+    ("05 list in the list", "site_domains", [["a.com"]], "write one text"),
+    ("05 list for a text", "site_name", ["shop"], "write one text"),
+    ("06 dict in the list", "site_domains", [{"a": "b.com"}], "write one text"),
+    ("06 dict for a list", "site_domains", {"a": "b.com"}, "write a list"),
+    ("07 scheme", "site_domains", ["https://a.com"], "write a.com"),
+    ("08 path", "site_domains", ["a.com/shop"], "write a.com"),
+    ("09 space", "site_domains", ["a.com b.com"], "has a space"),
+    ("10 injection", "site_domains", ["a.com; include /etc/passwd"], "write a.com"),
+    ("11 line break", "site_domains", ["a.com\nroot /;"], "write one line"),
+    ("11 line break at the end", "site_domains", ["a.com\n"], "write one line"),
+    ("12 long", "site_domains", [".".join(["a" * 60] * 5)], "253 characters"),
+    ("12 long label", "site_domains", ["a" * 64 + ".com"], "63 characters"),
+    ("13 IP address", "site_domains", ["192.0.2.1"], "write a domain name"),
+    ("13 IPv6 address", "site_domains", ["2001:db8::1"], "write a domain name"),
+    ("13 wildcard", "site_domains", ["*.example.com"], "has a wildcard"),
+    ("14 upper case", "site_domains", ["Shop.Example.com"], "write shop.example.com"),
+    ("14 IDN", "site_domains", ["bücher.example"], "write xn--bcher-kva.example"),
+    ("15 names in one text", "site_domains", "a.com, b.com", "write a list: [a.com, b.com]"),
+    ("16 twice", "site_domains", ["a.com", "a.com"], "write each entry once"),
+    ("16 no dot", "site_domains", ["localhost"], "has no dot"),
+    ("16 dot at the end", "site_domains", ["a.com."], "write a.com"),
+    ("16 dash at an end", "site_domains", ["-a.com"], "is no domain name"),
+    ("18 port", "site_domains", ["a.com:8000"], "write a.com"),
+    ("21 workers below", "gunicorn_workers", -1, "from 0 to 64"),
+    ("21 workers above", "gunicorn_workers", 500, "from 0 to 64"),
+    ("21 workers as a text", "gunicorn_workers", "4", "without quotes"),
+    ("21 workers true", "gunicorn_workers", True, "write a whole number"),
+    ("21 threads", "gunicorn_threads", 0, "from 1 to 64"),
+    ("22 connections", "gunicorn_workers", 40, "max_connections: 170"),
+    ("23 boolean maybe", "letsencrypt_enabled", "maybe", "write true or false"),
+    ("23 boolean 2", "letsencrypt_enabled", 2, "write true or false"),
+    ("24 boolean as a text", "letsencrypt_enabled", "yes", "write true or false"),
+    ("24 boolean as a text", "django_no_log", "False ", "write true or false"),
+    ("25 debug", "django_env", {"DEBUG": "True"}, "leave it out"),
+    ("26 SQL", "postgres_database", 'app"; DROP DATABASE x', "write a lower-case letter"),
+    ("27 quote", "postgres_database", "o'brien", "write a lower-case letter"),
+    ("27 upper case", "postgres_database", "My-App", "write a lower-case letter"),
+    ("27 long", "postgres_database", "a" * 70, "write a lower-case letter"),
+    ("27 line break", "postgres_database", "shop\n", "write one line"),
+    ("28 of PostgreSQL", "postgres_database", "template1", "write another"),
+    ("28 of PostgreSQL", "site_name", "postgres", "write another"),
+    ("29 superuser", "postgres_user", "postgres", "write another"),
+    ("29 pg_", "postgres_user", "pg_monitor", "write another"),
+    ("29 another than the user", "postgres_user", "other", "set both to the same"),
+    ("32 key of nothing", "django_secret_key", None, "write one text"),
+    ("32 short key", "django_secret_key", "changeme", "leave it out"),
+    ("32 dull key", "django_secret_key", "ab" * 30, "leave it out"),
+    ("32 insecure key", "django_secret_key", "django-insecure-" + KEY, "leave it out"),
+    ("33 undefined", "django_secret_key", "{{ vault_key }}", "set vault_key"),
+    ("33 undefined inside", "django_env", {"A": "{{ vault_key }}"}, "set vault_key"),
+    ("34 encrypted", "django_secret_key", "$ANSIBLE_VAULT;1.1;AES256\n3363", "write !vault |"),
+    ("35 relative", "django_home", "srv/site", "starts with /"),
+    ("35 home", "django_home", "~/site", "starts with /"),
+    ("36 top", "django_home", "/", "write a folder of the site's own"),
+    ("36 /etc", "django_config_dir", "/etc", "write a folder of the site's own"),
+    ("36 below /etc", "django_config_dir", "/etc/ssl", "write a folder of the site's own"),
+    ("36 dots", "django_home", "/srv/../etc", "write /etc"),
+    ("36 slash at the end", "django_home", "/srv/shop/", "write /srv/shop"),
+    ("36 /home", "django_home", "/home", "write a folder of the site's own"),
+    ("36 /root", "django_media_root", "/root/media", "write a folder of the site's own"),
+    ("36 /run", "django_home", "/run/shop", "write a folder of the site's own"),
+    ("36 webroot", "nginx_acme_webroot", "/var/www", "write a folder of the site's own"),
+    ("36 link in /etc", "letsencrypt_certificate", "/etc/ssl/fullchain.pem", "the site's own"),
+    ("37 space", "django_home", "/srv/my site", "write letters, digits"),
+    ("37 quote", "django_home", "/srv/o'brien", "write letters, digits"),
+    ("37 percent", "django_home", "/srv/%n", "write letters, digits"),
+    ("38 case of a choice", "django_installer", "UV", "write one of: uv, pip"),
+    ("38 case of a choice", "django_check_level", "warning", "write one of: WARNING"),
+    ("40 list", "django_env", ["A=1"], "write pairs"),
+    ("41 bad name", "django_env", {"BAD KEY=": "x"}, "write upper-case letters"),
+    ("41 lower case", "django_env", {"path": "x"}, "write upper-case letters"),
+    ("41 line break", "django_env", {"A\nB": "x"}, "write one line"),
+    ("41 loader", "django_env", {"LD_PRELOAD": "x"}, "leave it out"),
+    ("41 Python", "django_env", {"PYTHONPATH": "x"}, "leave it out"),
+    ("41 number", "django_env", {1: "x"}, "quote it"),
+    ("42 line break", "django_env", {"A": "x\nUser=root"}, "write one line"),
+    ("42 NUL", "django_env", {"A": "x\0"}, "write one line"),
+    ("43 null", "django_env", {"A": None}, "write one text"),
+    ("43 bool", "django_env", {"A": True}, "quote it"),
+    ("43 int", "django_env", {"A": 1}, "quote it"),
+    ("44 managed", "django_env", {"DATABASE_URL": "x"}, "set postgres_database instead"),
+    ("44 managed", "django_env", {"SECRET_KEY": "x"}, "set django_secret_key instead"),
+    ("45 spaced", "nginx_client_max_body_size", "10 MB", "such as 20m"),
+    ("45 bare", "nginx_client_max_body_size", "10", "such as 20m"),
+    ("45 unlimited", "nginx_client_max_body_size", "0", "such as 20m"),
+    ("45 huge", "nginx_client_max_body_size", "1t", "such as 20m"),
+    ("46 no address", "letsencrypt_email", "root", "such as me@example.com"),
+    ("46 line break", "letsencrypt_email", "me@example.com\n", "write one line"),
+    ("46 option", "letsencrypt_email", "-x@example.com", "such as me@example.com"),
+    *(("47 releases", "django_keep_releases", n, "from 2 to 50") for n in (0, 1, -1, 10000)),
+    ("48 option", "django_version", "--upload-pack=touch /tmp/x", "such as main"),
+    ("49 shell", "django_version", "main; rm -rf /", "such as main"),
+    ("49 dots", "django_version", "a..b", "such as main"),
+    ("49 line break", "django_version", "main\n", "write one line"),
+    ("49 lock", "django_version", "main.lock", "such as main"),
+    ("49 reflog", "django_version", "main@{1}", "such as main"),
+    ("49 float", "django_version", 1.10, "quote it"),
+    ("50 ext", "django_source", "ext::sh -c 'touch /tmp/x'", "write https://host/path"),
+    ("50 file", "django_source", "file:///srv/repo", "write https://host/path"),
+    ("50 token", "django_source", "https://geheim@github.com/me/shop.git", "credential helper"),
+    ("50 token", "django_source", "https://me:geheim@github.com/me/shop", "credential helper"),
+    ("50 password", "django_source", "ssh://me:geheim@host/shop", "credential helper"),
+    ("50 http", "django_source", "http://host/shop.git", "write https://host/shop.git"),
+    ("50 git", "django_source", "git://host/shop.git", "write https://host/shop.git"),
+    ("50 option", "django_source", "--upload-pack=x", "starts with a dash"),
+    ("50 option to ssh", "django_source", "ssh://-oProxyCommand=x/y", "write https://host/path"),
+    ("50 line break", "django_source", "https://host/shop\n", "write one line"),
+    ("50 not there", "django_source", "/no/such/folder", "or a folder"),
+    ("50 not an archive", "django_source", "/etc/passwd", "or a folder"),
+    *(
+        ("51 taken", name, value, "write another")
+        for name in ("site_name", "django_user")
+        for value in ("root", "daemon", "www-data", "systemd-network", "debian")
+    ),
+    ("51 taken", "postgres_user", "postgres", "write another"),
+    ("51 login", "site_name", "deploy", "is the user Ansible comes in as"),
+    ("51 login", "django_user", "deploy", "is the user Ansible comes in as"),
+    ("52 space", "django_user", "my user", "write a lower-case letter"),
+    ("52 dash", "django_user", "-x", "write a lower-case letter"),
+    ("52 long", "django_user", "a" * 40, "write a lower-case letter"),
+    *(
+        ("52 site", "site_name", value, "write a lower-case letter")
+        for value in ("My-Shop", "my_shop", "shop-", "1shop", "a b", "a" * 32, "a/b", "%n")
+    ),
+    ("53 HSTS below", "nginx_hsts_max_age", -5, "from 0 to"),
+    ("53 HSTS in years", "nginx_hsts_max_age", "1y", "write a whole number"),
+    ("56 typo", "site_domian", "x", "write site_domains"),
+    ("56 typo", "gunicorn_worker", 2, "write gunicorn_workers"),
+    ("56 unheard of", "django_zzz_qqq", 2, "leave it out"),
+    ("57 handed over", "gunicorn_user", "x", "set django_user instead"),
+    ("57 handed over", "nginx_socket", "x", "set gunicorn_socket instead"),
+    ("57 handed over", "django_packages", ["x"], "set gunicorn_package instead"),
+    ("57 handed over", "django_release_depends_on", ["/x"], "leave it out"),
+    ("58 bare", "django_health_path", "up", "starts with /"),
+    ("58 address", "django_health_path", "http://x/up", "starts with /"),
+    ("58 space", "django_health_path", "/u p", "starts with /"),
+    ("59 zero", "gunicorn_timeout", 0, "from 1 to 3600"),
+    ("59 with a unit", "gunicorn_timeout", "30s", "write a whole number"),
+    ("59 graceful", "gunicorn_graceful_timeout", 601, "from 1 to 600"),
+    ("59 health", "django_health_timeout", 0, "from 1 to 600"),
+    ("59 lock", "django_lock_timeout", "5", "such as 5s"),
+    ("61 requirements", "django_requirements", "../x", "as seen from the source's top"),
+    ("61 requirements", "django_requirements", "/etc/x", "as seen from the source's top"),
+    ("61 requirements", "django_requirements", "a b", "write letters, digits"),
+    ("61 subdirectory", "django_subdirectory", "a/../../x", "as seen from the source's top"),
+    ("63 broken template", "django_version", "{{ 1 / 0 }}", "mend what is between"),
+    ("-- settings module", "django_settings_module", "shop/settings.py", "shop.settings"),
+    ("-- application", "django_application", "shop.wsgi", "shop.wsgi:application"),
+    ("-- packages", "django_system_packages", ["libmagic1; reboot"], "such as libmagic1"),
+    ("-- any host", "django_allowed_hosts", ["*"], "write a name"),
+    ("-- origin", "django_csrf_trusted_origins", ["shop.example.com"], "write https://"),
+    ("-- plain origin", "django_csrf_trusted_origins", ["http://a.com"], "write https://"),
+    ("-- static", "django_static_url", "static/", "such as /static/"),
+    ("-- static", "django_static_url", "https://cdn.example.com/", "such as /static/"),
+    ("-- media in static", "django_media_url", "/static/media/", "neither is inside the other"),
+    ("-- media is home", "django_media_root", "/srv/shop", "write /srv/shop/media"),
+    ("-- media is static", "django_media_root", "/srv/shop/static", "write /srv/shop/media"),
+    ("-- secrets in media", "django_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
+    ("-- setting", "postgres_settings", {"hba_file": "/x"}, "leave it out"),
+    ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "leave it out"),
+    ("-- setting", "postgres_settings", {"a b": "x"}, "write its own name"),
+    ("-- setting", "postgres_settings", {"work_mem": ["x"]}, "write a text or a number"),
+    ("-- setting", "postgres_settings", {"work_mem": "1\nx = 2"}, "write one line"),
+    ("-- gunicorn", "gunicorn_settings", {"workers": 2}, "set gunicorn_workers instead"),
+    ("-- gunicorn", "gunicorn_settings", {"import": 2}, "write its own name"),
+    ("-- gunicorn", "gunicorn_settings", {"raw_env": None}, "write a text or a number"),
+    ("-- unit", "gunicorn_service", "shop@x", "such as shop-gunicorn"),
+    ("-- unit", "gunicorn_service", "nginx", "write another"),
+    ("-- socket", "gunicorn_socket", "../x.sock", "such as gunicorn.sock"),
+    ("-- package", "gunicorn_package", "gunicorn", "such as gunicorn==27.0.1"),
+    ("-- package", "gunicorn_package", "gunicorn==1 --index-url x", "gunicorn==27.0.1"),
+    ("-- class", "gunicorn_worker_class", "g thread", "write gthread"),
+    ("-- service", "nginx_service", "nginx", "write nginx.service"),
+    ("-- directory", "letsencrypt_directory_url", "http://ca/dir", "starts with https://"),
+    ("-- certificate", "letsencrypt_certificate", "/etc/shop/x.pem", "/fullchain.pem"),
+    ("-- two folders", "letsencrypt_certificate", "/srv/x/y/fullchain.pem", "one folder for both"),
+    ("-- own, but issued", "letsencrypt_own_certificate", "/x.pem", "letsencrypt_enabled: false"),
+    ("-- own without key", "letsencrypt_own_key", "/x.pem", "set both or neither"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [row[1:] for row in BAD],
+    ids=[f"{row[0]}: {row[1]}" for row in BAD],
+)
+def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
+    found = refused({name: value})
+    assert any(name in line and advice in line for line in found), found
+    # One mistake is one line; the certificate of one's own has two halves.
+    assert len(found) == 1 or name.startswith("letsencrypt_own"), found
+
+
+@pytest.mark.parametrize(
+    "name", ["site_name", "site_domains", "django_source", "letsencrypt_email"]
+)
+def test_what_the_inventory_has_to_say_is_asked_for(name):
+    found = refused(without=[name])
+    assert len(found) == 1
+    assert found[0].startswith(f"{name}: is not set")
+    assert f"write {name}: " in found[0]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("others", [{}, {"webs": ["vps1"]}])
+def test_an_empty_group_is_named(group, others):
+    groups = {name: hosts for name, hosts in GROUPS.items() if name != group}
+    (line,) = [
+        line for line in refused(groups={**groups, **others}) if line.startswith(f"{group}:")
+    ]
+    assert f"write {group}: {{hosts: {{vps1: {{}}}}}}" in line
+
+
+def test_without_any_group_all_three_are_named():
+    assert [line.partition(":")[0] for line in refused(groups={})] == ["web", "app", "database"]
+
+
+def test_hosts_that_are_not_of_the_site_are_left_alone():
+    groups = {group: ["other"] for group in GROUPS}
+    assert refused({"site_name": "not judged"}, groups=groups) == []
+
+
+def test_a_host_is_asked_only_for_what_its_part_needs():
+    groups = {"web": ["other"], "app": ["other"], "database": ["vps1"]}
+    assert refused(without=["django_source", "letsencrypt_email"], groups=groups) == []
+
+
+def test_all_problems_come_at_once():
+    found = refused({"site_name": "root", "django_keep_releases": 0, "site_domian": "x"})
+    assert len(found) == 3
+
+
+NEIGHBOUR = {
+    "site_name": "blog",
+    "django_home": "/srv/blog",
+    "django_user": "blog",
+    "postgres_database": "blog",
+    "gunicorn_service": "blog-gunicorn",
+    "nginx_domains": ["blog.example.com"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("site_name", {"site_name": "shop", "django_home": "/srv/shop"}),
+        ("django_home", {"django_home": "/srv/shop"}),
+        ("postgres_database", {"postgres_database": "shop"}),
+        ("site_domains", {"nginx_domains": ["x.example.com", "www.shop.example.com"]}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_60_two_sites_at_one_address_differ(name, same):
+    (line,) = refused(neighbours={"vps1-blog": {**NEIGHBOUR, **same}})
+    assert line.startswith(f"{name}: ")
+    assert "vps1-blog" in line
+
+
+def test_60_two_sites_may_share_an_address():
+    assert refused(neighbours={"vps1-blog": NEIGHBOUR}) == []
+
+
+def test_no_certificate_of_ones_own_that_is_not_there(tmp_path):
+    (tmp_path / "a.pem").touch()
+    own = {
+        "letsencrypt_enabled": False,
+        "letsencrypt_own_certificate": str(tmp_path / "a.pem"),
+        "letsencrypt_own_key": str(tmp_path / "b.pem"),
+    }
+    (line,) = refused(own)
+    assert line.startswith("letsencrypt_own_key: there is no such file")
+    (tmp_path / "b.pem").touch()
+    assert refused(own) == []
+
+
+def test_no_secret_is_repeated():
+    bad = {
+        "django_secret_key": "geheim",
+        "django_env": {"TOKEN": ["geheim"], "A": "geheim\n"},
+        "django_source": "https://me:geheim@host/shop",
+        "vault_name": "geheim !",
+        "django_version": "{{ vault_name }}",
+    }
+    found = refused(bad)
+    assert len(found) == 5
+    assert "geheim" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"site_name": "a"},
+        {"site_name": "my-shop-2", "site_domains": ["xn--bcher-kva.example"]},
+        {"django_env": {"PASSWORD": "a$b'c\"d %f\\ # ~`;{}", "HOME_PAGE": "", "X": "äöü"}},
+        {"django_env": {"MEDIA": "{{ django_media_root }}/x", "DB": "{{ postgres_database }}"}},
+        {"django_secret_key": KEY},
+        {"django_source": "git@github.com:me/shop.git"},
+        {"django_source": "ssh://git@git.example.com:2222/me/shop.git"},
+        {"django_source": "{{ folder }}/sample_project", "folder": str(ROOT)},
+        {"django_source": str(ROOT / "sample_project")},
+        {"django_version": "release/2026.1"},
+        {"django_version": "1.10"},
+        {"django_version": "0123456789abcdef0123456789abcdef01234567"},
+        {"django_user": "www", "postgres_user": "www"},
+        {"django_home": "/opt/shop", "django_media_root": "/var/lib/shop/media"},
+        {"django_allowed_hosts": ["shop.example.com", ".example.com"]},
+        {"django_csrf_trusted_origins": ["https://*.example.com", "https://a.example.com:8443"]},
+        {"django_health_path": "/health/?full=1", "django_keep_releases": 2},
+        {"django_lock_timeout": "500ms", "django_static_url": "/assets/static/"},
+        {"django_settings_module": "shop.settings.live", "django_application": "shop.asgi:app"},
+        {"django_requirements": "requirements/live.txt", "django_subdirectory": "src/shop"},
+        {"django_system_packages": ["libmagic1", "g++", "libpq-dev"]},
+        {"postgres_settings": {"shared_buffers": "256MB", "work_mem": 4096, "fsync": True}},
+        {"postgres_settings": {"shared_buffers": "{{ ansible_facts['memtotal_mb'] // 4 }}MB"}},
+        {"postgres_settings": {"max_connections": 170}, "gunicorn_workers": 40},
+        {"gunicorn_settings": {"max_requests": 5000, "loglevel": "debug", "accesslog": "-"}},
+        {"gunicorn_worker_class": "asgi", "gunicorn_workers": 0, "gunicorn_threads": 1},
+        {"nginx_client_max_body_size": "512k", "nginx_hsts_max_age": 0},
+        {"letsencrypt_enabled": False},
+        {"letsencrypt_directory_url": "https://pebble.example:14000/dir"},
+        {"ansible_host": "203.0.113.10", "vault_thing": "x", "sitemap": 1},
+    ],
+    ids=lambda changes: " ".join(changes) or "the least",
+)
+def test_good_input_is_accepted(changes):
+    assert refused(changes) == []
+
+
+def test_the_defaults_of_the_roles_would_pass_if_they_were_written_down():
+    values, _ = settle(Templar(loader=LOADER), dict(GOOD), SPECS)
+    defaults = {name: value for name, value in values.items() if name not in BOUND}
+    assert refused(defaults) == []
+
+
+def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
+    assert set(RULES) <= set(SPECS)
+    by_choice_or_file = {"letsencrypt_own_certificate", "letsencrypt_own_key"}
+    texts = {
+        name
+        for name, spec in SPECS.items()
+        if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
+    }
+    assert texts - set(RULES) == by_choice_or_file
+
+
+def test_all_that_has_no_default_is_either_the_inventorys_or_handed_over_by_the_playbook():
+    required = {name for name, spec in SPECS.items() if spec.get("required")}
+    assert required - set(BOUND) == {"site_name", "site_domains", "django_source"}
+
+
+# The whole way, through ansible-playbook
+
+
+def play(tmp_path, variables, *options, playbook="site.yml"):
+    inventory = {
+        "all": {
+            "children": {group: {"hosts": {"vps1": {}}} for group in GROUPS},
+            # An address that nobody has: only a check that asks no host can pass.
+            "hosts": {"vps1": {"ansible_host": "192.0.2.1", "ansible_user": "deploy"}},
+            "vars": variables,
+        }
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    return subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            *("-i", tmp_path / "hosts.yml", ROOT / playbook, *options),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_SSH_ARGS": "-F /dev/null"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_bad_inventory_ends_the_run_with_all_that_is_wrong(tmp_path):
+    bad = {"site_domian": "x", "gunicorn_workers": "4", "django_env": {"A": "{{ nothing }}"}}
+    done = play(tmp_path, {**GOOD, "site_name": "root", **bad})
+    text = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert "4 problems in the inventory:" in text
+    for line in (
+        "\nsite_domian: is not a variable of the stack; write site_domains\n",
+        "\nsite_name: is a name the system or the stack uses itself (got: 'root'); write another",
+        "\ngunicorn_workers: is a text, not a whole number (got: '4'); write a whole number",
+        "\ndjango_env: uses nothing, which is not set; set nothing, or write the value itself\n",
+    ):
+        assert line in text
+    assert "unreachable=0" in text
+    assert "Build the site" not in text
+
+
+@pytest.mark.parametrize("option", ["--check", "--diff"])
+def test_a_good_inventory_passes_without_a_connection(tmp_path, option):
+    done = play(tmp_path, GOOD, option, playbook="playbooks/check_inventory.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok=1    changed=0    unreachable=0" in done.stdout
