@@ -274,8 +274,8 @@ def wanted(spec, may_lack=False):
         target or "",
         # The kernel gives every link the mode 0777, and it means nothing.
         0 if state == "link" else int(mode, 8),
-        id_of(pwd.getpwnam, spec["owner"], "user", may_lack),
-        id_of(grp.getgrnam, spec["group"], "group", may_lack),
+        id_of(pwd.getpwnam, spec["owner"] or "root", "user", may_lack),
+        id_of(grp.getgrnam, spec["group"] or "root", "group", may_lack),
     )
 
 

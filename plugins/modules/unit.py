@@ -186,7 +186,7 @@ def wall_stamp(text):
 
 def walk(paths):
     """Each path with its stat, links and their targets both, folders with all that is in them."""
-    todo, seen = list(paths), set()
+    todo, seen = list(paths or []), set()
     while todo:
         path = todo.pop()
         for follow in (False, True):
