@@ -36,12 +36,8 @@ GOOD = {
 GROUPS = {"web": ["vps1"], "app": ["vps1"], "database": ["vps1"]}
 
 
-def load(path):
-    return LOADER.load_from_file(str(path), trusted_as_template=True)
-
-
-SPECS = read_specs(load, ROLES)
-BOUND = read_wiring(load, SPECS)
+SPECS = read_specs(ROLES)
+BOUND = read_wiring(SPECS)
 
 
 def trusted(value):
