@@ -7,6 +7,7 @@ help: ## list the targets
 setup: ## all that the demo and the tests stand on
 	@tools/setup venv
 	@tools/setup collections
+	@tools/setup key
 	@tools/setup engine
 	@tools/setup image bookworm trixie
 	@tools/setup pebble
