@@ -64,10 +64,21 @@ class Site:
         """Fetch a URL from outside, as a visitor does; a path means the canonical name over https."""
         if url.startswith("/"):
             url = f"https://{self.canonical}{url}"
-        resolve = [word for port in (80, 443) for word in ("--connect-to", f"::{self.address}:{port}")][2 * url.startswith("https") :][:2]
+        resolve = [word for port in (80, 443) for word in ("--connect-to", f"::{self.address}:{port}")][
+            2 * url.startswith("https") :
+        ][:2]
         done = subprocess.run(
             [
-                *("curl", "--silent", "--show-error", "--max-time", "20", "--include", "--path-as-is", "--http2"),
+                *(
+                    "curl",
+                    "--silent",
+                    "--show-error",
+                    "--max-time",
+                    "20",
+                    "--include",
+                    "--path-as-is",
+                    "--http2",
+                ),
                 *("--cacert", str(self.roots), "--noproxy", "*", *resolve, *options),
                 *("--write-out", "\n%{http_code} %{http_version}", url),
             ],
@@ -117,7 +128,7 @@ def psql(site):
     """Run SQL as a system user, over the socket."""
 
     def run(query: str, user: str = site.name, database: str = site.name):
-        return site.host.run(f"runuser -u {user} -- psql -XAtq -v ON_ERROR_STOP=1 -d {database} -c \"{query}\"")
+        return site.host.run(f'runuser -u {user} -- psql -XAtq -v ON_ERROR_STOP=1 -d {database} -c "{query}"')
 
     return run
 

@@ -19,7 +19,9 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     wanted = config.getoption("--scenario")
     if wanted:
-        chosen = [item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("scenario") == wanted]
+        chosen = [
+            item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("scenario") == wanted
+        ]
         if not chosen:
             raise pytest.UsageError(f"there is no scenario {wanted!r} in molecule/")
         items[:] = chosen

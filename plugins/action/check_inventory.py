@@ -88,9 +88,7 @@ SYSTEM_FOLDERS = words(
     /var/lock /var/log /var/mail /var/opt /var/run /var/spool /var/tmp /var/www /var/www/html
     """
 )
-FOREIGN_FOLDERS = re.compile(
-    r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?"
-)
+FOREIGN_FOLDERS = re.compile(r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?")
 
 #: What the stack sets itself: in the environment, for PostgreSQL, for gunicorn. Behind the equals
 #: sign is the variable that says it.
@@ -182,8 +180,7 @@ class Case:
             or bool(SECRET.search(name))
             or bool(self.specs.get(owner, {}).get("no_log"))
             or any(
-                isinstance(leaf, EncryptedString) or "vault" in leaf.lower()
-                for leaf in leaves(self.given.get(owner))
+                isinstance(leaf, EncryptedString) or "vault" in leaf.lower() for leaf in leaves(self.given.get(owner))
             )
         )
 
@@ -407,9 +404,7 @@ def domain(value: str) -> Refusal | None:
         return None
     if is_ip_address(value):
         return "is an IP address", "write a domain name"
-    what = next(
-        (what for odd, what in ODD_DOMAINS if re.fullmatch(odd, value)), "is no domain name"
-    )
+    what = next((what for odd, what in ODD_DOMAINS if re.fullmatch(odd, value)), "is no domain name")
     return what, f"write {bare_name(value) or 'a name such as shop.example.com'}"
 
 
@@ -444,9 +439,7 @@ def origin(value: str) -> Refusal | None:
 
 def email(value: str) -> Refusal | None:
     name, _, host = value.rpartition("@")
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}", name) and DOMAIN.fullmatch(
-        host.lower()
-    ):
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}", name) and DOMAIN.fullmatch(host.lower()):
         return None
     return "is no e-mail address", "write one such as me@example.com"
 
@@ -610,9 +603,7 @@ RULES: dict[str, Rule] = {
     "postgres_socket_dir": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
     "gunicorn_service": both(
-        matching(
-            r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"
-        ),
+        matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"),
         not_reserved,
     ),
     "gunicorn_socket": matching(
@@ -626,9 +617,7 @@ RULES: dict[str, Rule] = {
         "is not gunicorn with a version",
         "write one such as gunicorn==27.0.1",
     ),
-    "gunicorn_worker_class": matching(
-        DOTTED, "is no class", "write gthread, sync, asgi or its path"
-    ),
+    "gunicorn_worker_class": matching(DOTTED, "is no class", "write gthread, sync, asgi or its path"),
     "gunicorn_workers": between(0, 64),
     "gunicorn_threads": between(1, 64),
     "gunicorn_timeout": between(1, 3600),
@@ -636,9 +625,7 @@ RULES: dict[str, Rule] = {
     "gunicorn_settings": setting(MANAGED_GUNICORN, r"[a-z][a-z0-9_]*"),
     "nginx_domains": domain,
     "nginx_acme_webroot": folder,
-    "nginx_service": matching(
-        r"[a-z][a-z0-9@_.-]*\.service", "is no name of a service", "write nginx.service"
-    ),
+    "nginx_service": matching(r"[a-z][a-z0-9@_.-]*\.service", "is no name of a service", "write nginx.service"),
     "nginx_client_max_body_size": matching(
         r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k"
     ),
@@ -751,16 +738,10 @@ def folders_differ(case: Case) -> Iterator[Problem]:
     config = case.values.get("django_config_dir")
     if home and media:
         taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
-        if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(
-            tuple(f"{name}/" for name in taken)
-        ):
-            yield Problem(
-                "django_media_root", "holds more than uploads", f"write {home}/media", media
-            )
+        if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(tuple(f"{name}/" for name in taken)):
+            yield Problem("django_media_root", "holds more than uploads", f"write {home}/media", media)
     if config and media and f"{config}/".startswith(f"{media}/"):
-        yield Problem(
-            "django_config_dir", "is among the uploads", "write a folder such as /etc/shop", config
-        )
+        yield Problem("django_config_dir", "is among the uploads", "write a folder such as /etc/shop", config)
 
 
 def certificate_is_whole(case: Case) -> Iterator[Problem]:
@@ -804,9 +785,7 @@ def own_certificate(case: Case) -> Iterator[Problem]:
 def sites_differ(case: Case) -> Iterator[Problem]:
     """Several sites on one host have to differ in all that is named after a site."""
     for other, values in case.neighbours.items():
-        same = [
-            name for name in ONE_SITE if name in values and case.values.get(name) == values[name]
-        ]
+        same = [name for name in ONE_SITE if name in values and case.values.get(name) == values[name]]
         for name in same[:1] if same[:1] == ["site_name"] else same:
             yield Problem(
                 name,
@@ -818,9 +797,7 @@ def sites_differ(case: Case) -> Iterator[Problem]:
         if isinstance(mine, list) and isinstance(theirs, list) and "site_name" not in same:
             for name in (name for name in mine if name in theirs):
                 advice = "leave it to one of the sites"
-                yield Problem(
-                    "site_domains", f"{other} on the same address has it too", advice, name
-                )
+                yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
 
 
 TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
@@ -939,9 +916,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(
-            {"roles": {"type": "list", "elements": "str", "required": True}}
-        )
+        _, arguments = self.validate_argument_spec({"roles": {"type": "list", "elements": "str", "required": True}})
         found = problems(self.case(arguments["roles"], task_vars or {}))
         if found:
             count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"

@@ -18,7 +18,19 @@ from ansible.plugins.action import ActionBase
 
 # What a folder without git holds beside the source.
 NOISE = {
-    *(".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".idea", ".vscode"),
+    *(
+        ".git",
+        ".hg",
+        ".svn",
+        ".venv",
+        "venv",
+        "__pycache__",
+        "node_modules",
+        ".tox",
+        ".nox",
+        ".idea",
+        ".vscode",
+    ),
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
 }
 

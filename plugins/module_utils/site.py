@@ -94,7 +94,9 @@ def only_one(home: Path):
         except BlockingIOError:
             file.seek(0)
             raise StepError(
-                "lock", f"another run works on {home} ({file.read().strip()})", "Wait until it has ended."
+                "lock",
+                f"another run works on {home} ({file.read().strip()})",
+                "Wait until it has ended.",
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()}")

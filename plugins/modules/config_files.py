@@ -1,7 +1,6 @@
 #!/usr/bin/python
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# ruff: noqa: E402 - Ansible wants the documentation above the imports
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -568,9 +567,7 @@ def main():
     try:
         result = run(specs, module.params["validate"], module.check_mode)
     except Refused as error:
-        module.fail_json(
-            msg=str(error), changed=False, paths=[], **{"validation": ""} | error.result
-        )
+        module.fail_json(msg=str(error), changed=False, paths=[], **{"validation": ""} | error.result)
     if not module._diff:
         del result["diff"]
     module.exit_json(**result)

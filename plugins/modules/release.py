@@ -218,11 +218,26 @@ print(json.dumps({
 
 # What people most often have to do when an installer gives up.
 INSTALL_ADVICE = (
-    (r"pg_config", "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead."),
-    (r"gcc|cc1|compiler|Python\.h", "A package is being compiled: name what it needs in django_system_packages."),
-    (r"(?i)hash(es)? mismatch|do not match the hashes", "A package is not the one that was locked: lock again, or ask why."),
-    (r"(?i)dns error|connect(ion)? error|timed out|unreachable|refused", "The package index does not answer from the host."),
-    (r"(?i)requires-python|requires python|requires a different python", "The project asks for another Python than the host has."),
+    (
+        r"pg_config",
+        "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead.",
+    ),
+    (
+        r"gcc|cc1|compiler|Python\.h",
+        "A package is being compiled: name what it needs in django_system_packages.",
+    ),
+    (
+        r"(?i)hash(es)? mismatch|do not match the hashes",
+        "A package is not the one that was locked: lock again, or ask why.",
+    ),
+    (
+        r"(?i)dns error|connect(ion)? error|timed out|unreachable|refused",
+        "The package index does not answer from the host.",
+    ),
+    (
+        r"(?i)requires-python|requires python|requires a different python",
+        "The project asks for another Python than the host has.",
+    ),
 )
 
 
@@ -281,7 +296,13 @@ class Build:
             "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
         }
         user = self.options["user"]
-        properties = (*SANDBOX, f"User={user}", f"Group={user}", f"CacheDirectory={user}", f"ReadWritePaths={self.path}")
+        properties = (
+            *SANDBOX,
+            f"User={user}",
+            f"Group={user}",
+            f"CacheDirectory={user}",
+            f"ReadWritePaths={self.path}",
+        )
         return run(
             step,
             [
@@ -308,7 +329,16 @@ class Build:
 
     def _extract(self) -> None:
         with open(self.options["archive"], "rb") as archive:
-            self.sandboxed("extract", "tar", "-xzf", "-", "-C", str(self.code), "--no-same-owner", stdin=archive)
+            self.sandboxed(
+                "extract",
+                "tar",
+                "-xzf",
+                "-",
+                "-C",
+                str(self.code),
+                "--no-same-owner",
+                stdin=archive,
+            )
 
     def _find_project(self) -> None:
         wanted = self.options["subdirectory"]
@@ -319,8 +349,14 @@ class Build:
             if not found[0].is_file():
                 found = sorted(self.code.glob("*/manage.py"))
         if len(found) != 1 or not found[0].is_file():
-            where = wanted or ("at its top or one folder below" if not found else "in one place, but in several folders")
-            raise StepError("source", f"no manage.py {where}", "Set django_subdirectory to the folder that has it.")
+            where = wanted or (
+                "at its top or one folder below" if not found else "in one place, but in several folders"
+            )
+            raise StepError(
+                "source",
+                f"no manage.py {where}",
+                "Set django_subdirectory to the folder that has it.",
+            )
         self.project = found[0].parent
         # The unit of any release finds its working directory under one name.
         point(self.path / "project", os.path.relpath(self.project, self.path))
@@ -355,8 +391,23 @@ class Build:
         by_uv = self.options["installer"] == "uv"
         if by_uv:
             uv = str(self._uv())
-            self.sandboxed("install", uv, "venv", "--no-project", "--python", self.options["python"], str(self.venv))
-            installer = [uv, "pip", "install", "--compile-bytecode", "--python", str(self.venv / "bin/python")]
+            self.sandboxed(
+                "install",
+                uv,
+                "venv",
+                "--no-project",
+                "--python",
+                self.options["python"],
+                str(self.venv),
+            )
+            installer = [
+                uv,
+                "pip",
+                "install",
+                "--compile-bytecode",
+                "--python",
+                str(self.venv / "bin/python"),
+            ]
         else:
             self.sandboxed("install", self.options["python"], "-m", "venv", str(self.venv))
             installer = [str(self.venv / "bin/python"), "-m", "pip", "install", "--no-input"]
@@ -408,8 +459,20 @@ class Build:
             run(
                 "install uv",
                 [
-                    *(self.options["python"], f"{pip}/pip", "install", "--quiet", "--require-hashes", "--no-deps"),
-                    *("--only-binary=:all:", "--no-compile", "--disable-pip-version-check", "--no-cache-dir"),
+                    *(
+                        self.options["python"],
+                        f"{pip}/pip",
+                        "install",
+                        "--quiet",
+                        "--require-hashes",
+                        "--no-deps",
+                    ),
+                    *(
+                        "--only-binary=:all:",
+                        "--no-compile",
+                        "--disable-pip-version-check",
+                        "--no-cache-dir",
+                    ),
                     *("--target", str(scratch / "uv"), "-r", str(scratch / "uv.txt")),
                 ],
                 advice="uv comes from the package index; django_installer: pip does without it.",
@@ -426,7 +489,9 @@ class Build:
         facts = json.loads(output.strip().splitlines()[-1])
         if facts["debug"]:
             raise StepError(
-                "settings", "DEBUG is on under DEBUG=False", "Read it: DEBUG = os.environ.get('DEBUG') == 'True'."
+                "settings",
+                "DEBUG is on under DEBUG=False",
+                "Read it: DEBUG = os.environ.get('DEBUG') == 'True'.",
             )
         if "sqlite" in facts["engine"] and facts["database"].startswith((str(self.path), str(self.site.current))):
             raise StepError(
@@ -448,7 +513,9 @@ class Build:
         wanted = self.options[option]
         if not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
             raise StepError(
-                "settings", f"{setting} is {value!r}, but the site serves {wanted!r}", f"Set django_{option}: {value!r}."
+                "settings",
+                f"{setting} is {value!r}, but the site serves {wanted!r}",
+                f"Set django_{option}: {value!r}.",
             )
 
     def _share_media(self, root: Path) -> None:
@@ -481,7 +548,11 @@ class Build:
     def _guess_application(self) -> str:
         found = sorted(self.project.glob("*/wsgi.py"))
         if len(found) != 1:
-            raise StepError("settings", "WSGI_APPLICATION is not set", "Set django_application, such as shop.wsgi:application.")
+            raise StepError(
+                "settings",
+                "WSGI_APPLICATION is not set",
+                "Set django_application, such as shop.wsgi:application.",
+            )
         return f"{found[0].parent.name}.wsgi.application"
 
     def _collect(self) -> None:
@@ -512,7 +583,15 @@ class Build:
         level = self.options["check_level"]
         report = run(
             "check",
-            [self.options["manage"], f"--release={self.id}", "check", "--deploy", "--fail-level", level, "--no-color"],
+            [
+                self.options["manage"],
+                f"--release={self.id}",
+                "check",
+                "--deploy",
+                "--fail-level",
+                level,
+                "--no-color",
+            ],
         )
         findings = re.findall(r"^\?: \((\S+)\) (.*)$", report, re.MULTILINE)
         for finding, text in findings:
@@ -521,7 +600,12 @@ class Build:
     def _seal(self) -> None:
         """Take the release from the site's user, and mark it whole as the very last step."""
         # A file that does not compile may be a template of somebody's; what matters was imported by the check.
-        self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -m compileall -q {self.code} >&2 || true")
+        self.sandboxed(
+            "compile",
+            "sh",
+            "-c",
+            f"{self.venv}/bin/python -m compileall -q {self.code} >&2 || true",
+        )
         group = self.options["user"]
         for folder in (self.code, self.venv):
             take(folder, group)
@@ -568,7 +652,12 @@ def fingerprint_of(options: dict) -> str:
             *("settings_module", "application", "static_url", "media_url", "media"),
         )
     }
-    for path in (options["env_file"], options["secret_key_file"], *options["copies"], *options["depends_on"]):
+    for path in (
+        options["env_file"],
+        options["secret_key_file"],
+        *options["copies"],
+        *options["depends_on"],
+    ):
         try:
             known[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except FileNotFoundError:
@@ -609,7 +698,11 @@ def main() -> None:
             "application": {"type": "str", "default": ""},
             "static_url": {"type": "str", "default": "/static/"},
             "media_url": {"type": "str", "default": "/media/"},
-            "check_level": {"type": "str", "choices": ["WARNING", "ERROR", "CRITICAL"], "default": "ERROR"},
+            "check_level": {
+                "type": "str",
+                "choices": ["WARNING", "ERROR", "CRITICAL"],
+                "default": "ERROR",
+            },
         },
         supports_check_mode=True,
     )

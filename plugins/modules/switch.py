@@ -160,7 +160,10 @@ class Switch:
         if self.site.live != self.release:
             return False
         active = subprocess.run(
-            ["systemctl", "is-active", *self.units(self.release)], capture_output=True, text=True, check=False
+            ["systemctl", "is-active", *self.units(self.release)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return active.stdout.split() == ["active", "active"]
 
@@ -172,7 +175,11 @@ class Switch:
             self._wait_for_answers()
         except StepError as error:
             if before != self.release:
-                subprocess.run(["systemctl", "stop", *self.units(self.release)], capture_output=True, check=False)
+                subprocess.run(
+                    ["systemctl", "stop", *self.units(self.release)],
+                    capture_output=True,
+                    check=False,
+                )
             raise StepError(error.step, f"{error.cause}\n{self._journal()}", error.advice) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
@@ -200,7 +207,8 @@ class Switch:
         path = self.options["health_path"] or "/"
         address = f"https://{self.options['host']}{path}"
         connection = OverSocket(
-            str(self.site.releases / self.release / self.options["socket"]), max(1.0, end - time.monotonic())
+            str(self.site.releases / self.release / self.options["socket"]),
+            max(1.0, end - time.monotonic()),
         )
         try:
             # What the web server sends with every request.
@@ -237,7 +245,16 @@ class Switch:
 
     def _journal(self) -> str:
         shown = subprocess.run(
-            ["journalctl", "--unit", self.units(self.release)[1], "--lines", "30", "--output", "cat", "--no-pager"],
+            [
+                "journalctl",
+                "--unit",
+                self.units(self.release)[1],
+                "--lines",
+                "30",
+                "--output",
+                "cat",
+                "--no-pager",
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -284,7 +301,7 @@ class Switch:
         kept = set(whole[-self.options["keep"] :]) | needed
         removed = [release for release in whole if release not in kept]
         for release in removed:
-            # Without its marker it is no release any more, so a run that dies here leaves a half that is cleared away.
+            # Without its marker it is no release any more: a run that dies here leaves a half to clear away.
             (self.site.releases / release / "release.json").unlink()
             shutil.rmtree(self.site.releases / release)
         if removed:

@@ -1,7 +1,6 @@
 #!/usr/bin/python
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# ruff: noqa: E402 - Ansible wants the documentation above the imports
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -155,9 +154,7 @@ def call(*argv):
     """Run a command: its return code, output and error output."""
     env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
     try:
-        done = subprocess.run(
-            argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env
-        )
+        done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env)
     except OSError as error:
         return 127, "", f"{argv[0]}: {error.strerror}"
     return (

@@ -23,9 +23,7 @@ class NoticeForm(forms.ModelForm):
         widget=PICTURES,
         help_text="PNG, JPEG, WebP or GIF, up to 5 MB",
     )
-    attachment = forms.FileField(
-        required=False, widget=DOCUMENTS, help_text="PDF or plain text, up to 5 MB"
-    )
+    attachment = forms.FileField(required=False, widget=DOCUMENTS, help_text="PDF or plain text, up to 5 MB")
 
     class Meta:
         model = Notice

@@ -13,9 +13,7 @@ class Notice(models.Model):
 
     title = models.CharField(max_length=80)
     text = models.TextField(max_length=2000)
-    image = models.ImageField(
-        upload_to="images", width_field="image_width", height_field="image_height", blank=True
-    )
+    image = models.ImageField(upload_to="images", width_field="image_width", height_field="image_height", blank=True)
     image_width = models.PositiveIntegerField(null=True, editable=False)
     image_height = models.PositiveIntegerField(null=True, editable=False)
     attachment = models.FileField(upload_to="attachments", blank=True)

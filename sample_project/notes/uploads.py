@@ -23,9 +23,7 @@ def picture(upload: UploadedFile) -> ContentFile:
     except ValidationError:
         raise
     except Exception as error:  # Pillow raises all sorts on hostile input
-        raise ValidationError(
-            "This is not a whole PNG, JPEG, WebP or GIF picture.", code="invalid_picture"
-        ) from error
+        raise ValidationError("This is not a whole PNG, JPEG, WebP or GIF picture.", code="invalid_picture") from error
     return ContentFile(content, name=f"{uuid.uuid4().hex}.webp")
 
 
@@ -68,9 +66,7 @@ def document(upload: UploadedFile) -> UploadedFile:
 def check_size(upload: UploadedFile) -> None:
     """Refuse what is too large before anything reads it."""
     if upload.size > MAX_BYTES:
-        raise ValidationError(
-            f"The file is too large; the limit is {MAX_BYTES // 1024**2} MB.", code="too_large"
-        )
+        raise ValidationError(f"The file is too large; the limit is {MAX_BYTES // 1024**2} MB.", code="too_large")
 
 
 def is_text(content: bytes) -> bool:

@@ -24,9 +24,7 @@ class MediaTestCase(TestCase):
 
     def stored(self) -> list[str]:
         """Return the files below the media folder."""
-        return sorted(
-            str(path.relative_to(self.media)) for path in self.media.rglob("*") if path.is_file()
-        )
+        return sorted(str(path.relative_to(self.media)) for path in self.media.rglob("*") if path.is_file())
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (40, 30), **options: object) -> bytes:

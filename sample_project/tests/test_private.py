@@ -10,9 +10,7 @@ from .base import PDF, MediaTestCase, picture, upload
 
 class PrivateFileTest(MediaTestCase):
     def store(self, name: str = "letter.pdf", content: bytes = PDF) -> str:
-        self.assertRedirects(
-            self.client.post("/private/", {"file": upload(name, content)}), "/private/"
-        )
+        self.assertRedirects(self.client.post("/private/", {"file": upload(name, content)}), "/private/")
         return f"/private/{PrivateFile.objects.first().pk}/"
 
     def test_nginx_is_told_which_file_to_send(self) -> None:

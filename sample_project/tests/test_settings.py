@@ -57,8 +57,7 @@ class SettingsTest(TestCase):
                     run = manage("check", **environment)
                     assert run.returncode != 0
                     assert run.stderr.splitlines()[-1] == (
-                        "django.core.exceptions.ImproperlyConfigured: "
-                        f"The environment variable {name} is not set."
+                        f"django.core.exceptions.ImproperlyConfigured: The environment variable {name} is not set."
                     )
 
     def test_only_the_exact_words_turn_debugging_on(self) -> None:

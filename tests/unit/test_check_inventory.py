@@ -268,9 +268,7 @@ def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
     assert len(found) == 1 or name.startswith("letsencrypt_own"), found
 
 
-@pytest.mark.parametrize(
-    "name", ["site_name", "site_domains", "django_source", "letsencrypt_email"]
-)
+@pytest.mark.parametrize("name", ["site_name", "site_domains", "django_source", "letsencrypt_email"])
 def test_what_the_inventory_has_to_say_is_asked_for(name):
     found = refused(without=[name])
     assert len(found) == 1
@@ -282,9 +280,7 @@ def test_what_the_inventory_has_to_say_is_asked_for(name):
 @pytest.mark.parametrize("others", [{}, {"webs": ["vps1"]}])
 def test_an_empty_group_is_named(group, others):
     groups = {name: hosts for name, hosts in GROUPS.items() if name != group}
-    (line,) = [
-        line for line in refused(groups={**groups, **others}) if line.startswith(f"{group}:")
-    ]
+    (line,) = [line for line in refused(groups={**groups, **others}) if line.startswith(f"{group}:")]
     assert f"write {group}: {{hosts: {{vps1: {{}}}}}}" in line
 
 
@@ -414,9 +410,7 @@ def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
     assert set(RULES) <= set(SPECS)
     by_choice_or_file = {"letsencrypt_own_certificate", "letsencrypt_own_key"}
     texts = {
-        name
-        for name, spec in SPECS.items()
-        if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
+        name for name, spec in SPECS.items() if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
     }
     assert texts - set(RULES) == by_choice_or_file
 

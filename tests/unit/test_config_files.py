@@ -97,9 +97,7 @@ def test_the_same_change_again_changes_nothing(etc, whole_change):
 def test_refused_files_go_back_to_exactly_what_was_there(etc, whole_change):
     before, inode = picture(etc), (etc / "site.conf").stat().st_ino
     refusal = [sys.executable, "-c", "import sys; print('line 3 is bad'); sys.exit(4)"]
-    with pytest.raises(
-        Refused, match=r"rc 4\): line 3 is bad - everything was put back"
-    ) as refused:
+    with pytest.raises(Refused, match=r"rc 4\): line 3 is bad - everything was put back") as refused:
         run(whole_change, refusal)
     assert refused.value.result == {"cmd": refusal, "rc": 4, "validation": "line 3 is bad"}
     assert picture(etc) == before
@@ -138,16 +136,12 @@ def test_a_full_disk_midway_puts_everything_back(etc, whole_change, monkeypatch)
     def write(path, new):
         calls.append(path)
         if len(calls) == 3:
-            real(
-                path, config_files.Entry(path, "file", b"ne", "", 0o600, os.geteuid(), os.getegid())
-            )
+            real(path, config_files.Entry(path, "file", b"ne", "", 0o600, os.geteuid(), os.getegid()))
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, new)
 
     monkeypatch.setattr(config_files, "write", write)
-    with pytest.raises(
-        Refused, match=r"Cannot write .*/new\.conf: No space left on device - every"
-    ):
+    with pytest.raises(Refused, match=r"Cannot write .*/new\.conf: No space left on device - every"):
         run(whole_change, YES)
     assert picture(etc) == before
 

@@ -10,8 +10,17 @@ import tarfile
 
 import pytest
 from ansible_collections.django_vps.stack.plugins.action.release import pack
-from ansible_collections.django_vps.stack.plugins.module_utils.requirements import find_requirements, requirements_of
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, only_one, point, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
+    find_requirements,
+    requirements_of,
+)
+from ansible_collections.django_vps.stack.plugins.module_utils.site import (
+    Site,
+    StepError,
+    only_one,
+    point,
+    write_file,
+)
 from ansible_collections.django_vps.stack.plugins.modules.release import fingerprint_of
 
 
@@ -110,14 +119,18 @@ def test_lock_files_come_first_and_the_wanted_file_before_all(tmp_path):
 
 def test_a_pyproject_that_only_configures_tools_names_no_requirements(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
-    with pytest.raises(StepError, match="no uv.lock"):
+    with pytest.raises(StepError, match=r"no uv\.lock"):
         find_requirements(tmp_path, tmp_path, "")
 
 
 def test_a_pipfile_lock_becomes_requirements_with_markers_and_hashes(tmp_path):
     lock = {
         "default": {
-            "django": {"version": "==5.2.1", "hashes": ["sha256:b", "sha256:a"], "markers": "python_version >= '3.10'"},
+            "django": {
+                "version": "==5.2.1",
+                "hashes": ["sha256:b", "sha256:a"],
+                "markers": "python_version >= '3.10'",
+            },
             "psycopg": {"version": "==3.2.6", "extras": ["binary"]},
             "own": {"git": "https://git.example.org/own.git", "ref": "abc"},
         },
@@ -179,7 +192,11 @@ def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, chang
     paths = {name: tmp_path / name for name in ("env_file", "secret_key_file", "depends_on")}
     for path in paths.values():
         path.write_text("before")
-    options = {**OPTIONS, **{name: str(path) for name, path in paths.items()}, "depends_on": [str(paths["depends_on"])]}
+    options = {
+        **OPTIONS,
+        **{name: str(path) for name, path in paths.items()},
+        "depends_on": [str(paths["depends_on"])],
+    }
     before = fingerprint_of(options)
     assert fingerprint_of(options) == before
     paths[changed].write_text("after")

@@ -283,9 +283,7 @@ def test_a_start_makes_both_needless(systemd, write, tmp_path):
     assert run(restart=[new], reload=[new])["action"] == ["start"]
 
 
-def test_what_cannot_reload_is_restarted_and_its_other_changes_are_no_reloads(
-    systemd, write, tmp_path
-):
+def test_what_cannot_reload_is_restarted_and_its_other_changes_are_no_reloads(systemd, write, tmp_path):
     systemd.set(CanReload="no")
     systemd.pass_time(60)
     new = write(tmp_path / "a")
@@ -323,9 +321,7 @@ def test_a_failed_reload_is_due_again_in_the_next_run(systemd, write, tmp_path):
     new = write(tmp_path / "a")
     systemd.pass_time(60)
     systemd.fails["reload"] = "Job for web.service failed."
-    with pytest.raises(
-        Failed, match=r"(?s)systemctl reload -- web\.service failed.*last line"
-    ) as failed:
+    with pytest.raises(Failed, match=r"(?s)systemctl reload -- web\.service failed.*last line") as failed:
         run(reload=[new])
     assert failed.value.result["journal"] == ["first line", "last line"]
     systemd.fails.clear()
@@ -355,9 +351,7 @@ def test_a_unit_that_dies_after_a_good_start_is_a_failure(systemd):
 
 def test_a_manager_that_does_not_answer_is_a_failure(systemd, monkeypatch):
     monkeypatch.setattr(unit, "call", lambda *argv: (1, "", "Failed to connect to bus\n"))
-    with pytest.raises(
-        Failed, match=r"systemctl show web\.service failed: Failed to connect to bus"
-    ):
+    with pytest.raises(Failed, match=r"systemctl show web\.service failed: Failed to connect to bus"):
         run()
 
 

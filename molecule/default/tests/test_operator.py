@@ -57,8 +57,17 @@ def test_the_running_workers_have_the_same_environment(site):
     )
     assert environment["AWKWARD"] == "a$b'c\"d %f\\ # `e`"
     assert environment["DEBUG"] == "False"
+    # The side effect of the scenario changed these, which made a new release.
+    assert environment["API_TOKEN"].startswith("canary-of-")
     assert environment["SECRET_KEY"] == environment["DJANGO_SECRET_KEY"]
-    assert len(environment["SECRET_KEY"]) >= 50
+    assert environment["SECRET_KEY"].startswith("canary-of-")
+
+
+def test_the_secret_key_that_was_made_on_the_host_is_kept(site):
+    first = site.host.check_output(f"ls /srv/{site.name}/releases | head -1")
+    made = site.host.check_output(f"cat /etc/{site.name}/secret_key")
+    assert len(made) >= 50
+    assert f'SECRET_KEY="{made}"' in site.host.check_output(f"cat /srv/{site.name}/releases/{first}/env")
 
 
 def test_the_database_keeps_checksums_and_committed_rows_survive_a_killed_server(site, psql):

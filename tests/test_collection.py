@@ -1,0 +1,86 @@
+"""The collection as somebody gets it who installs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROLES = ("postgres", "django", "gunicorn", "letsencrypt", "nginx")
+MODULES = ("config_files", "unit", "release", "switch", "check_inventory")
+
+
+@pytest.fixture(scope="module")
+def installed(root, tmp_path_factory):
+    """Build the collection, install it with its dependencies at hand, and run commands with that copy alone."""
+    folder = tmp_path_factory.mktemp("collections")
+    ours = folder / "installed"
+    others = folder / "others/ansible_collections"
+    others.mkdir(parents=True)
+    for name in ("ansible", "community"):
+        (others / name).symlink_to(root / "collections/ansible_collections" / name)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "ANSIBLE_COLLECTIONS_PATH": f"{ours}:{others.parent}",
+        "ANSIBLE_INJECT_FACT_VARS": "false",
+    }
+
+    def run(*argv: str) -> str:
+        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("ansible-galaxy", "collection", "build", str(root), "--output-path", str(folder))
+    [archive] = folder.glob("*.tar.gz")
+    run("ansible-galaxy", "collection", "install", "--offline", str(archive), "-p", str(ours))
+    run.folder = ours / "ansible_collections/django_vps/stack"
+    return run
+
+
+def test_it_holds_what_a_user_needs_and_nothing_of_the_workshop(installed):
+    names = {path.name for path in installed.folder.iterdir()}
+    assert {
+        "roles",
+        "plugins",
+        "playbooks",
+        "meta",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    } <= names
+    assert not names & {
+        "molecule",
+        "tests",
+        "tools",
+        ".venv",
+        ".cache",
+        "collections",
+        "sample_project",
+        ".ci",
+    }
+
+
+def test_its_playbook_runs_by_name(root, installed):
+    listed = installed(
+        "ansible-playbook",
+        "django_vps.stack.site",
+        "-i",
+        f"{root}/inventories/prod",
+        "--list-tasks",
+    )
+    for role in ROLES:
+        assert f"{role} :" in listed or f"django_vps.stack.{role} :" in listed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_documented(installed, module):
+    assert "EXAMPLES" in installed("ansible-doc", "-t", "module", f"django_vps.stack.{module}")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_is_documented(installed, role):
+    assert f"{role}_" in installed("ansible-doc", "-t", "role", f"django_vps.stack.{role}")
