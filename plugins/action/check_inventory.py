@@ -53,7 +53,7 @@ SITE = {
 #: What two sites on one host must not share.
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
-EXAMPLES = {
+SAMPLES = {
     "site_name": "shop",
     "site_domains": "[shop.example.com, www.shop.example.com]",
     "django_source": "https://github.com/me/shop.git, or a folder, or a .tar.gz",
@@ -215,7 +215,7 @@ def judge_variable(case: Case, name: str, spec: dict) -> Iterator[Problem]:
         if name in case.values:
             yield from judge_value(name, case.values[name], spec)
     elif spec.get("required") and case.plays(spec.get("role", "")):
-        yield Problem(name, "is not set", f"write {name}: {EXAMPLES.get(name, 'a value')}")
+        yield Problem(name, "is not set", f"write {name}: {SAMPLES.get(name, 'a value')}")
 
 
 def judge_value(name: str, value: Any, spec: dict) -> Iterator[Problem]:
@@ -238,7 +238,7 @@ def judge_value(name: str, value: Any, spec: dict) -> Iterator[Problem]:
 
 def judge_list(name: str, items: list, spec: dict, rule: Rule) -> Iterator[Problem]:
     if not items and spec.get("default") != []:
-        yield Problem(name, "is an empty list", f"write {EXAMPLES.get(name, 'one entry or more')}")
+        yield Problem(name, "is an empty list", f"write {SAMPLES.get(name, 'one entry or more')}")
     for index, item in enumerate(items):
         kind = spec.get("elements", "str")
         if refusal := wrong_kind(item, kind) or unclean(item) or rule(item):
@@ -449,7 +449,7 @@ def source(value: str) -> Refusal | None:
     if value.startswith("-"):
         return (
             "starts with a dash, as an option of git's would",
-            f"write {EXAMPLES['django_source']}",
+            f"write {SAMPLES['django_source']}",
         )
     if not ADDRESS.match(value):
         return None
@@ -683,7 +683,7 @@ def source_is_there(case: Case) -> Iterator[Problem]:
     if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
         return
     what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
-    yield Problem("django_source", what, f"write {EXAMPLES['django_source']}", value)
+    yield Problem("django_source", what, f"write {SAMPLES['django_source']}", value)
 
 
 def login_is_free(case: Case) -> Iterator[Problem]:
@@ -760,7 +760,7 @@ def somebody_hears(case: Case) -> Iterator[Problem]:
     name = "letsencrypt_email"
     wanted = case.plays("letsencrypt") and case.values.get("letsencrypt_enabled") is True
     if name in case.specs and wanted and name not in case.given:
-        advice = f"write {name}: {EXAMPLES[name]}, or letsencrypt_enabled: false"
+        advice = f"write {name}: {SAMPLES[name]}, or letsencrypt_enabled: false"
         yield Problem(name, "is not set, and the CA needs an address for troubles", advice)
 
 
