@@ -140,6 +140,8 @@ PROPERTIES = (
 )
 # The kernel stamps files with its last tick, which may lie this far back (100 Hz).
 TICK_NS = 10_000_000
+# Seconds that a process must live to count as started, where it cannot say so itself.
+SETTLE = 0.5
 
 
 class Failed(Exception):
@@ -363,6 +365,9 @@ def run(name, enabled, restart_when_newer, reload_when_newer, check_mode=False):
         states = [enable[verb] for verb in action if verb in enable]
         active = "active" if "start" in action else before["active"]
         return result({"enabled": (states or [before["enabled"]])[0], "active": active})
+    if unit["Type"] in ("simple", "exec") and {"start", "restart"} & set(action):
+        # Of these systemd knows only that the process is there; one that cannot run dies at once.
+        time.sleep(SETTLE)
     if action:
         unit.look()
     if not unit.up:

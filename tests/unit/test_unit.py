@@ -349,6 +349,14 @@ def test_a_unit_that_dies_after_a_good_start_is_a_failure(systemd):
         run()
 
 
+@pytest.mark.parametrize("kind", ["simple", "exec"])
+def test_a_process_that_cannot_say_it_is_ready_is_given_time_to_die(systemd, monkeypatch, kind):
+    systemd.set(Type=kind, ActiveState="inactive")
+    monkeypatch.setattr(unit.time, "sleep", lambda seconds: systemd.set(ActiveState="failed"))
+    with pytest.raises(Failed, match="is failed"):
+        run()
+
+
 def test_a_manager_that_does_not_answer_is_a_failure(systemd, monkeypatch):
     monkeypatch.setattr(unit, "call", lambda *argv: (1, "", "Failed to connect to bus\n"))
     with pytest.raises(Failed, match=r"systemctl show web\.service failed: Failed to connect to bus"):
