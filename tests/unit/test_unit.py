@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.django_vps.stack.plugins.modules import unit
@@ -117,30 +118,30 @@ def systemd(monkeypatch):
 def write(systemd, monkeypatch):
     """Write a file at the time of the fake clock: no program can set a ctime."""
     stamps = {}
-    real = os.stat
 
-    class Stat:
-        def __init__(self, st, ctime_ns):
-            self.st_ctime_ns = ctime_ns
-            for name in ("st_mode", "st_dev", "st_ino", "st_atime_ns", "st_mtime_ns"):
-                setattr(self, name, getattr(st, name))
+    class Os:
+        """The module's own `os`; everybody else's is left alone."""
 
-    def fake_stat(path, *, follow_symlinks=True):
-        st = real(path, follow_symlinks=follow_symlinks)
-        return Stat(st, stamps.get((st.st_dev, st.st_ino), 0))
+        def __getattr__(self, name):
+            return getattr(os, name)
 
-    def touch(path, *args, follow_symlinks=True, **kwargs):
-        st = real(path, follow_symlinks=follow_symlinks)
-        stamps[st.st_dev, st.st_ino] = systemd.wall
+        def stat(self, path, follow_symlinks=True):
+            st = os.stat(path, follow_symlinks=follow_symlinks)
+            names = ("st_mode", "st_dev", "st_ino", "st_atime_ns", "st_mtime_ns")
+            known = {name: getattr(st, name) for name in names}
+            return SimpleNamespace(**known, st_ctime_ns=stamps.get((st.st_dev, st.st_ino), 0))
+
+        def utime(self, path, ns=None, follow_symlinks=True):
+            st = os.stat(path, follow_symlinks=follow_symlinks)
+            stamps[st.st_dev, st.st_ino] = systemd.wall
 
     def write(path):
         if not path.is_symlink():
             path.write_text("")
-        touch(path, follow_symlinks=False)
+        unit.os.utime(path, follow_symlinks=False)
         return path
 
-    monkeypatch.setattr(unit.os, "stat", fake_stat)
-    monkeypatch.setattr(unit.os, "utime", touch)
+    monkeypatch.setattr(unit, "os", Os())
     return write
 
 
