@@ -342,19 +342,15 @@ class Build:
 
     def _find_project(self) -> None:
         wanted = self.options["subdirectory"]
-        if wanted:
-            found = [self.code / wanted / "manage.py"]
-        else:
-            found = [self.code / "manage.py"]
-            if not found[0].is_file():
-                found = sorted(self.code.glob("*/manage.py"))
-        if len(found) != 1 or not found[0].is_file():
-            where = wanted or (
-                "at its top or one folder below" if not found else "in one place, but in several folders"
-            )
+        found = [path for path in (self.code / wanted / "manage.py",) if path.is_file()]
+        if not wanted and not found:
+            found = sorted(self.code.glob("*/manage.py"))
+        if len(found) != 1:
+            folders = ", ".join(path.parent.name for path in found)
+            where = f"in {wanted}" if wanted else "at the top of the source or one folder below it"
             raise StepError(
                 "source",
-                f"no manage.py {where}",
+                f"manage.py is in several folders: {folders}" if found else f"there is no manage.py {where}",
                 "Set django_subdirectory to the folder that has it.",
             )
         self.project = found[0].parent
