@@ -51,6 +51,7 @@ EOF
 chown root:postgres conf.d/django_vps.conf pg_hba.conf
 chmod 0640 conf.d/django_vps.conf pg_hba.conf
 systemctl daemon-reload
+systemctl --quiet enable postgresql@17-main
 systemctl restart postgresql@17-main
 runuser -u postgres -- psql --quiet --set ON_ERROR_STOP=1 << 'SQL'
 CREATE ROLE demo LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
@@ -263,7 +264,8 @@ uv==0.13.8 \
   --hash=sha256:0b3e8b1a4f5e405e31e2ff33de8af4744831e9f7338539671efbd8c3c94e791d \
   --hash=sha256:5337c30bb893b4f9ce0ceb921ba2da0d13f649da644f40ad3bef84083bef0203
 TXT
-PIP_CERT=$certificates python3 /usr/share/python-wheels/pip-*.whl/pip install --quiet --require-hashes --no-deps \
+pip=(/usr/share/python-wheels/pip-*.whl)
+PIP_CERT=$certificates python3 "${pip[0]}/pip" install --quiet --root-user-action ignore --require-hashes --no-deps \
   --only-binary=:all: --no-compile --disable-pip-version-check --no-cache-dir --target /run/uv -r /run/uv.txt
 mv /run/uv/bin/uv /usr/local/lib/django_vps/uv-0.13.8
 rm -r /run/uv /run/uv.txt

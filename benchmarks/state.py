@@ -56,6 +56,9 @@ def content(path: Path) -> str:
     if path.suffix == ".pyc":
         # The head holds the time of the source.
         data = data[16:]
+    if path.name == "RECORD":
+        # It holds digests of the programs of a venv, which name its folder.
+        data = re.sub(rb"(?m)^(\.\./.*/bin/[^,]*),.*$", rb"\1", data)
     for before, after in ((HEADER, b""), (release.encode(), b"RELEASE"), (key.encode(), b"KEY")):
         data = data.replace(before, after)
     return hashlib.sha256(data).hexdigest()
@@ -114,8 +117,9 @@ def sockets():
 def database():
     """Roles, databases, rights and tables, and which migrations ran."""
     dump = run("runuser", "-u", "postgres", "--", "pg_dumpall", "--schema-only", cwd="/")
-    for number, line in enumerate(line for line in dump.splitlines() if line and not line.startswith(("--", "\\"))):
-        yield f"database {number:05} {line}"
+    for number, line in enumerate(filter(None, dump.splitlines())):
+        if not line.startswith(("--", "\\", "SET ", "SELECT ")):
+            yield f"database {number:05} {line}"
     query = "SELECT app, name FROM django_migrations ORDER BY 1, 2"
     for line in run("runuser", "-u", "postgres", "--", "psql", "-Atc", query, site, cwd="/").splitlines():
         yield f"migrated {line}"
