@@ -17,6 +17,15 @@ id=$(date -u +%Y%m%dT%H%M%SZ)
 release=/srv/demo/releases/$id
 certificates=/etc/ssl/certs/ca-certificates.crt
 
+answers() {
+  for _ in {1..200}; do
+    ! curl --silent --fail --output /dev/null "$@" || return 0
+    sleep 0.1
+  done
+  echo "no answer: curl $*" >&2
+  return 1
+}
+
 # Packages, in one go. That clusters get checksums has to be said before PostgreSQL is there.
 mkdir -p /etc/postgresql-common/createcluster.d
 cat > /etc/postgresql-common/createcluster.d/django_vps.conf << 'EOF'
@@ -297,11 +306,7 @@ find . -type f -regextype egrep -regex '.*\.[0-9a-f]{12}(\.[^/]*)?' -print0 |
   xargs -0 cp --parents --no-preserve=mode -t /srv/demo/static
 
 systemctl start "demo-gunicorn@$id.service"
-for _ in {1..100}; do
-  ! curl --silent --fail --output /dev/null --unix-socket "$release/gunicorn.sock" --header 'X-Forwarded-Proto: https' \
-    "http://$domain/health/" || break
-  sleep 0.1
-done
+answers --unix-socket "$release/gunicorn.sock" --header 'X-Forwarded-Proto: https' "http://$domain/health/"
 ln -s "releases/$id" /srv/demo/current
 systemctl --quiet enable --now demo-gunicorn.service
 
@@ -466,5 +471,5 @@ EOF
 nginx -t -q
 systemctl daemon-reload
 systemctl reload nginx
-curl --silent --fail --insecure --output /dev/null --resolve "$domain:443:127.0.0.1" "https://$domain/health/"
+answers --insecure --resolve "$domain:443:127.0.0.1" "https://$domain/health/"
 } < /dev/null

@@ -92,7 +92,8 @@ def files():
 
 
 def packages():
-    for line in run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${Version} ${db:Status-Status}\n").splitlines():
+    form = "${Package}:${Architecture} ${Version} ${db:Status-Status}\n"
+    for line in run("dpkg-query", "-W", "-f", form).splitlines():
         yield f"package {line}"
 
 
