@@ -159,6 +159,10 @@ cores = len(os.sched_getaffinity(0))
 megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 workers = max(2, min(cores, megabytes // 256))
 threads = 4
+# A process takes in no more than it can handle at once, so the next request goes to a free one.
+worker_connections = threads
+# The web server opens a connection for each request.
+keepalive = 0
 timeout = 30
 graceful_timeout = 30
 

@@ -25,6 +25,8 @@ SKIPPED = re.compile(
     r"|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-"
     # The stack's own books, which an administrator does not keep.
     rf"|{home}/(journal|\.lock|releases/[^/]+/release\.json)"
+    # Where Ansible keeps what it sends when it becomes that user.
+    r"|/var/lib/postgresql/\.ansible(/.*)?"
     # Caches.
     rf"|/var/cache/{site}/uv/.*"
     # The database's data.
@@ -84,7 +86,7 @@ def files():
     for tree in TREES:
         for base, folders, names in os.walk(tree):
             yield describe(Path(base))
-            folders[:] = [name for name in folders if not SKIPPED.fullmatch(f"{base}/{name}") or ".conf" in name]
+            folders[:] = [name for name in folders if not SKIPPED.fullmatch(f"{base}/{name}")]
             links = [name for name in folders if Path(base, name).is_symlink()]
             for name in names + links:
                 if not SKIPPED.fullmatch(f"{base}/{name}"):
