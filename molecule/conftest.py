@@ -69,16 +69,7 @@ class Site:
         ][:2]
         done = subprocess.run(
             [
-                *(
-                    "curl",
-                    "--silent",
-                    "--show-error",
-                    "--max-time",
-                    "20",
-                    "--include",
-                    "--path-as-is",
-                    "--http2",
-                ),
+                *("curl", "--silent", "--show-error", "--max-time", "20", "--include", "--path-as-is", "--http2"),
                 *("--cacert", str(self.roots), "--noproxy", "*", *resolve, *options),
                 *("--write-out", "\n%{http_code} %{http_version}", url),
             ],

@@ -43,35 +43,12 @@ def installed(root, tmp_path_factory):
 
 def test_it_holds_what_a_user_needs_and_nothing_of_the_workshop(installed):
     names = {path.name for path in installed.folder.iterdir()}
-    assert {
-        "roles",
-        "plugins",
-        "playbooks",
-        "meta",
-        "README.md",
-        "CHANGELOG.md",
-        "LICENSE",
-    } <= names
-    assert not names & {
-        "molecule",
-        "tests",
-        "tools",
-        ".venv",
-        ".cache",
-        "collections",
-        "sample_project",
-        ".ci",
-    }
+    assert {"roles", "plugins", "playbooks", "meta", "README.md", "CHANGELOG.md", "LICENSE"} <= names
+    assert not names & {"molecule", "tests", "tools", ".venv", ".cache", "collections", "sample_project", ".ci"}
 
 
 def test_its_playbook_runs_by_name(root, installed):
-    listed = installed(
-        "ansible-playbook",
-        "django_vps.stack.site",
-        "-i",
-        f"{root}/inventories/prod",
-        "--list-tasks",
-    )
+    listed = installed("ansible-playbook", "django_vps.stack.site", "-i", f"{root}/inventories/prod", "--list-tasks")
     for role in ROLES:
         assert f"{role} :" in listed or f"django_vps.stack.{role} :" in listed
 

@@ -46,18 +46,12 @@ def test_scenario(scenario, tmp_path):
 def remove_containers(run: str) -> None:
     """Whatever became of the scenario, nothing of it stays."""
     listed = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", "--filter", f"name={run}"],
-        capture_output=True,
-        text=True,
-        check=True,
+        ["docker", "ps", "--all", "--quiet", "--filter", f"name={run}"], capture_output=True, text=True, check=True
     )
     if containers := listed.stdout.split():
         subprocess.run(["docker", "rm", "--force", "--volumes", *containers], capture_output=True, check=True)
     networks = subprocess.run(
-        ["docker", "network", "ls", "--quiet", "--filter", f"name={run}"],
-        capture_output=True,
-        text=True,
-        check=True,
+        ["docker", "network", "ls", "--quiet", "--filter", f"name={run}"], capture_output=True, text=True, check=True
     )
     for network in networks.stdout.split():
         subprocess.run(["docker", "network", "rm", network], capture_output=True, check=True)

@@ -38,11 +38,7 @@ def owners(text: str) -> dict[str, str]:
 
 
 #: Who plays which part. Other roles are for every host.
-GROUPS = {
-    "web": ("nginx", "letsencrypt"),
-    "app": ("django", "gunicorn"),
-    "database": ("postgres",),
-}
+GROUPS = {"web": ("nginx", "letsencrypt"), "app": ("django", "gunicorn"), "database": ("postgres",)}
 
 #: The facts of the site belong to the inventory and to no role.
 SITE = {
@@ -447,10 +443,7 @@ def email(value: str) -> Refusal | None:
 def source(value: str) -> Refusal | None:
     """The address of a repository. That a folder or an archive is there, source_is_there sees."""
     if value.startswith("-"):
-        return (
-            "starts with a dash, as an option of git's would",
-            f"write {SAMPLES['django_source']}",
-        )
+        return ("starts with a dash, as an option of git's would", f"write {SAMPLES['django_source']}")
     if not ADDRESS.match(value):
         return None
     if re.match(r"[a-z+]+://[^/@]*:[^/]*@|https?://[^/]*@", value, re.IGNORECASE):
@@ -490,10 +483,7 @@ def site_name(value: str) -> Refusal | None:
 def git_version(value: str) -> Refusal | None:
     odd = re.search(r"^[-./]|\.\.|//|/\.|@\{|[\s~^:?*\[\\;|&$`'\"<>(){}!]|\.lock(/|$)|[./]$", value)
     if odd or value == "@":
-        return (
-            "is no name of a branch, tag or commit",
-            "write one such as main, v1.2 or a commit id",
-        )
+        return ("is no name of a branch, tag or commit", "write one such as main, v1.2 or a commit id")
     return None
 
 
@@ -519,10 +509,7 @@ def env_entry(key: str, value: Any) -> Refusal | None:
     if refusal := managed(MANAGED_ENV, key):
         return refusal
     if not re.fullmatch(r"[A-Z][A-Z0-9_]*", key):
-        return (
-            "is no name of a variable",
-            "write upper-case letters, digits and _, such as EMAIL_HOST",
-        )
+        return ("is no name of a variable", "write upper-case letters, digits and _, such as EMAIL_HOST")
     if FOREIGN_ENV.fullmatch(key):
         return "changes how programs start", "leave it out"
     return wrong_kind(value, "str") or unclean(value)
@@ -545,10 +532,7 @@ def postgres_name(value: str) -> Refusal | None:
     if value in ("postgres", "template0", "template1", "public", "none") or value.startswith("pg_"):
         return "is one of PostgreSQL's own", "write another, such as shop"
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,62}", value):
-        return (
-            "needs quoting in PostgreSQL",
-            "write a lower-case letter, then up to 62 letters, digits, _ and -",
-        )
+        return ("needs quoting in PostgreSQL", "write a lower-case letter, then up to 62 letters, digits, _ and -")
     return None
 
 
@@ -579,9 +563,7 @@ RULES: dict[str, Rule] = {
     "django_requirements": inside("file"),
     "django_settings_module": matching(DOTTED, "is no module", "write one such as shop.settings"),
     "django_application": matching(
-        rf"{DOTTED}:[A-Za-z_]\w*",
-        "is no application",
-        "write module:name, as in shop.wsgi:application",
+        rf"{DOTTED}:[A-Za-z_]\w*", "is no application", "write module:name, as in shop.wsgi:application"
     ),
     "django_system_packages": matching(
         r"[a-z0-9][a-z0-9+.-]+", "is no name of a Debian package", "write one such as libmagic1"
@@ -603,13 +585,10 @@ RULES: dict[str, Rule] = {
     "postgres_socket_dir": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
     "gunicorn_service": both(
-        matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"),
-        not_reserved,
+        matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"), not_reserved
     ),
     "gunicorn_socket": matching(
-        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}",
-        "is no name of a file",
-        "write one such as gunicorn.sock",
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}", "is no name of a file", "write one such as gunicorn.sock"
     ),
     "gunicorn_config": path,
     "gunicorn_package": matching(
@@ -772,11 +751,7 @@ def own_certificate(case: Case) -> Iterator[Problem]:
             yield Problem(name, f"is not set, but {named[0]} is", "set both or neither")
     for name in named:
         if case.values.get("letsencrypt_enabled") is True:
-            yield Problem(
-                name,
-                "is not used while letsencrypt_enabled",
-                "write letsencrypt_enabled: false too",
-            )
+            yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
         elif case.plays("letsencrypt") and not case.find_file(case.values[name]):
             advice = "write the path of a file on the controller"
             yield Problem(name, "there is no such file", advice, case.values[name])

@@ -18,19 +18,7 @@ from ansible.plugins.action import ActionBase
 
 # What a folder without git holds beside the source.
 NOISE = {
-    *(
-        ".git",
-        ".hg",
-        ".svn",
-        ".venv",
-        "venv",
-        "__pycache__",
-        "node_modules",
-        ".tox",
-        ".nox",
-        ".idea",
-        ".vscode",
-    ),
+    *(".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".idea", ".vscode"),
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
 }
 
@@ -51,7 +39,8 @@ class ActionModule(ActionBase):
             try:
                 digest = pack(path, archive)
             except (OSError, ValueError, tarfile.TarError) as error:
-                raise AnsibleActionFail(f"source: {path}: {getattr(error, 'strerror', None) or error}") from error
+                where = getattr(error, "filename", None) or path
+                raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": digest}
             result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
             if result.get("changed") and not self._task.check_mode:
@@ -112,7 +101,11 @@ def names_in(top: Path) -> list[str]:
         ["git", "-C", str(top), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
         check=False,
+        env={**os.environ, "LC_ALL": "C"},
     )
+    if listed.returncode and b"not a git repository" not in listed.stderr:
+        # Taking everything instead would take what git was told to ignore, such as secrets.
+        raise ValueError(listed.stderr.decode(errors="replace").strip())
     if listed.returncode == 0 and listed.stdout:
         names = []
         for name in {os.fsdecode(name) for name in listed.stdout.split(b"\0") if name}:
@@ -123,6 +116,9 @@ def names_in(top: Path) -> list[str]:
         return names
     found = []
     for base, folders, files in os.walk(top):
+        if "pyvenv.cfg" in files:  # a virtual environment, whatever its name
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if name not in NOISE]
         links = [name for name in folders if os.path.islink(os.path.join(base, name))]
         found += [

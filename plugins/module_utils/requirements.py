@@ -20,23 +20,41 @@ def find_requirements(project: Path, top: Path, wanted: str) -> Path:
     for name in (wanted,) if wanted else KNOWN:
         for folder in folders:
             path = folder / name
-            if path.is_file() and (name != "pyproject.toml" or "project" in tomllib.loads(path.read_text())):
+            if path.is_file() and (wanted or name != "pyproject.toml" or "project" in read(path)):
                 return path
     raise StepError(
         "source",
         f"the source has no {wanted or ', '.join(KNOWN)}",
-        "Set django_requirements to the file that names the project's packages.",
+        "Write a requirements.txt with Django and a PostgreSQL driver in it, or set django_requirements.",
     )
+
+
+def read(path: Path) -> dict:
+    """A TOML or JSON file; one that cannot be read is named."""
+    try:
+        text = path.read_text()
+        return json.loads(text) if path.name == "Pipfile.lock" else tomllib.loads(text)
+    except ValueError as error:
+        raise StepError("source", f"{path.name} cannot be read: {error}") from None
+
+
+def is_package(path: Path) -> bool:
+    """Whether the project has to be installed itself: its code lies in src/, or its build says what it requires."""
+    if path.name != "pyproject.toml":
+        return False
+    facts = read(path)
+    dynamic = "dependencies" in facts.get("project", {}).get("dynamic", [])
+    return "build-system" in facts and (dynamic or (path.parent / "src").is_dir())
 
 
 def requirements_of(path: Path) -> str | None:
     """The lines for requirements.txt; None when the installers read the file as it is."""
     if path.name == "poetry.lock":
-        return _lines(_poetry(tomllib.loads(path.read_text())))
+        return _lines(_poetry(read(path)))
     if path.name == "Pipfile.lock":
-        return _lines(_pipfile(json.loads(path.read_text())))
+        return _lines(_pipfile(read(path)))
     if path.name == "pyproject.toml":
-        return _lines(tomllib.loads(path.read_text())["project"].get("dependencies", []))
+        return _lines(read(path)["project"].get("dependencies", []))
     return None
 
 

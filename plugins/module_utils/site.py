@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,14 +95,22 @@ def only_one(home: Path):
         except BlockingIOError:
             file.seek(0)
             raise StepError(
-                "lock",
-                f"another run works on {home} ({file.read().strip()})",
-                "Wait until it has ended.",
+                "lock", f"another run works on {home} ({file.read().strip()})", "Wait until it has ended."
             ) from None
         file.truncate(0)
-        file.write(f"process {os.getpid()}")
+        file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S')}")
         file.flush()
         yield
+
+
+def hashed_assets(static: Path) -> list[str]:
+    """Names of the assets that bear a hash, as Django's manifest storage lists them; of plain files only."""
+    try:
+        named = json.loads((static / "staticfiles.json").read_text())["paths"].values()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return []
+    names = [name for name in named if isinstance(name, str) and not name.startswith("/")]
+    return [name for name in names if ".." not in Path(name).parts and (static / name).is_file()]
 
 
 class Site:

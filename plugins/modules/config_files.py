@@ -443,11 +443,7 @@ def judge(argv):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "LC_ALL": "C.UTF-8",
-                "PATH": f"{os.environ.get('PATH', os.defpath)}:{SBIN}",
-            },
+            env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{os.environ.get('PATH', os.defpath)}:{SBIN}"},
         )
     except OSError as error:
         why = f"{shlex.join(argv)} cannot be run: {error.strerror}"
@@ -494,12 +490,7 @@ def difference(old, new, secret):
         after = after.replace("(", "(other ", 1)
     elif before == after:
         before, after = f"{before_header}\n", f"{after_header}\n"
-    return {
-        "before_header": before_header,
-        "before": before,
-        "after_header": after_header,
-        "after": after,
-    }
+    return {"before_header": before_header, "before": before, "after_header": after_header, "after": after}
 
 
 def run(specs, command, check_mode=False):
@@ -547,13 +538,7 @@ def main():
     module = AnsibleModule(
         argument_spec={
             # Else every configuration would go to the host's log, secrets and all.
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": FILE,
-                "no_log": True,
-            },
+            "files": {"type": "list", "elements": "dict", "required": True, "options": FILE, "no_log": True},
             "validate": {"type": "raw"},
         },
         supports_check_mode=True,

@@ -104,6 +104,10 @@ options:
     description: WSGI or ASGI application as C(module:name). By default what C(WSGI_APPLICATION) of the settings names.
     type: str
     default: ""
+  host:
+    description: Name of the site that its settings have to answer to.
+    type: str
+    required: true
   static_url:
     description: Path under which the web server serves the static files.
     type: str
@@ -138,6 +142,7 @@ EXAMPLES = r"""
     env_file: /etc/shop/env
     secret_key_file: /etc/shop/secret_key
     media: /srv/shop/media
+    host: shop.example.com
     installer: pip
 """
 
@@ -161,6 +166,7 @@ import os
 import re
 import secrets
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -168,12 +174,14 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
+    is_package,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     MARKER,
     Site,
     StepError,
+    hashed_assets,
     only_one,
     point,
     run,
@@ -199,33 +207,31 @@ SANDBOX = (
 
 # Asked of the project under its production environment, in its own process.
 PROBE = """
-import json
+import json, os
 from django.conf import settings
-database = settings.DATABASES.get("default", {})
-print()
-print(json.dumps({
+from django.http.request import validate_host
+databases = [database for database in settings.DATABASES.values() if "sqlite" in database.get("ENGINE", "")]
+print("\\nDJANGO_VPS " + json.dumps({
+    "module": settings.SETTINGS_MODULE,
     "debug": bool(settings.DEBUG),
-    "application": settings.WSGI_APPLICATION,
-    "engine": database.get("ENGINE", ""),
-    "database": str(database.get("NAME", "")),
+    "key": str(settings.SECRET_KEY)[:16] if settings.SECRET_KEY != os.environ["SECRET_KEY"] else "",
+    "answers": validate_host(os.environ["DJANGO_VPS_HOST"], settings.ALLOWED_HOSTS),
+    "hosts": list(settings.ALLOWED_HOSTS),
+    "application": settings.WSGI_APPLICATION or "",
+    "sqlite": [str(database.get("NAME")) for database in databases],
     "collects": "django.contrib.staticfiles" in settings.INSTALLED_APPS,
-    "static_url": settings.STATIC_URL,
+    "static_url": settings.STATIC_URL or "",
     "static_root": str(settings.STATIC_ROOT or ""),
-    "media_url": settings.MEDIA_URL,
+    "media_url": settings.MEDIA_URL or "",
     "media_root": str(settings.MEDIA_ROOT or ""),
 }))
 """
 
-# What people most often have to do when an installer gives up.
-INSTALL_ADVICE = (
-    (
-        r"pg_config",
-        "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead.",
-    ),
-    (
-        r"gcc|cc1|compiler|Python\.h",
-        "A package is being compiled: name what it needs in django_system_packages.",
-    ),
+# What people most often have to do when a step gives up, by what it says.
+ADVICE = (
+    (r"pg_config", "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead."),
+    (r"gcc|cc1|compiler|Python\.h", "A package is being compiled: name what it needs in django_system_packages."),
+    (r"(?i)git executable not found|cannot find command 'git'", "Name git in django_system_packages."),
     (
         r"(?i)hash(es)? mismatch|do not match the hashes",
         "A package is not the one that was locked: lock again, or ask why.",
@@ -235,10 +241,20 @@ INSTALL_ADVICE = (
         "The package index does not answer from the host.",
     ),
     (
-        r"(?i)requires-python|requires python|requires a different python",
+        r"(?i)requires-python|requires python|a different python",
         "The project asks for another Python than the host has.",
     ),
+    (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
+    (r"Read-only file system", "The site writes its uploads and nothing else; log to the console."),
+    (r"No module named", "Require the package that has it."),
+    (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
+
+# Findings of `check --deploy` that the web server in front takes care of.
+SEEN_TO = {"security.W004", "security.W005", "security.W008", "security.W021"}
+
+# An empty folder is kept in git by one of these.
+PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
 
 
 class Build:
@@ -275,6 +291,10 @@ class Build:
             self._collect()
             self._check()
             self._seal()
+        except StepError as error:
+            shutil.rmtree(self.path, ignore_errors=True)
+            fitting = [advice for pattern, advice in ADVICE if re.search(pattern, error.cause)]
+            raise StepError(error.step, error.cause, error.advice or "".join(fitting[:1])) from None
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -302,6 +322,9 @@ class Build:
             f"Group={user}",
             f"CacheDirectory={user}",
             f"ReadWritePaths={self.path}",
+            f"Slice={user}-build.slice",
+            # Whatever hangs does not hold the site's lock for ever.
+            "RuntimeMaxSec=1800",
         )
         return run(
             step,
@@ -316,29 +339,19 @@ class Build:
             **options,
         )
 
-    def manage(self, step: str, *argv: str, advice: str = "") -> str:
-        writable = f"--writable={self.path}"
-        return run(step, [self.options["manage"], f"--release={self.id}", writable, *argv], advice=advice)
+    def manage(self, step: str, *argv: str, **options) -> str:
+        return run(step, [self.options["manage"], f"--release={self.id}", f"--writable={self.path}", *argv], **options)
 
     def _lay_out(self) -> None:
         self.path.mkdir(mode=0o755, parents=True)
-        for folder in (self.code, self.static):
+        # The release itself stays root's, so that what the project's code does here stays within these three.
+        for folder in (self.code, self.venv, self.static):
             folder.mkdir(mode=0o755)
-        for folder in (self.path, self.code, self.static):
             shutil.chown(folder, self.options["user"], self.options["user"])
 
     def _extract(self) -> None:
         with open(self.options["archive"], "rb") as archive:
-            self.sandboxed(
-                "extract",
-                "tar",
-                "-xzf",
-                "-",
-                "-C",
-                str(self.code),
-                "--no-same-owner",
-                stdin=archive,
-            )
+            self.sandboxed("extract", "tar", "-xzf", "-", "-C", str(self.code), "--no-same-owner", stdin=archive)
 
     def _find_project(self) -> None:
         wanted = self.options["subdirectory"]
@@ -387,42 +400,23 @@ class Build:
         by_uv = self.options["installer"] == "uv"
         if by_uv:
             uv = str(self._uv())
-            self.sandboxed(
-                "install",
-                uv,
-                "venv",
-                "--no-project",
-                "--python",
-                self.options["python"],
-                str(self.venv),
-            )
-            installer = [
-                uv,
-                "pip",
-                "install",
-                "--compile-bytecode",
-                "--python",
-                str(self.venv / "bin/python"),
-            ]
+            self.sandboxed("install", uv, "venv", "--no-project", "--python", self.options["python"], str(self.venv))
+            installer = [uv, "pip", "install", "--compile-bytecode", "--python", str(self.venv / "bin/python")]
         else:
             self.sandboxed("install", self.options["python"], "-m", "venv", str(self.venv))
             installer = [str(self.venv / "bin/python"), "-m", "pip", "install", "--no-input"]
-        try:
-            if locked.name == "uv.lock":
-                if not by_uv:
-                    raise StepError("install", "pip cannot read uv.lock", "Set django_installer to uv.")
-                python = ["--python", self.options["python"], "--directory", str(locked.parent)]
-                self.sandboxed("install", uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *python)
-            else:
-                self.sandboxed("install", *installer, "-r", str(self._as_requirements(locked)))
-            missing = [package for package in self.options["packages"] if not self._has(package)]
-            if missing:
-                self.sandboxed("install", *installer, *missing)
-        except StepError as error:
-            for pattern, advice in INSTALL_ADVICE:
-                if not error.advice and re.search(pattern, error.cause):
-                    raise StepError(error.step, error.cause, advice) from None
-            raise
+        if locked.name == "uv.lock":
+            if not by_uv:
+                raise StepError("install", "pip cannot read uv.lock", "Set django_installer to uv.")
+            python = ["--python", self.options["python"], "--directory", str(locked.parent)]
+            self.sandboxed("install", uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *python)
+        elif is_package(locked):
+            self.sandboxed("install", *installer, "-e", str(locked.parent))
+        else:
+            self.sandboxed("install", *installer, "-r", str(self._as_requirements(locked)))
+        missing = [package for package in self.options["packages"] if not self._has(package)]
+        if missing:
+            self.sandboxed("install", *installer, *missing)
 
     def _as_requirements(self, locked: Path) -> Path:
         """What both installers can read; a lock file of another tool is written out as requirements."""
@@ -455,20 +449,8 @@ class Build:
             run(
                 "install uv",
                 [
-                    *(
-                        self.options["python"],
-                        f"{pip}/pip",
-                        "install",
-                        "--quiet",
-                        "--require-hashes",
-                        "--no-deps",
-                    ),
-                    *(
-                        "--only-binary=:all:",
-                        "--no-compile",
-                        "--disable-pip-version-check",
-                        "--no-cache-dir",
-                    ),
+                    *(self.options["python"], f"{pip}/pip", "install", "--quiet", "--require-hashes", "--no-deps"),
+                    *("--only-binary=:all:", "--no-compile", "--disable-pip-version-check", "--no-cache-dir"),
                     *("--target", str(scratch / "uv"), "-r", str(scratch / "uv.txt")),
                 ],
                 advice="uv comes from the package index; django_installer: pip does without it.",
@@ -480,74 +462,82 @@ class Build:
         return path
 
     def _examine(self) -> None:
-        """Refuse settings under which the site would be unsafe, lose data or serve no assets."""
-        output = self.manage("settings", "shell", "-v", "0", "-c", PROBE, advice="The settings do not load.")
-        facts = json.loads(output.strip().splitlines()[-1])
-        if facts["debug"]:
-            raise StepError(
-                "settings",
-                "DEBUG is on under DEBUG=False",
-                "Read it: DEBUG = os.environ.get('DEBUG') == 'True'.",
-            )
-        if "sqlite" in facts["engine"] and facts["database"].startswith((str(self.path), str(self.site.current))):
-            raise StepError(
-                "settings",
-                f"the database is {facts['database']}, inside the release: its rows would be gone at the next deploy",
-                "Read DATABASE_URL, for example with dj_database_url.config().",
-            )
-        self._check_url("STATIC_URL", facts["static_url"], "static_url")
-        if facts["media_root"]:
-            self._check_url("MEDIA_URL", facts["media_url"], "media_url")
-            self._share_media(Path(facts["media_root"]))
-        self.static_root = self._static_root(facts)
+        """Refuse settings under which the site would be unsafe, lose data or serve no assets; say all at once."""
+        environment = {**os.environ, "DJANGO_VPS_HOST": self.options["host"]}
+        output = self.manage("settings", "shell", "-v", "0", "-c", PROBE, env=environment)
+        facts = json.loads(re.findall(r"^DJANGO_VPS (.*)$", output, re.MULTILINE)[-1])
+        findings = [
+            *self._unsafe(facts),
+            *self._wrong_url("STATIC_URL", facts["static_url"] if facts["collects"] else "", "static_url"),
+            *self._wrong_url("MEDIA_URL", facts["media_url"] if facts["media_root"] else "", "media_url"),
+            *self._static_has_no_place(facts),
+            *self._media_has_no_place(facts),
+        ]
+        if findings:
+            raise StepError("settings", f"{facts['module']}:\n" + "\n".join(f"- {finding}" for finding in findings))
+        if facts["key"]:
+            self.module.warn(f"{facts['module']} does not use the SECRET_KEY of its environment")
         if not self.application:
             module, _, name = (facts["application"] or self._guess_application()).rpartition(".")
             self.application = f"{module}:{name}"
         self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
 
-    def _check_url(self, setting: str, value: str, option: str) -> None:
+    def _unsafe(self, facts: dict):
+        if facts["debug"]:
+            yield (
+                "DEBUG is on under DEBUG=False; read it: DEBUG = os.environ.get('DEBUG') == 'True',"
+                " or set django_settings_module to the settings for production"
+            )
+        if facts["key"].startswith("django-insecure-"):
+            yield "SECRET_KEY is in the source; read it: SECRET_KEY = os.environ['SECRET_KEY']"
+        for database in facts["sqlite"]:
+            yield (
+                f"the database is SQLite in {database}, where its rows would be lost;"
+                " read DATABASE_URL, for example with dj_database_url.config()"
+            )
+        if not facts["answers"]:
+            yield (
+                f"ALLOWED_HOSTS is {facts['hosts']}, without {self.options['host']};"
+                " read it: ALLOWED_HOSTS = os.environ['ALLOWED_HOSTS'].split(',')"
+            )
+
+    def _wrong_url(self, setting: str, value: str, option: str):
         wanted = self.options[option]
-        if not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
-            raise StepError(
-                "settings",
-                f"{setting} is {value!r}, but the site serves {wanted!r}",
-                f"Set django_{option}: {value!r}.",
+        if value and not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
+            yield f"{setting} is {value!r}, but the site serves {wanted!r}; set django_{option}: /{value.lstrip('/')}"
+
+    def _static_has_no_place(self, facts: dict):
+        # Where it really is: the project may have written it with dots or links.
+        root = Path(os.path.realpath(facts["static_root"])) if facts["static_root"] else None
+        self.static_root = root if facts["collects"] else None
+        if facts["collects"] and (root is None or (root != self.static and not root.is_relative_to(self.code))):
+            yield (
+                f"STATIC_ROOT is {facts['static_root']!r}, so the static files have no place in the release;"
+                " read it: STATIC_ROOT = os.environ['STATIC_ROOT']"
             )
 
-    def _share_media(self, root: Path) -> None:
+    def _media_has_no_place(self, facts: dict):
         """Uploads that a project keeps inside its own folder go to the shared one."""
-        if not root.is_relative_to(self.code):
+        if not facts["media_root"]:
             return
-        if root.is_dir() and not root.is_symlink() and any(root.iterdir()):
-            raise StepError(
-                "settings",
-                f"MEDIA_ROOT is {root.relative_to(self.code)}, which holds files of the source",
-                "Read it: MEDIA_ROOT = os.environ['MEDIA_ROOT'].",
-            )
-        if root.is_dir() and not root.is_symlink():
-            root.rmdir()
-        root.parent.mkdir(parents=True, exist_ok=True)
-        point(root, self.options["media"])
-
-    def _static_root(self, facts: dict) -> Path | None:
-        root = Path(facts["static_root"]) if facts["static_root"] else None
-        if not facts["collects"]:
-            return None
-        if root is None or not root.is_relative_to(self.path):
-            raise StepError(
-                "settings",
-                f"STATIC_ROOT is {str(root or '')!r}, so the static files have no place in the release",
-                "Read it: STATIC_ROOT = os.environ['STATIC_ROOT'].",
-            )
-        return root
+        shared, root = Path(self.options["media"]), Path(os.path.realpath(facts["media_root"]))
+        if root.is_relative_to(shared):
+            return
+        advice = "read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
+        if not root.is_relative_to(self.code):
+            yield f"MEDIA_ROOT is {facts['media_root']}, where the site may not write; {advice}"
+        elif root.is_dir() and {path.name for path in root.iterdir()} - PLACEHOLDERS:
+            yield f"MEDIA_ROOT is {root.relative_to(self.code)}, which holds files of the source; {advice}"
+        else:
+            # As the site's user: its own code had a hand in this path.
+            link = 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && ln -s "$2" "$1"'
+            self.sandboxed("media", "sh", "-c", link, "sh", str(root), str(shared))
 
     def _guess_application(self) -> str:
         found = sorted(self.project.glob("*/wsgi.py"))
         if len(found) != 1:
             raise StepError(
-                "settings",
-                "WSGI_APPLICATION is not set",
-                "Set django_application, such as shop.wsgi:application.",
+                "settings", "WSGI_APPLICATION is not set", "Set django_application, such as shop.wsgi:application."
             )
         return f"{found[0].parent.name}.wsgi.application"
 
@@ -557,18 +547,15 @@ class Build:
         self.manage("collectstatic", "collectstatic", "--noinput", "-v", "0")
         if self.static_root != self.static:
             # The project collects into its own folder, where the web server has no business: move it out.
-            shutil.rmtree(self.static)
-            os.rename(self.static_root, self.static)
-            point(self.static_root, os.path.relpath(self.static, self.static_root.parent))
-        self._keep_hashed_assets()
+            move = 'cp -a "$1/." "$2/" && rm -rf "$1" && ln -s "$2" "$1"'
+            self.sandboxed("collectstatic", "sh", "-c", move, "sh", str(self.static_root), str(self.static))
+        for path in self.static.rglob("*"):
+            if path.is_symlink():
+                raise StepError("collectstatic", f"{path.relative_to(self.static)} is a link", "Collect files only.")
 
     def _keep_hashed_assets(self) -> None:
         """Put the assets whose name says what they hold where they outlive this release."""
-        try:
-            names = json.loads((self.static / "staticfiles.json").read_text())["paths"].values()
-        except (OSError, ValueError, KeyError):
-            return
-        for name in names:
+        for name in hashed_assets(self.static):
             kept = self.site.home / "static" / name
             if not kept.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -576,38 +563,22 @@ class Build:
                 os.replace(kept.with_name(f".{kept.name}.new"), kept)
 
     def _check(self) -> None:
-        level = self.options["check_level"]
-        report = run(
-            "check",
-            [
-                self.options["manage"],
-                f"--release={self.id}",
-                "check",
-                "--deploy",
-                "--fail-level",
-                level,
-                "--no-color",
-            ],
-        )
-        findings = re.findall(r"^\?: \((\S+)\) (.*)$", report, re.MULTILINE)
-        for finding, text in findings:
-            self.module.warn(f"manage.py check --deploy: {finding}: {text}")
+        report = self.manage("check", "check", "--deploy", "--no-color", "--fail-level", self.options["check_level"])
+        for finding, text in re.findall(r"^\?: \((\S+)\) (.*)$", report, re.MULTILINE):
+            if finding not in SEEN_TO:
+                self.module.warn(f"manage.py check --deploy: {finding}: {text}")
 
     def _seal(self) -> None:
         """Take the release from the site's user, and mark it whole as the very last step."""
         # A file that does not compile may be a template of somebody's; what matters was imported by the check.
-        self.sandboxed(
-            "compile",
-            "sh",
-            "-c",
-            f"{self.venv}/bin/python -m compileall -q {self.code} >&2 || true",
-        )
+        self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -m compileall -q {self.code} >&2 || true")
         group = self.options["user"]
         for folder in (self.code, self.venv):
             take(folder, group)
             folder.chmod(0o750)
         take(self.static, "root", public=True)
-        shutil.chown(self.path, "root", "root")
+        # Only now: nothing that the project's code wrote can change under root's hands any more.
+        self._keep_hashed_assets()
         facts = {
             "version": self.options["version"],
             "fingerprint": self.fingerprint,
@@ -648,12 +619,7 @@ def fingerprint_of(options: dict) -> str:
             *("settings_module", "application", "static_url", "media_url", "media"),
         )
     }
-    for path in (
-        options["env_file"],
-        options["secret_key_file"],
-        *options["copies"],
-        *options["depends_on"],
-    ):
+    for path in (options["env_file"], options["secret_key_file"], *options["copies"], *options["depends_on"]):
         try:
             known[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except FileNotFoundError:
@@ -661,8 +627,9 @@ def fingerprint_of(options: dict) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
-def remove_halves(site: Site) -> None:
-    """Remove what a run that died left half made."""
+def remove_halves(site: Site, user: str) -> None:
+    """End and remove what a run that died left half made."""
+    subprocess.run(["systemctl", "stop", f"{user}-build.slice"], capture_output=True, check=False)
     for entry in site.releases.iterdir() if site.releases.is_dir() else ():
         if site.facts(entry.name) is None and entry.name != site.live:
             shutil.rmtree(entry)
@@ -692,13 +659,10 @@ def main() -> None:
             "subdirectory": {"type": "str", "default": ""},
             "settings_module": {"type": "str", "default": ""},
             "application": {"type": "str", "default": ""},
+            "host": {"type": "str", "required": True},
             "static_url": {"type": "str", "default": "/static/"},
             "media_url": {"type": "str", "default": "/media/"},
-            "check_level": {
-                "type": "str",
-                "choices": ["WARNING", "ERROR", "CRITICAL"],
-                "default": "ERROR",
-            },
+            "check_level": {"type": "str", "choices": ["WARNING", "ERROR", "CRITICAL"], "default": "ERROR"},
         },
         supports_check_mode=True,
     )
@@ -728,12 +692,14 @@ def main() -> None:
         if module.check_mode or not options["archive"]:
             module.exit_json(changed=True, release="", live=live, diff=before_and_after("(a new release)"))
         with only_one(site.home):
-            remove_halves(site)
+            remove_halves(site, options["user"])
             build = Build(module, site, fingerprint)
             build.make()
         module.exit_json(changed=True, release=build.id, live=live, diff=before_and_after(build.id))
     except StepError as error:
         module.fail_json(msg=str(error), step=error.step)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or 'release'}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     Site,
     StepError,
+    hashed_assets,
     only_one,
     point,
     run,
@@ -160,10 +161,7 @@ class Switch:
         if self.site.live != self.release:
             return False
         active = subprocess.run(
-            ["systemctl", "is-active", *self.units(self.release)],
-            capture_output=True,
-            text=True,
-            check=False,
+            ["systemctl", "is-active", *self.units(self.release)], capture_output=True, text=True, check=False
         )
         return active.stdout.split() == ["active", "active"]
 
@@ -175,11 +173,7 @@ class Switch:
             self._wait_for_answers()
         except StepError as error:
             if before != self.release:
-                subprocess.run(
-                    ["systemctl", "stop", *self.units(self.release)],
-                    capture_output=True,
-                    check=False,
-                )
+                subprocess.run(["systemctl", "stop", *self.units(self.release)], capture_output=True, check=False)
             raise StepError(error.step, f"{error.cause}\n{self._journal()}", error.advice) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
@@ -207,8 +201,7 @@ class Switch:
         path = self.options["health_path"] or "/"
         address = f"https://{self.options['host']}{path}"
         connection = OverSocket(
-            str(self.site.releases / self.release / self.options["socket"]),
-            max(1.0, end - time.monotonic()),
+            str(self.site.releases / self.release / self.options["socket"]), max(1.0, end - time.monotonic())
         )
         try:
             # What the web server sends with every request.
@@ -245,16 +238,7 @@ class Switch:
 
     def _journal(self) -> str:
         shown = subprocess.run(
-            [
-                "journalctl",
-                "--unit",
-                self.units(self.release)[1],
-                "--lines",
-                "30",
-                "--output",
-                "cat",
-                "--no-pager",
-            ],
+            ["journalctl", "--unit", self.units(self.release)[1], "--lines", "30", "--output", "cat", "--no-pager"],
             capture_output=True,
             text=True,
             check=False,
@@ -294,11 +278,11 @@ class Switch:
         return sum(int(line.split()[2]) for line in lines)
 
     def prune(self) -> list[str]:
-        """Remove releases beyond those to keep; never one that is live, was live before, or runs."""
-        whole = self.site.whole()
-        needed = {self.release, self.site.live, *self.running()}
-        needed |= {entry["from"] for entry in self.site.switches()[-1:]}
-        kept = set(whole[-self.options["keep"] :]) | needed
+        """Remove releases beyond those to keep, and older ones that were never live; none that is needed."""
+        whole, switches = self.site.whole(), self.site.switches()
+        needed = {self.release, self.site.live, *self.running(), *(entry["from"] for entry in switches[-1:])}
+        lived = [release for release in whole if release in {entry["to"] for entry in switches}]
+        kept = {*lived[-self.options["keep"] :], *needed, *(release for release in whole if release > self.release)}
         removed = [release for release in whole if release not in kept]
         for release in removed:
             # Without its marker it is no release any more: a run that dies here leaves a half to clear away.
@@ -309,13 +293,9 @@ class Switch:
         return removed
 
     def _prune_assets(self) -> None:
-        named = set()
-        for release in self.site.whole():
-            try:
-                manifest = json.loads((self.site.releases / release / "static/staticfiles.json").read_text())
-            except (OSError, ValueError):
-                continue
-            named |= set(manifest.get("paths", {}).values())
+        named = {
+            name for release in self.site.whole() for name in hashed_assets(self.site.releases / release / "static")
+        }
         top = self.site.home / "static"
         for path in sorted(top.rglob("*"), reverse=True):
             if path.is_dir() and not any(path.iterdir()):
@@ -356,6 +336,10 @@ def main() -> None:
         module.exit_json(changed=True, live=switch.release, before=before, removed=removed, diff=diff)
     except StepError as error:
         module.fail_json(msg=str(error), step=error.step, live=switch.site.live or "", before=before)
+    except OSError as error:
+        module.fail_json(
+            msg=f"{error.filename or 'switch'}: {error.strerror}", live=switch.site.live or "", before=before
+        )
 
 
 if __name__ == "__main__":

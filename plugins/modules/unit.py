@@ -159,11 +159,7 @@ def call(*argv):
         done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env)
     except OSError as error:
         return 127, "", f"{argv[0]}: {error.strerror}"
-    return (
-        done.returncode,
-        done.stdout.decode(errors="replace"),
-        done.stderr.decode(errors="replace"),
-    )
+    return (done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 def wall_ns():
@@ -208,12 +204,7 @@ class Unit:
     def look(self):
         """One call reads everything."""
         code, out, err = call(
-            "systemctl",
-            "show",
-            "--timestamp=us+utc",
-            f"--property={','.join(PROPERTIES)}",
-            "--",
-            self.name,
+            "systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", "--", self.name
         )
         if code:
             raise Failed(f"systemctl show {self.name} failed: {err.strip()}", stderr=err)

@@ -18,10 +18,7 @@ class NoticeForm(forms.ModelForm):
 
     # Not forms.ImageField, which would open whatever format Pillow knows.
     image = forms.FileField(
-        label="Picture",
-        required=False,
-        widget=PICTURES,
-        help_text="PNG, JPEG, WebP or GIF, up to 5 MB",
+        label="Picture", required=False, widget=PICTURES, help_text="PNG, JPEG, WebP or GIF, up to 5 MB"
     )
     attachment = forms.FileField(required=False, widget=DOCUMENTS, help_text="PDF or plain text, up to 5 MB")
 

@@ -32,8 +32,7 @@ def encode_anew(upload: UploadedFile) -> bytes:
     with Image.open(upload.file, formats=PICTURE_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValidationError(
-                f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels.",
-                code="too_many_pixels",
+                f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels.", code="too_many_pixels"
             )
         image.verify()  # spends the object: open it again
     upload.seek(0)

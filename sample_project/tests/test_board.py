@@ -45,9 +45,7 @@ class ListingTest(TestCase):
 
     def test_browsers_that_guess_the_icons_address_find_it(self) -> None:
         self.assertRedirects(
-            self.client.get("/favicon.ico"),
-            "/static/notes/favicon.svg",
-            fetch_redirect_response=False,
+            self.client.get("/favicon.ico"), "/static/notes/favicon.svg", fetch_redirect_response=False
         )
 
     def test_an_unknown_address_gets_the_404_page(self) -> None:

@@ -17,17 +17,10 @@ class HealthTest(TestCase):
 
     def test_a_dead_database_is_a_503_without_details(self) -> None:
         broken = OperationalError("password of shop@10.0.0.1 refused")
-        with (
-            patch("django.db.connection.cursor", side_effect=broken),
-            self.assertLogs("notes.views", "ERROR"),
-        ):
+        with patch("django.db.connection.cursor", side_effect=broken), self.assertLogs("notes.views", "ERROR"):
             answer = self.client.get("/health/")
         assert answer.status_code == 503
-        assert answer.json() == {
-            "status": "unavailable",
-            "database": "unavailable",
-            "release": "20261121T050000Z",
-        }
+        assert answer.json() == {"status": "unavailable", "database": "unavailable", "release": "20261121T050000Z"}
         assert "no-store" in answer["Cache-Control"]
 
     @override_settings(

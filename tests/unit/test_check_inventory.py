@@ -257,9 +257,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "advice"),
-    [row[1:] for row in BAD],
-    ids=[f"{row[0]}: {row[1]}" for row in BAD],
+    ("name", "value", "advice"), [row[1:] for row in BAD], ids=[f"{row[0]}: {row[1]}" for row in BAD]
 )
 def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
     found = refused({name: value})

@@ -12,11 +12,13 @@ import pytest
 from ansible_collections.django_vps.stack.plugins.action.release import pack
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
+    is_package,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     Site,
     StepError,
+    hashed_assets,
     only_one,
     point,
     write_file,
@@ -67,6 +69,19 @@ def test_what_lies_about_in_a_folder_without_git_stays_behind(project):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("")
     assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
+
+
+def test_a_virtual_environment_stays_behind_whatever_its_name(project):
+    (project / "env/bin").mkdir(parents=True)
+    (project / "env/pyvenv.cfg").write_text("")
+    (project / "env/bin/python").symlink_to("/usr/bin/python3")
+    assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
+
+
+def test_a_git_work_tree_that_git_will_not_read_is_not_taken_whole(project):
+    (project / ".git").write_text("gitdir: nowhere\n")
+    with pytest.raises(ValueError, match="repository"):
+        packed(project)
 
 
 def test_of_a_git_work_tree_all_comes_that_git_does_not_ignore(project):
@@ -126,11 +141,7 @@ def test_a_pyproject_that_only_configures_tools_names_no_requirements(tmp_path):
 def test_a_pipfile_lock_becomes_requirements_with_markers_and_hashes(tmp_path):
     lock = {
         "default": {
-            "django": {
-                "version": "==5.2.1",
-                "hashes": ["sha256:b", "sha256:a"],
-                "markers": "python_version >= '3.10'",
-            },
+            "django": {"version": "==5.2.1", "hashes": ["sha256:b", "sha256:a"], "markers": "python_version >= '3.10'"},
             "psycopg": {"version": "==3.2.6", "extras": ["binary"]},
             "own": {"git": "https://git.example.org/own.git", "ref": "abc"},
         },
@@ -175,6 +186,33 @@ files = []
     )
 
 
+def test_a_lock_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "poetry.lock").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(StepError, match=r"poetry\.lock cannot be read"):
+        requirements_of(tmp_path / "poetry.lock")
+
+
+def test_a_project_whose_build_says_what_it_requires_is_installed_itself(tmp_path):
+    path = tmp_path / "pyproject.toml"
+    path.write_text('[project]\nname = "shop"\ndependencies = ["django"]\n[build-system]\nrequires = []\n')
+    assert not is_package(path)
+    (tmp_path / "src").mkdir()
+    assert is_package(path)
+    (tmp_path / "src").rmdir()
+    path.write_text('[project]\nname = "shop"\ndynamic = ["dependencies"]\n[build-system]\nrequires = []\n')
+    assert is_package(path)
+
+
+def test_only_plain_files_below_the_static_folder_count_as_hashed_assets(tmp_path):
+    static = tmp_path / "static"
+    static.mkdir()
+    (static / "site.0123456789ab.css").write_text("")
+    (tmp_path / "secret").write_text("")
+    names = ["site.0123456789ab.css", "../secret", "/etc/passwd", "gone.css", 7]
+    (static / "staticfiles.json").write_text(json.dumps({"paths": {str(key): key for key in names}}))
+    assert hashed_assets(static) == ["site.0123456789ab.css"]
+
+
 def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
     assert requirements_of(tmp_path / "requirements.txt") is None
 
@@ -192,11 +230,7 @@ def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, chang
     paths = {name: tmp_path / name for name in ("env_file", "secret_key_file", "depends_on")}
     for path in paths.values():
         path.write_text("before")
-    options = {
-        **OPTIONS,
-        **{name: str(path) for name, path in paths.items()},
-        "depends_on": [str(paths["depends_on"])],
-    }
+    options = {**OPTIONS, **{name: str(path) for name, path in paths.items()}, "depends_on": [str(paths["depends_on"])]}
     before = fingerprint_of(options)
     assert fingerprint_of(options) == before
     paths[changed].write_text("after")

@@ -45,12 +45,7 @@ def test_the_readmes_of_the_roles_say_what_the_specs_say():
 def test_no_role_names_a_variable_of_another(role):
     others = "|".join(other for other in ROLES if other != role)
     for path in (ROOT / "roles" / role).rglob("*"):
-        if path.suffix in (".yml", ".j2") and path.parent.name in (
-            "defaults",
-            "vars",
-            "tasks",
-            "templates",
-        ):
+        if path.suffix in (".yml", ".j2") and path.parent.name in ("defaults", "vars", "tasks", "templates"):
             code = re.sub(r"^ *#.*$", "", path.read_text(), flags=re.MULTILINE)
             named = re.findall(rf"(?<![\w$./@-])(?!django_vps)(?:{others})_[a-z_]+", code)
             assert named == [], path

@@ -147,11 +147,7 @@ def write(systemd, monkeypatch):
 
 def run(enabled=True, restart=(), reload=(), check_mode=False):
     return unit.run(
-        NAME,
-        enabled,
-        [str(path) for path in restart],
-        [str(path) for path in reload],
-        check_mode=check_mode,
+        NAME, enabled, [str(path) for path in restart], [str(path) for path in reload], check_mode=check_mode
     )
 
 
@@ -301,10 +297,7 @@ def test_a_file_written_while_the_unit_starts_may_not_have_been_read(systemd, wr
     systemd.pass_time(5)
     systemd.stamp("ActiveEnterTimestamp", "StateChangeTimestamp")
     assert run(restart=[new])["action"] == ["restart"]
-    systemd.stamps["InactiveExitTimestamp"] = (
-        systemd.wall - 10 * SECOND,
-        systemd.boot - 10 * SECOND,
-    )
+    systemd.stamps["InactiveExitTimestamp"] = (systemd.wall - 10 * SECOND, systemd.boot - 10 * SECOND)
     touched = write(tmp_path / "a")
     assert run(reload=[touched])["action"] == ["reload"]
 

@@ -42,10 +42,7 @@ def test_old_tls_is_refused(site, version):
     context = ssl.create_default_context(cafile=str(site.roots))
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
-    with (
-        socket.create_connection((site.address, 443), timeout=5) as plain,
-        pytest.raises(ssl.SSLError),
-    ):
+    with socket.create_connection((site.address, 443), timeout=5) as plain, pytest.raises(ssl.SSLError):
         context.wrap_socket(plain, server_hostname=site.canonical)
 
 
@@ -65,46 +62,17 @@ def test_a_known_name_in_the_handshake_does_not_help_an_unknown_host_header(site
     ],
 )
 def test_an_ambiguous_request_is_refused(site, head):
-    answer = raw(
-        site,
-        f"POST / HTTP/1.1\r\nHost: {site.canonical}\r\n{head}\r\nConnection: close\r\n\r\n0\r\n\r\n",
-    )
+    answer = raw(site, f"POST / HTTP/1.1\r\nHost: {site.canonical}\r\n{head}\r\nConnection: close\r\n\r\n0\r\n\r\n")
     assert answer.split()[1] in ("400", "501"), answer[:200]
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *(
-            "/.env",
-            "/.git/HEAD",
-            "/.git/config",
-            "/manage.py",
-            "/db.sqlite3",
-            "/config/settings.py",
-            "/env",
-        ),
-        *(
-            "/static../code/manage.py",
-            "/static../env",
-            "/static/../env",
-            "/static/%2e%2e/env",
-            "/static/..%2fenv",
-        ),
-        *(
-            "/media../env",
-            "/media/%2e%2e/env",
-            "/media/../../../etc/passwd",
-            "/media/.htaccess",
-            "/static/.env",
-        ),
-        *(
-            "/media/private/",
-            "/media/private/anything.pdf",
-            "/release.json",
-            "/gunicorn.sock",
-            "/requirements.txt",
-        ),
+        *("/.env", "/.git/HEAD", "/.git/config", "/manage.py", "/db.sqlite3", "/config/settings.py", "/env"),
+        *("/static../code/manage.py", "/static../env", "/static/../env", "/static/%2e%2e/env", "/static/..%2fenv"),
+        *("/media../env", "/media/%2e%2e/env", "/media/../../../etc/passwd", "/media/.htaccess", "/static/.env"),
+        *("/media/private/", "/media/private/anything.pdf", "/release.json", "/gunicorn.sock", "/requirements.txt"),
         *("/.well-known/acme-challenge/../../etc/passwd", "/static/", "/media/"),
     ],
 )
@@ -138,12 +106,7 @@ def test_a_link_among_the_uploads_leads_nowhere(site):
 
 def test_what_a_client_says_of_itself_is_not_believed(site):
     lies = [
-        *(
-            "X-Forwarded-For: 6.6.6.6",
-            "X-Real-IP: 6.6.6.6",
-            "X-Forwarded-Proto: http",
-            "X-Forwarded-Host: evil.test",
-        ),
+        *("X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.test"),
         *(
             "X-Forwarded-Port: 81",
             "Forwarded: for=6.6.6.6;host=evil.test",
@@ -201,13 +164,7 @@ def test_another_user_of_the_host_cannot_speak_to_gunicorn(site, user):
 
 def test_the_site_may_not_write_its_own_code(site):
     current = f"/srv/{site.name}/current"
-    for path in (
-        current,
-        f"{current}/code",
-        f"{current}/venv",
-        f"{current}/static",
-        f"/srv/{site.name}",
-    ):
+    for path in (current, f"{current}/code", f"{current}/venv", f"{current}/static", f"/srv/{site.name}"):
         assert site.host.run(f"runuser -u {site.name} -- touch {path}/x").rc != 0, path
 
 
@@ -232,10 +189,6 @@ def test_no_file_that_others_can_read_holds_a_secret(site):
 
 
 def test_the_users_own_environment_is_not_readable_by_the_site(site):
-    for path in (
-        f"/etc/{site.name}/env",
-        f"/etc/{site.name}/secret_key",
-        f"/srv/{site.name}/current/env",
-    ):
+    for path in (f"/etc/{site.name}/env", f"/etc/{site.name}/secret_key", f"/srv/{site.name}/current/env"):
         for user in (site.name, "www-data", "nobody"):
             assert site.host.run(f"runuser -u {user} -- cat {path}").rc != 0, (user, path)

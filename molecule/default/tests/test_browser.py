@@ -191,14 +191,8 @@ def test_the_page_wears_the_style_of_its_hashed_stylesheet(site, browser):
     assert sheet[1] > 20
     # Without it: no margin of its own, a white page, a grey and square button.
     assert style(browser, "body", "margin-left", "display") == ["0px", "flex"]
-    assert style(browser, "body", "background-color")[0] not in (
-        "rgba(0, 0, 0, 0)",
-        "rgb(255, 255, 255)",
-    )
-    assert style(browser, ".button[type=submit]", "border-radius", "border-top-width") == [
-        "9px",
-        "0px",
-    ]
+    assert style(browser, "body", "background-color")[0] not in ("rgba(0, 0, 0, 0)", "rgb(255, 255, 255)")
+    assert style(browser, ".button[type=submit]", "border-radius", "border-top-width") == ["9px", "0px"]
 
 
 def test_whatever_the_page_asks_for_arrives_over_https_from_the_site_itself(site, browser):
