@@ -103,6 +103,8 @@ done
 
 if [ -t 0 ] && [ -t 1 ]; then io=--pty; else io=--pipe; fi
 set -- -- "$folder/venv/bin/python" manage.py "$@"
+if [ "$writable" ]; then set -- --slice=demo-build "$@"; fi
+if [ "${DJANGO_VPS_HOST+set}" ]; then set -- --setenv=DJANGO_VPS_HOST="$DJANGO_VPS_HOST" "$@"; fi
 if [ "${PGOPTIONS+set}" ]; then set -- --setenv=PGOPTIONS="$PGOPTIONS" "$@"; fi
 
 exec systemd-run --quiet --collect --wait "$io" --service-type=exec \
