@@ -103,7 +103,7 @@ def names_in(top: Path) -> list[str]:
         check=False,
         env={**os.environ, "LC_ALL": "C"},
     )
-    if listed.returncode and b"not a git repository" not in listed.stderr:
+    if listed.returncode and b"not a git repository (or any" not in listed.stderr:
         # Taking everything instead would take what git was told to ignore, such as secrets.
         raise ValueError(listed.stderr.decode(errors="replace").strip())
     if listed.returncode == 0 and listed.stdout:
