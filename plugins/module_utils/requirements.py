@@ -44,7 +44,7 @@ def is_package(path: Path) -> bool:
         return False
     facts = read(path)
     dynamic = "dependencies" in facts.get("project", {}).get("dynamic", [])
-    return "build-system" in facts and (dynamic or (path.parent / "src").is_dir())
+    return dynamic or ("build-system" in facts and (path.parent / "src").is_dir())
 
 
 def requirements_of(path: Path) -> str | None:
