@@ -23,7 +23,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     point,
     write_file,
 )
-from ansible_collections.django_vps.stack.plugins.modules.release import fingerprint_of
+from ansible_collections.django_vps.stack.plugins.modules.release import Build, fingerprint_of
 
 
 def packed(path):
@@ -252,3 +252,81 @@ def test_two_runs_at_once_are_not_let_in(tmp_path):
         pass
     with only_one(tmp_path):
         pass
+
+
+FINE = {
+    **{"module": "shop.settings", "debug": False, "key": "", "answers": True, "hosts": ["shop.example.com"]},
+    **{"sqlite": [], "collects": True, "static_url": "static/", "media_url": "/media/", "media_root": ""},
+}
+
+
+@pytest.fixture
+def build(tmp_path):
+    """A build of which nothing is there but its folders."""
+    made = object.__new__(Build)
+    made.path = tmp_path / "releases/a"
+    made.code, made.static = made.path / "code", made.path / "static"
+    made.code.mkdir(parents=True)
+    made.options = {
+        **{"host": "shop.example.com", "static_url": "/static/", "media_url": "/media/"},
+        "media": str(tmp_path / "media"),
+    }
+    made.moved = []
+    made.sandboxed = lambda step, *argv: made.moved.append((step, *argv[-2:]))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("facts", "finding"),
+    [
+        ({"debug": True}, "DEBUG is on"),
+        ({"key": "django-insecure-"}, "SECRET_KEY is in the source"),
+        ({"sqlite": ["/tmp/db.sqlite3"]}, "SQLite in /tmp/db.sqlite3"),
+        ({"answers": False, "hosts": []}, "ALLOWED_HOSTS is [], without shop.example.com"),
+    ],
+)
+def test_settings_that_would_harm_are_refused(build, facts, finding):
+    assert list(build._unsafe(FINE)) == []
+    [found] = build._unsafe({**FINE, **facts})
+    assert found.startswith(finding) or finding in found
+
+
+@pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])
+def test_static_files_are_where_the_project_links_to(build, url, fine):
+    assert (list(build._wrong_url("STATIC_URL", url, "static_url")) == []) == fine
+
+
+def test_static_files_elsewhere_on_the_web_are_nobodys_business(build):
+    assert list(build._wrong_url("STATIC_URL", "https://cdn.example.com/static/", "static_url")) == []
+
+
+@pytest.mark.parametrize(
+    ("root", "fine"),
+    [("{static}", True), ("{code}/staticfiles", True), ("{code}/../static", True), ("", False), ("/var/www", False)],
+)
+def test_static_files_have_to_be_collected_inside_the_release(build, root, fine):
+    facts = {**FINE, "static_root": root.format(static=build.static, code=build.code)}
+    assert (list(build._static_has_no_place(facts)) == []) == fine
+
+
+def test_a_static_root_that_only_looks_as_if_it_were_inside_is_refused(build, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (build.code / "way").symlink_to(tmp_path / "elsewhere")
+    for root in (f"{build.code}/../../../elsewhere", f"{build.code}/way/out"):
+        assert list(build._static_has_no_place({**FINE, "static_root": root}))
+
+
+def test_uploads_that_the_project_keeps_in_its_folder_go_to_the_shared_one(build):
+    (build.code / "media").mkdir()
+    (build.code / "media/.gitkeep").write_text("")
+    assert list(build._media_has_no_place({**FINE, "media_root": str(build.code / "media")})) == []
+    assert build.moved == [("media", str(build.code / "media"), build.options["media"])]
+
+
+@pytest.mark.parametrize("root", ["/var/www/media", "{path}/media", "{code}/uploads"])
+def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
+    (build.code / "uploads").mkdir()
+    (build.code / "uploads/logo.png").write_text("")
+    [found] = build._media_has_no_place({**FINE, "media_root": root.format(path=build.path, code=build.code)})
+    assert "MEDIA_ROOT" in found
+    assert build.moved == []
