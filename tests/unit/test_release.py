@@ -255,8 +255,16 @@ def test_two_runs_at_once_are_not_let_in(tmp_path):
 
 
 FINE = {
-    **{"module": "shop.settings", "debug": False, "key": "", "answers": True, "hosts": ["shop.example.com"]},
-    **{"sqlite": [], "collects": True, "static_url": "static/", "media_url": "/media/", "media_root": ""},
+    "module": "shop.settings",
+    "debug": False,
+    "key": "",
+    "answers": True,
+    "hosts": ["shop.example.com"],
+    "sqlite": [],
+    "collects": True,
+    "static_url": "static/",
+    "media_url": "/media/",
+    "media_root": "",
 }
 
 
@@ -268,7 +276,9 @@ def build(tmp_path):
     made.code, made.static = made.path / "code", made.path / "static"
     made.code.mkdir(parents=True)
     made.options = {
-        **{"host": "shop.example.com", "static_url": "/static/", "media_url": "/media/"},
+        "host": "shop.example.com",
+        "static_url": "/static/",
+        "media_url": "/media/",
         "media": str(tmp_path / "media"),
     }
     made.moved = []
