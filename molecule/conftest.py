@@ -64,13 +64,12 @@ class Site:
         """Fetch a URL from outside, as a visitor does; a path means the canonical name over https."""
         if url.startswith("/"):
             url = f"https://{self.canonical}{url}"
-        resolve = [word for port in (80, 443) for word in ("--connect-to", f"::{self.address}:{port}")][
-            2 * url.startswith("https") :
-        ][:2]
+        port = 443 if url.startswith("https") else 80
         done = subprocess.run(
             [
                 *("curl", "--silent", "--show-error", "--max-time", "20", "--include", "--path-as-is", "--http2"),
-                *("--cacert", str(self.roots), "--noproxy", "*", *resolve, *options),
+                *("--cacert", str(self.roots), "--noproxy", "*"),
+                *("--connect-to", f"::{self.address}:{port}", *options),
                 *("--write-out", "\n%{http_code} %{http_version}", url),
             ],
             capture_output=True,
@@ -100,7 +99,7 @@ def servers() -> list[str]:
 
 
 @pytest.fixture(scope="session", params=servers(), ids=lambda name: name.split("-")[0])
-def site(request, tmp_path_factory) -> Site:
+def site(request) -> Site:
     """The site on each of the scenario's servers."""
     container = request.param
     short = container.split("-")[0]
