@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -24,6 +25,9 @@ NOISE = {
 
 MODULE = "django_vps.stack.release"
 
+#: Bytes of a packed source that are sent without asking first whether they are needed.
+SMALL = 1 << 20
+
 
 class ActionModule(ActionBase):
     TRANSFERS_FILES = True
@@ -42,15 +46,23 @@ class ActionModule(ActionBase):
                 where = getattr(error, "filename", None) or path
                 raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": digest}
+            # One round trip is worth more than a few bytes.
+            small = archive.tell() <= SMALL and not self._task.check_mode
+            if small:
+                archive.seek(0)
+                arguments["content"] = base64.b64encode(archive.read()).decode()
             result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
-            if result.get("changed") and not self._task.check_mode:
+            if result.get("changed") and not small and not self._task.check_mode:
                 archive.flush()
-                self._make_tmp_path()
-                remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "source.tar.gz")
+                # The module takes away what it finds as its own folder; this one is kept until it has ended.
+                folder = self._make_tmp_path()
+                remote = self._connection._shell.join_path(folder, "source.tar.gz")
                 self._transfer_file(archive.name, remote)
                 arguments["archive"] = remote
-                result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
-        self._remove_tmp_path(self._connection._shell.tmpdir)
+                try:
+                    result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
+                finally:
+                    self._remove_tmp_path(folder, force=True)
         return result
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import StepE
 
 #: Lock files first: they name what was tested.
 KNOWN = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "pyproject.toml")
+
+#: What includes another file of requirements.
+INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)", re.MULTILINE)
+#: What is installed from something that may change while the line stays.
+MOVING = re.compile(
+    r"""^\s*(?:-e|--editable|[./~]|file:|\S+\.(?:whl|zip|tar\.gz)\b)|@\s*(?:\.|/|file:)|git\+(?!\S*@[0-9a-f]{40}\b)"""
+    r"""|source = \{ (?:editable|directory|path) =""",
+    re.MULTILINE,
+)
 
 
 def find_requirements(project: Path, top: Path, wanted: str) -> Path:
@@ -45,6 +55,21 @@ def is_package(path: Path) -> bool:
     facts = read(path)
     dynamic = "dependencies" in facts.get("project", {}).get("dynamic", [])
     return dynamic or ("build-system" in facts and (path.parent / "src").is_dir())
+
+
+def inputs_of(path: Path, within: tuple[Path, ...] = ()) -> list[str] | None:
+    """What the files say that decide what is installed; None when something else does too, such as a local folder."""
+    if is_package(path) or path in within or not path.is_file():
+        return None
+    texts = [requirements_of(path) or path.read_text(errors="replace")]
+    if path.name == "uv.lock":
+        texts.append((path.parent / "pyproject.toml").read_text(errors="replace"))
+    for name in [] if path.name == "uv.lock" else INCLUDED.findall(texts[0]):
+        more = inputs_of(path.parent / name, (*within, path))
+        if more is None:
+            return None
+        texts += more
+    return None if any(MOVING.search(text) for text in texts) else texts
 
 
 def requirements_of(path: Path) -> str | None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: Names of what makes up a release; roles and templates use the same words.
 MARKER = "release.json"
+#: What a line begins with that the project prints for us.
+ANSWER = "DJANGO_VPS"
 #: Lines of a command's output that an error message repeats.
 TAIL = 25
 
@@ -21,8 +23,8 @@ TAIL = 25
 class StepError(Exception):
     """A step of a deploy failed: what was tried, what came of it, what to do."""
 
-    def __init__(self, step: str, cause: str, advice: str = "") -> None:
-        self.step, self.cause, self.advice = step, cause.strip(), advice
+    def __init__(self, step: str, cause: str, advice: str = "", said: str = "") -> None:
+        self.step, self.cause, self.advice, self.said = step, cause.strip(), advice, said
         text = f"{step}: {self.cause}"
         super().__init__(f"{text}\n{advice}" if advice else text)
 
@@ -49,7 +51,7 @@ def run(step: str, argv: list[str], *, advice: str = "", timeout: float | None =
     except OSError as error:
         raise StepError(step, f"{argv[0]}: {error.strerror}", advice) from error
     if done.returncode:
-        raise StepError(step, tail(done.stdout) or f"exit status {done.returncode}", advice)
+        raise StepError(step, tail(done.stdout) or f"exit status {done.returncode}", advice, done.stdout)
     return done.stdout
 
 
@@ -86,20 +88,22 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def only_one(home: Path):
-    """Hold the site's lock; the kernel drops it when the holder dies, however it dies."""
-    path = home / ".lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StepError(
-                "lock", f"another run works on {home} ({file.read().strip()})", "Wait until it has ended."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S')}")
-        file.flush()
+def only_one(home: Path, patience: float = 300):
+    """Wait until a step that outlived its run has ended, and keep others waiting meanwhile."""
+    with (home / ".lock").open("a") as file:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise StepError(
+                        "lock",
+                        f"a step of an earlier run still works on {home}",
+                        f"See who holds {home}/.lock: fuser -v",
+                    ) from None
+            time.sleep(0.1)
         yield
 
 
@@ -111,6 +115,25 @@ def hashed_assets(static: Path) -> list[str]:
         return []
     names = [name for name in named if isinstance(name, str) and not name.startswith("/")]
     return [name for name in names if ".." not in Path(name).parts and (static / name).is_file()]
+
+
+def ask_project(step: str, argv: list[str], program: str, arguments: dict, **options) -> tuple[dict, str]:
+    """Run a program of ours inside the project, under its environment: what it answered, and all that was printed.
+
+    `argv` is how to call manage.py. The program finds ARGUMENTS, and answers once or more by `answer(facts)`.
+    """
+    preamble = (
+        f"import json\nARGUMENTS = json.loads({json.dumps(arguments)!r})\n"
+        f'def answer(facts):\n    print("\\n{ANSWER} " + json.dumps(facts), flush=True)\n'
+    )
+    said = run(step, [*argv, "shell", "-v", "0", "-c", preamble + program], **options)
+    return answers(said), said
+
+
+def answers(said: str) -> dict:
+    """The facts among what a program printed; of a fact told twice the last."""
+    lines = [line.removeprefix(ANSWER) for line in said.splitlines() if line.startswith(f"{ANSWER} ")]
+    return {name: value for line in lines for name, value in json.loads(line).items()}
 
 
 class Site:
@@ -142,6 +165,22 @@ class Site:
         if not self.releases.is_dir():
             return []
         return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
+
+    def note(self, release: str, **facts) -> None:
+        """Add to what the marker of a release says."""
+        known = {**(self.facts(release) or {}), **facts}
+        write_file(self.releases / release / MARKER, json.dumps(known, indent=2) + "\n")
+
+    def previous(self, release: str) -> str | None:
+        """The good release that was live before this one; those that were gone back from do not count."""
+        switches, name = self.switches(), release
+        while name:
+            before = [entry["from"] for entry in switches if entry["to"] == name and entry["from"] < name]
+            name = before[-1] if before else ""
+            facts = self.facts(name) if name else None
+            if facts is not None and not facts.get("bad"):
+                return name
+        return None
 
     def switches(self) -> list[dict]:
         """The journal: one entry for each switch, oldest first."""

@@ -24,9 +24,16 @@ options:
   digest:
     description: Digest of the packed source. The action plugin computes it.
     type: str
+  content:
+    description: The packed source in base64, when it is small. The action plugin packs it.
+    type: str
   archive:
-    description: The packed source on the host. The action plugin brings it when it is needed.
+    description: The packed source on the host, when it is large. The action plugin brings it when it is needed.
     type: path
+  force:
+    description: Build a new release, with its packages fetched anew, though there is one of just the same.
+    type: bool
+    default: false
   home:
     description: Folder of the site on the host. It has to exist; C(releases/) and C(static/) are made in it.
     type: path
@@ -46,9 +53,9 @@ options:
     description: Program that runs C(manage.py) of a release as the site does, called with C(--release ID).
     type: path
     required: true
-  env_file:
-    description: Environment of the site in the format of systemd's C(EnvironmentFile). Each release keeps a copy.
-    type: path
+  environment:
+    description: Environment of the release in the format of systemd's C(EnvironmentFile), one assignment a line.
+    type: str
     required: true
   secret_key_file:
     description: File with the site's secret key. It is made when it is missing, and kept.
@@ -139,7 +146,7 @@ EXAMPLES = r"""
     home: /srv/shop
     user: shop
     manage: /usr/local/sbin/shop-manage
-    env_file: /etc/shop/env
+    environment: "DEBUG=False"
     secret_key_file: /etc/shop/secret_key
     media: /srv/shop/media
     host: shop.example.com
@@ -156,8 +163,14 @@ live:
   description: Id of the release that C(current) names, empty before the first.
   returned: always
   type: str
+pending:
+  description: Whether the database may lack migrations of the release.
+  returned: success
+  type: bool
 """
 
+import base64
+import calendar
 import glob
 import grp
 import hashlib
@@ -167,6 +180,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -174,19 +188,27 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
+    inputs_of,
     is_package,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
+    ANSWER,
     MARKER,
     Site,
     StepError,
+    answers,
+    ask_project,
     hashed_assets,
     only_one,
     point,
     run,
+    tail,
     write_file,
 )
+
+#: Ids sort by time, and need no escaping in a unit's name.
+ID = "%Y%m%dT%H%M%SZ"
 
 UV_HOME = Path("/usr/local/lib/django_vps")
 
@@ -205,17 +227,19 @@ SANDBOX = (
     "UMask=0027",
 )
 
-# Asked of the project under its production environment, in its own process.
-PROBE = """
-import json, os
+# Asked of the project under its production environment; all in one process, since starting Django takes longest.
+EXAMINE = """
+import os
 from django.conf import settings
+from django.core.management import call_command
 from django.http.request import validate_host
 databases = [database for database in settings.DATABASES.values() if "sqlite" in database.get("ENGINE", "")]
-print("\\nDJANGO_VPS " + json.dumps({
+answer({
+    "step": "collectstatic",
     "module": settings.SETTINGS_MODULE,
     "debug": bool(settings.DEBUG),
     "key": str(settings.SECRET_KEY)[:16] if settings.SECRET_KEY != os.environ["SECRET_KEY"] else "",
-    "answers": validate_host(os.environ["DJANGO_VPS_HOST"], settings.ALLOWED_HOSTS),
+    "answers": validate_host(ARGUMENTS["host"], settings.ALLOWED_HOSTS),
     "hosts": list(settings.ALLOWED_HOSTS),
     "application": settings.WSGI_APPLICATION or "",
     "sqlite": [str(database.get("NAME")) for database in databases],
@@ -224,7 +248,23 @@ print("\\nDJANGO_VPS " + json.dumps({
     "static_root": str(settings.STATIC_ROOT or ""),
     "media_url": settings.MEDIA_URL or "",
     "media_root": str(settings.MEDIA_ROOT or ""),
-}))
+})
+# Elsewhere it has no business; why, is said of its settings.
+inside = os.path.realpath(settings.STATIC_ROOT or "/").startswith(ARGUMENTS["path"] + "/")
+if "django.contrib.staticfiles" in settings.INSTALLED_APPS and inside:
+    call_command("collectstatic", interactive=False, verbosity=0)
+answer({"step": "check"})
+call_command("check", deploy=True, fail_level=ARGUMENTS["check_level"], no_color=True)
+try:
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
+    executor = MigrationExecutor(connection)
+    pending = bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    migrations = [".".join(node) for node in executor.loader.disk_migrations]
+except Exception:
+    # What is wrong with the migrations or the database, migrate says best.
+    pending, migrations = True, None
+answer({"step": "migrations", "pending": pending, "migrations": migrations})
 """
 
 # What people most often have to do when a step gives up, by what it says.
@@ -249,6 +289,9 @@ ADVICE = (
     (r"No module named", "Require the package that has it."),
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
+
+#: Room for a first release, of which nothing is known yet.
+FIRST = {"bytes": 100 << 20, "files": 5000}
 
 # Findings of `check --deploy` that the web server in front takes care of.
 SEEN_TO = {"security.W004", "security.W005", "security.W008", "security.W021"}
@@ -276,8 +319,10 @@ class Build:
 
     def _next_id(self) -> str:
         now = time.time()
-        while (self.site.releases / (name := time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)))).exists():
-            now += 1
+        # A clock that was set back must not make a release older than those there are.
+        newest = max((entry.name for entry in self.site.releases.glob("*")), default="")
+        while (name := time.strftime(ID, time.gmtime(now))) <= newest:
+            now = max(now, calendar.timegm(time.strptime(newest, ID))) + 1
         return name
 
     def make(self) -> None:
@@ -288,8 +333,7 @@ class Build:
             self._write_environment()
             self._install()
             self._examine()
-            self._collect()
-            self._check()
+            self._move_static()
             self._seal()
         except StepError as error:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -339,9 +383,6 @@ class Build:
             **options,
         )
 
-    def manage(self, step: str, *argv: str, **options) -> str:
-        return run(step, [self.options["manage"], f"--release={self.id}", f"--writable={self.path}", *argv], **options)
-
     def _lay_out(self) -> None:
         self.path.mkdir(mode=0o755, parents=True)
         # The release itself stays root's, so that what the project's code does here stays within these three.
@@ -350,7 +391,13 @@ class Build:
             shutil.chown(folder, self.options["user"], self.options["user"])
 
     def _extract(self) -> None:
-        with open(self.options["archive"], "rb") as archive:
+        with tempfile.TemporaryFile(dir=self.path) as archive:
+            if self.options["content"]:
+                archive.write(base64.b64decode(self.options["content"]))
+            else:
+                with open(self.options["archive"], "rb") as sent:
+                    shutil.copyfileobj(sent, archive)
+            archive.seek(0)
             self.sandboxed("extract", "tar", "-xzf", "-", "-C", str(self.code), "--no-same-owner", stdin=archive)
 
     def _find_project(self) -> None:
@@ -384,7 +431,6 @@ class Build:
             "RELEASE": self.id,
             "STATIC_ROOT": self.static,
         }
-        self.environment = Path(self.options["env_file"]).read_text()
         # Of a name given twice systemd takes the last: what the inventory says comes after what is generated.
         lines = [f'{name}="{value}"\n' for name, value in facts.items()]
         self._save_environment("".join(lines))
@@ -393,10 +439,13 @@ class Build:
 
     def _save_environment(self, generated: str) -> None:
         self.generated = generated
-        write_file(self.path / "env", generated + self.environment, 0o600)
+        write_file(self.path / "env", f"{generated}{self.options['environment']}\n", 0o600)
 
     def _install(self) -> None:
         locked = find_requirements(self.project, self.code, self.options["requirements"])
+        self.packages = self._packages(locked)
+        if self._take_over_packages():
+            return
         by_uv = self.options["installer"] == "uv"
         if by_uv:
             uv = str(self._uv())
@@ -417,6 +466,40 @@ class Build:
         missing = [package for package in self.options["packages"] if not self._has(package)]
         if missing:
             self.sandboxed("install", *installer, *missing)
+        if self._is_bound():
+            self.packages = ""
+
+    def _packages(self, locked: Path) -> str:
+        """What tells one set of packages from another; nothing when that cannot be told by what is written."""
+        written = inputs_of(locked)
+        if written is None:
+            return ""
+        python = os.path.realpath(self.options["python"])
+        known = [written, python, *(self.options[name] for name in ("installer", "uv", "packages"))]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _is_bound(self) -> bool:
+        """Whether the virtual environment names files of this release, as it does of a package that is installed -e."""
+        named = glob.glob(str(self.venv / "lib/python3*/site-packages/*.pth"))
+        named += glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info/direct_url.json"))
+        return any(str(self.path) in Path(name).read_text(errors="replace") for name in named)
+
+    def _take_over_packages(self) -> bool:
+        """Share the files of an earlier release with the very same packages; they are root's and never change."""
+        releases = {name: self.site.facts(name) for name in self.site.whole()}
+        same = [name for name, facts in releases.items() if self.packages and facts.get("packages") == self.packages]
+        if not same or self.options["force"]:
+            return False
+        earlier = self.site.releases / same[-1] / "venv"
+        self.venv.rmdir()
+        run("install", ["cp", "--archive", "--link", str(earlier), str(self.venv)])
+        # These name the folder they are in.
+        for path in [*(self.venv / "bin").iterdir(), self.venv / "pyvenv.cfg"]:
+            if path.is_file() and not path.is_symlink() and str(earlier) in (text := path.read_text(errors="replace")):
+                mode = path.stat().st_mode & 0o777
+                write_file(path, text.replace(str(earlier), str(self.venv)), mode)
+                shutil.chown(path, "root", self.options["user"])
+        return True
 
     def _as_requirements(self, locked: Path) -> Path:
         """What both installers can read; a lock file of another tool is written out as requirements."""
@@ -462,10 +545,33 @@ class Build:
         return path
 
     def _examine(self) -> None:
-        """Refuse settings under which the site would be unsafe, lose data or serve no assets; say all at once."""
-        environment = {**os.environ, "DJANGO_VPS_HOST": self.options["host"]}
-        output = self.manage("settings", "shell", "-v", "0", "-c", PROBE, env=environment)
-        facts = json.loads(re.findall(r"^DJANGO_VPS (.*)$", output, re.MULTILINE)[-1])
+        """Collect and check; refuse settings under which the site would be unsafe, lose data or serve no assets."""
+        wishes = {name: self.options[name] for name in ("host", "check_level")}
+        arguments = {**wishes, "path": os.path.realpath(self.path)}
+        argv = [self.options["manage"], f"--release={self.id}", f"--writable={self.path}"]
+        try:
+            facts, said = ask_project("settings", argv, EXAMINE, arguments)
+        except StepError as error:
+            facts = answers(error.said)
+            self._judge(facts)
+            cause = tail(error.said.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2]) if facts else error.cause
+            raise StepError(facts.get("step", "settings"), cause or error.cause, error.advice) from None
+        self._judge(facts)
+        if facts["key"]:
+            self.module.warn(f"{facts['module']} does not use the SECRET_KEY of its environment")
+        for finding, text in re.findall(r"^\?: \((\S+)\) (.*)$", said, re.MULTILINE):
+            if finding not in SEEN_TO:
+                self.module.warn(f"manage.py check --deploy: {finding}: {text}")
+        if not self.application:
+            module, _, name = (facts["application"] or self._guess_application()).rpartition(".")
+            self.application = f"{module}:{name}"
+        self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
+        self.pending, self.migrations = facts["pending"], facts["migrations"]
+
+    def _judge(self, facts: dict) -> None:
+        """Say all at once what the settings have to change."""
+        if "module" not in facts:
+            return
         findings = [
             *self._unsafe(facts),
             *self._wrong_url("STATIC_URL", facts["static_url"] if facts["collects"] else "", "static_url"),
@@ -475,12 +581,6 @@ class Build:
         ]
         if findings:
             raise StepError("settings", f"{facts['module']}:\n" + "\n".join(f"- {finding}" for finding in findings))
-        if facts["key"]:
-            self.module.warn(f"{facts['module']} does not use the SECRET_KEY of its environment")
-        if not self.application:
-            module, _, name = (facts["application"] or self._guess_application()).rpartition(".")
-            self.application = f"{module}:{name}"
-        self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
 
     def _unsafe(self, facts: dict):
         if facts["debug"]:
@@ -541,10 +641,9 @@ class Build:
             )
         return f"{found[0].parent.name}.wsgi.application"
 
-    def _collect(self) -> None:
+    def _move_static(self) -> None:
         if self.static_root is None:
             return
-        self.manage("collectstatic", "collectstatic", "--noinput", "-v", "0")
         if self.static_root != self.static:
             # The project collects into its own folder, where the web server has no business: move it out.
             move = 'cp -a "$1/." "$2/" && rm -rf "$1" && ln -s "$2" "$1"'
@@ -562,20 +661,15 @@ class Build:
                 shutil.copyfile(self.static / name, kept.with_name(f".{kept.name}.new"))
                 os.replace(kept.with_name(f".{kept.name}.new"), kept)
 
-    def _check(self) -> None:
-        report = self.manage("check", "check", "--deploy", "--no-color", "--fail-level", self.options["check_level"])
-        for finding, text in re.findall(r"^\?: \((\S+)\) (.*)$", report, re.MULTILINE):
-            if finding not in SEEN_TO:
-                self.module.warn(f"manage.py check --deploy: {finding}: {text}")
-
     def _seal(self) -> None:
         """Take the release from the site's user, and mark it whole as the very last step."""
         # A file that does not compile may be a template of somebody's; what matters was imported by the check.
         self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -m compileall -q {self.code} >&2 || true")
         group = self.options["user"]
         for folder in (self.code, self.venv):
-            take(folder, group)
-            folder.chmod(0o750)
+            if folder.owner() != "root":
+                take(folder, group)
+                folder.chmod(0o750)
         take(self.static, "root", public=True)
         # Only now: nothing that the project's code wrote can change under root's hands any more.
         self._keep_hashed_assets()
@@ -583,7 +677,10 @@ class Build:
             "version": self.options["version"],
             "fingerprint": self.fingerprint,
             "application": self.application,
+            "migrations": self.migrations,
+            "packages": self.packages,
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **size_of(self.path),
         }
         os.sync()
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")
@@ -616,10 +713,10 @@ def fingerprint_of(options: dict) -> str:
         name: options[name]
         for name in (
             *("digest", "user", "python", "installer", "requirements", "packages", "subdirectory"),
-            *("settings_module", "application", "static_url", "media_url", "media"),
+            *("settings_module", "application", "static_url", "media_url", "media", "environment"),
         )
     }
-    for path in (options["env_file"], options["secret_key_file"], *options["copies"], *options["depends_on"]):
+    for path in (options["secret_key_file"], *options["copies"], *options["depends_on"]):
         try:
             known[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except FileNotFoundError:
@@ -627,9 +724,36 @@ def fingerprint_of(options: dict) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
-def remove_halves(site: Site, user: str) -> None:
-    """End and remove what a run that died left half made."""
+def size_of(folder: Path) -> dict[str, int]:
+    """Bytes and files of a release; those it shares with others count, as they may have to be made anew."""
+    stats = [os.lstat(os.path.join(base, name)) for base, folders, files in os.walk(folder) for name in folders + files]
+    return {"bytes": sum(stat.st_blocks * 512 for stat in stats), "files": len(stats)}
+
+
+def enough_space(site: Site) -> None:
+    """Refuse to begin what may fill the disk that the site needs; there has to be room for the last release twice."""
+    last = [facts for facts in map(site.facts, site.whole()) if "bytes" in facts][-1:]
+    wanted = {"bytes": 2 * last[0]["bytes"], "files": 2 * last[0]["files"]} if last else FIRST
+    for path, need in ((site.home, wanted), (Path("/var"), FIRST)):
+        disk = os.statvfs(path)
+        free = disk.f_bavail * disk.f_frsize
+        mount = next(str(folder) for folder in (path, *path.parents) if os.path.ismount(folder))
+        if free < need["bytes"]:
+            cause = f"{mount} has {free >> 20} MB free, and {need['bytes'] >> 20} MB are needed"
+        elif disk.f_files and disk.f_favail < need["files"]:
+            cause = f"{mount} has {disk.f_favail} inodes free, and {need['files']} are needed"
+        else:
+            continue
+        raise StepError("disk", cause, f"Look what fills it: du -xh {mount} | sort -h | tail; or keep fewer releases.")
+
+
+def end_builds(user: str) -> None:
+    """End what a run that died still builds."""
     subprocess.run(["systemctl", "stop", f"{user}-build.slice"], capture_output=True, check=False)
+
+
+def remove_halves(site: Site) -> None:
+    """Remove what a run that died left half made."""
     for entry in site.releases.iterdir() if site.releases.is_dir() else ():
         if site.facts(entry.name) is None and entry.name != site.live:
             shutil.rmtree(entry)
@@ -640,13 +764,15 @@ def main() -> None:
         argument_spec={
             "source": {"type": "path", "required": True},
             "digest": {"type": "str"},
+            "content": {"type": "str", "no_log": True},
             "archive": {"type": "path"},
+            "force": {"type": "bool", "default": False},
             "home": {"type": "path", "required": True},
             "id": {"type": "str"},
             "version": {"type": "str", "default": ""},
             "user": {"type": "str", "required": True},
             "manage": {"type": "path", "required": True},
-            "env_file": {"type": "path", "required": True},
+            "environment": {"type": "str", "required": True, "no_log": True},
             "secret_key_file": {"type": "path", "required": True, "no_log": False},
             "copies": {"type": "list", "elements": "path", "default": []},
             "depends_on": {"type": "list", "elements": "path", "default": []},
@@ -679,7 +805,8 @@ def main() -> None:
         }
 
     def answer(fingerprint: str) -> str | None:
-        same = [name for name in site.whole() if site.facts(name)["fingerprint"] == fingerprint]
+        known = {name: site.facts(name) for name in ([] if options["force"] else site.whole())}
+        same = [name for name, facts in known.items() if facts["fingerprint"] == fingerprint and not facts.get("bad")]
         return live if live in same else (same or [None])[-1]
 
     try:
@@ -688,18 +815,23 @@ def main() -> None:
         fingerprint = fingerprint_of(options)
         found = answer(fingerprint)
         if found:
-            module.exit_json(changed=False, release=found, live=live)
-        if module.check_mode or not options["archive"]:
-            module.exit_json(changed=True, release="", live=live, diff=before_and_after("(a new release)"))
+            # A release that is live has been migrated: only then was it switched to.
+            module.exit_json(changed=False, release=found, live=live, pending=found != live)
+        if module.check_mode or not (options["archive"] or options["content"]):
+            after = before_and_after("(a new release)")
+            module.exit_json(changed=True, release="", live=live, pending=True, diff=after)
+        end_builds(options["user"])
         with only_one(site.home):
-            remove_halves(site, options["user"])
+            remove_halves(site)
+            enough_space(site)
             build = Build(module, site, fingerprint)
             build.make()
-        module.exit_json(changed=True, release=build.id, live=live, diff=before_and_after(build.id))
+        told = {"release": build.id, "live": live, "pending": build.pending}
+        module.exit_json(changed=True, **told, diff=before_and_after(build.id))
     except StepError as error:
         module.fail_json(msg=str(error), step=error.step)
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'release'}: {error.strerror}")
+        module.fail_json(msg=f"disk: {error.filename or site.home}: {error.strerror}", step="disk")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ module: switch
 short_description: Make a release live once it has answered, and stop the one before
 version_added: 1.0.0
 description:
-  - Starts the release on its own socket, asks it over that socket until it answers well several times running, and only
-    then lets C(current) name it, by one atomic rename. The web server goes through C(current), so this one rename moves
-    code, assets and traffic.
-  - A release that does not answer well is stopped, its last journal lines are shown, and C(current) stays where it was.
+  - Starts the release on its own socket, asks it over that socket until it has answered well for three seconds and its
+    processes have lived as long, and only then lets C(current) name it, by one atomic rename. The web server goes
+    through C(current), so this one rename moves code, assets and traffic.
+  - A release that does not answer well is stopped and marked bad, its last journal lines are shown, and C(current)
+    stays where it was.
+  - An answer in JSON that names a release has to name this one.
   - Then waits until no connection is queued for the release before, stops it gracefully, and removes old releases.
   - When the release is live and runs, nothing changes.
 options:
@@ -46,10 +48,11 @@ options:
     description: Seconds in which the release has to answer well.
     type: int
     default: 60
-  answers:
-    description: Good answers in a row that are asked for, a quarter of a second apart.
-    type: int
-    default: 3
+  services:
+    description: Further template units, without C(@), that are started along and have to keep running.
+    type: list
+    elements: str
+    default: []
   drain:
     description: Seconds that queued connections of the release before may take to be accepted.
     type: int
@@ -100,6 +103,7 @@ removed:
   elements: str
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -107,9 +111,11 @@ import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
+    MARKER,
     Site,
     StepError,
     hashed_assets,
@@ -120,6 +126,10 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
 )
 
 PAUSE = 0.25
+#: Seconds for which a new release has to answer well; a process that dies at its start has died by then.
+PROBATION = 3
+#: Seconds of one and the same wrong answer after which no other is expected. 503 means "not yet".
+SETTLED = 10
 # A client that connected in the instant of the rename may not be in the queue yet.
 SETTLE = 0.5
 
@@ -149,21 +159,23 @@ class Switch:
         # The socket first: a stopped service would be woken by the next connection.
         return [f"{self.options['service']}@{release}.{kind}" for kind in ("socket", "service")]
 
-    def running(self) -> set[str]:
-        """Releases of which a unit runs or is about to."""
-        pattern = f"{self.options['service']}@*"
-        listed = run("units", ["systemctl", "list-units", "--plain", "--no-legend", "--all", pattern])
+    def processes(self, release: str) -> list[str]:
+        """The units that have processes: the web one, then the others."""
+        return [f"{name}@{release}.service" for name in (self.options["service"], *self.options["services"])]
+
+    def running(self, pattern: str = "*") -> set[str]:
+        """Releases of which a unit runs, or is about to or has not ended yet."""
+        listed = run("units", ["systemctl", "list-units", "--plain", "--no-legend", "--all", f"{pattern}@*"])
         units = [line.split() for line in listed.splitlines()]
-        return {unit[0].split("@")[1].rsplit(".", 1)[0] for unit in units if unit[2] in ("active", "activating")}
+        return {unit[0].split("@")[1].rsplit(".", 1)[0] for unit in units if unit[2] not in ("inactive", "failed")}
 
     def serves(self) -> bool:
-        """Whether the release is live and both its units run."""
-        if self.site.live != self.release:
+        """Whether the release is live, all its units run, and no other release does."""
+        if self.site.live != self.release or self.running(self.options["service"]) != {self.release}:
             return False
-        active = subprocess.run(
-            ["systemctl", "is-active", *self.units(self.release)], capture_output=True, text=True, check=False
-        )
-        return active.stdout.split() == ["active", "active"]
+        units = {*self.units(self.release), *self.processes(self.release)}
+        active = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False)
+        return set(active.stdout.split()) == {"active"}
 
     def make_live(self) -> None:
         began = time.time()
@@ -172,29 +184,66 @@ class Switch:
             self._start()
             self._wait_for_answers()
         except StepError as error:
+            cause = f"{error.cause}\n{self._journal()}"
             if before != self.release:
-                subprocess.run(["systemctl", "stop", *self.units(self.release)], capture_output=True, check=False)
-            raise StepError(error.step, f"{error.cause}\n{self._journal()}", error.advice) from None
+                self._stop(self.release)
+                # A disk that is full must not hide what was wrong before.
+                with contextlib.suppress(OSError):
+                    self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
+            raise StepError(error.step, cause, error.advice) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
             self._note(before, began)
 
     def _start(self) -> None:
-        service = self.units(self.release)[1]
-        subprocess.run(["systemctl", "reset-failed", service], capture_output=True, check=False)
-        run("start", ["systemctl", "start", service], timeout=self.options["timeout"])
+        units = self.processes(self.release)
+        subprocess.run(["systemctl", "reset-failed", *units], capture_output=True, check=False)
+        run("start", ["systemctl", "start", *units], timeout=self.options["timeout"])
+
+    def _stop(self, release: str) -> None:
+        # What still finishes its work is not waited for.
+        others = self.processes(release)[1:]
+        if others:
+            run("stop", ["systemctl", "--no-block", "stop", *others])
+        run("stop", ["systemctl", "stop", *self.units(release)])
 
     def _wait_for_answers(self) -> None:
         end = time.monotonic() + self.options["timeout"]
-        good, last = 0, "no answer"
-        while good < self.options["answers"]:
-            last = self._ask(end)
-            good = good + 1 if not last else 0
-            if time.monotonic() > end:
-                raise StepError("health", f"{last or 'too few good answers'} within {self.options['timeout']} s")
-            if last and self._gave_up():
-                raise StepError("health", f"the workers do not start; {last}")
+        last, since, workers, deaths = None, 0.0, set(), 0
+        while True:
+            died = self._died(workers)
+            deaths += bool(died)
+            found = died or self._ask(end)
+            now = time.monotonic()
+            if found != last:
+                last, since = found, now
+                # Those there are when the good answers begin are to be there when they end.
+                workers = self._workers()
+            if not found and now - since >= PROBATION:
+                return
+            if found and (now > end or deaths > 1 or self._is_final(found, now - since)):
+                raise StepError("health", found if now < end else f"{found}, for {self.options['timeout']} s")
+            if now > end + PROBATION:
+                raise StepError("health", f"answers well now and then only, for {self.options['timeout']} s")
             time.sleep(PAUSE)
+
+    def _is_final(self, found: str, seconds: float) -> bool:
+        """Whether waiting any longer makes no sense."""
+        return self._gave_up() or ("answers 503" not in found and seconds > SETTLED)
+
+    def _workers(self) -> set[tuple[str, str]]:
+        """The processes that the web unit's own one has started, and the main ones of the other units."""
+        units = self.processes(self.release)
+        shown = run("units", ["systemctl", "show", "--property=MainPID", "--value", *units]).split()
+        children = Path(f"/proc/{shown[0]}/task/{shown[0]}/children")
+        try:
+            return {*(("worker", pid) for pid in children.read_text().split()), *zip(units[1:], shown[1:], strict=True)}
+        except OSError:
+            return set()
+
+    def _died(self, workers: set[tuple[str, str]]) -> str:
+        gone = sorted(workers - self._workers())
+        return f"{gone[0][0]} {gone[0][1]} of the release has died" if gone else ""
 
     def _ask(self, end: float) -> str:
         """What is wrong with the answer; nothing when it is good."""
@@ -216,7 +265,7 @@ class Switch:
                 },
             )
             answer = connection.getresponse()
-            answer.read(65536)
+            body = answer.read(65536)
         except (OSError, http.client.HTTPException) as error:
             return f"{address}: {error or type(error).__name__}"
         finally:
@@ -227,18 +276,32 @@ class Switch:
                 f"{address} redirects to itself: the settings need"
                 " SECURE_PROXY_SSL_HEADER = ('HTTP_X_FORWARDED_PROTO', 'https')"
             )
+        named = self._named(body)
+        if named not in (None, self.release):
+            return f"{address} answers as release {named}"
         good = answer.status == 200 if self.options["health_path"] else answer.status < 500 and answer.status != 400
         hint = " (is the name in ALLOWED_HOSTS?)" if answer.status == 400 else ""
         return "" if good else f"{address} answers {answer.status}{hint}"
 
+    @staticmethod
+    def _named(body: bytes) -> str | None:
+        """The release that an answer in JSON names."""
+        try:
+            return json.loads(body)["release"]
+        except (ValueError, TypeError, KeyError):
+            return None
+
     def _gave_up(self) -> bool:
-        service = self.units(self.release)[1]
-        shown = run("units", ["systemctl", "show", "-P", "ActiveState", "-P", "NRestarts", service]).split()
-        return "failed" in shown or any(word.isdigit() and int(word) > 1 for word in shown)
+        """Whether a unit does not get over its start."""
+        shown = run(
+            "units", ["systemctl", "show", "-P", "ActiveState", "-P", "NRestarts", *self.processes(self.release)]
+        )
+        return any(word == "failed" or (word.isdigit() and int(word) > 1) for word in shown.split())
 
     def _journal(self) -> str:
+        units = [f"--unit={unit}" for unit in self.processes(self.release)]
         shown = subprocess.run(
-            ["journalctl", "--unit", self.units(self.release)[1], "--lines", "30", "--output", "cat", "--no-pager"],
+            ["journalctl", *units, "--lines=30", "--output=cat", "--no-pager"],
             capture_output=True,
             text=True,
             check=False,
@@ -260,9 +323,9 @@ class Switch:
 
     def retire_others(self) -> None:
         """Stop the instances of other releases once nothing waits for them."""
-        for release in sorted(self.running() - {self.release}):
+        for release in sorted(self.running(self.options["service"]) - {self.release}):
             self._drain(release)
-            run("stop", ["systemctl", "stop", *self.units(release)])
+            self._stop(release)
 
     def _drain(self, release: str) -> None:
         path = str(self.site.releases / release / self.options["socket"])
@@ -281,12 +344,14 @@ class Switch:
         """Remove releases beyond those to keep, and older ones that were never live; none that is needed."""
         whole, switches = self.site.whole(), self.site.switches()
         needed = {self.release, self.site.live, *self.running(), *(entry["from"] for entry in switches[-1:])}
-        lived = [release for release in whole if release in {entry["to"] for entry in switches}]
-        kept = {*lived[-self.options["keep"] :], *needed, *(release for release in whole if release > self.release)}
+        needed.add(self.site.previous(self.release))
+        # Those that were live last stay longest.
+        lived = list(dict.fromkeys(entry["to"] for entry in reversed(switches) if entry["to"] in whole))
+        kept = {*lived[: self.options["keep"]], *needed, *(release for release in whole if release > self.release)}
         removed = [release for release in whole if release not in kept]
         for release in removed:
             # Without its marker it is no release any more: a run that dies here leaves a half to clear away.
-            (self.site.releases / release / "release.json").unlink()
+            (self.site.releases / release / MARKER).unlink()
             shutil.rmtree(self.site.releases / release)
         if removed:
             self._prune_assets()
@@ -314,7 +379,7 @@ def main() -> None:
             "host": {"type": "str", "required": True},
             "health_path": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 60},
-            "answers": {"type": "int", "default": 3},
+            "services": {"type": "list", "elements": "str", "default": []},
             "drain": {"type": "int", "default": 30},
             "keep": {"type": "int", "default": 5},
             "who": {"type": "str", "default": ""},
@@ -327,8 +392,10 @@ def main() -> None:
     try:
         if module.check_mode:
             module.exit_json(changed=not switch.serves(), live=before, before=before, removed=[], diff=diff)
-        if switch.serves() and switch.running() == {switch.release}:
+        if switch.serves():
             module.exit_json(changed=False, live=before, before=before, removed=[])
+        if switch.site.facts(switch.release) is None:
+            raise StepError("switch", f"there is no whole release {switch.release!r} in {switch.site.releases}")
         with only_one(switch.site.home):
             switch.make_live()
             switch.retire_others()

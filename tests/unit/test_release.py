@@ -7,23 +7,27 @@ import json
 import os
 import subprocess
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.django_vps.stack.plugins.action.release import pack
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
+    inputs_of,
     is_package,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     Site,
     StepError,
+    answers,
     hashed_assets,
     only_one,
     point,
     write_file,
 )
-from ansible_collections.django_vps.stack.plugins.modules.release import Build, fingerprint_of
+from ansible_collections.django_vps.stack.plugins.modules import release
+from ansible_collections.django_vps.stack.plugins.modules.release import Build, enough_space, fingerprint_of
 
 
 def packed(path):
@@ -219,20 +223,21 @@ def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
 
 OPTIONS = {
     **dict.fromkeys(("digest", "user", "python", "installer", "requirements", "packages", "subdirectory"), "x"),
-    **dict.fromkeys(("settings_module", "application", "static_url", "media_url", "media"), "x"),
+    **dict.fromkeys(("settings_module", "application", "static_url", "media_url", "media", "environment"), "x"),
     "copies": [],
     "depends_on": [],
 }
 
 
-@pytest.mark.parametrize("changed", ["env_file", "secret_key_file", "depends_on"])
+@pytest.mark.parametrize("changed", ["secret_key_file", "depends_on"])
 def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, changed):
-    paths = {name: tmp_path / name for name in ("env_file", "secret_key_file", "depends_on")}
+    paths = {name: tmp_path / name for name in ("secret_key_file", "depends_on")}
     for path in paths.values():
         path.write_text("before")
-    options = {**OPTIONS, **{name: str(path) for name, path in paths.items()}, "depends_on": [str(paths["depends_on"])]}
+    options = {**OPTIONS, "secret_key_file": str(paths["secret_key_file"]), "depends_on": [str(paths["depends_on"])]}
     before = fingerprint_of(options)
     assert fingerprint_of(options) == before
+    assert fingerprint_of({**options, "environment": "y"}) != before
     paths[changed].write_text("after")
     assert fingerprint_of(options) != before
 
@@ -247,11 +252,120 @@ def test_a_release_without_its_marker_is_no_release(tmp_path):
     assert site.live == "b"
 
 
-def test_two_runs_at_once_are_not_let_in(tmp_path):
-    with only_one(tmp_path), pytest.raises(StepError, match="another run"), only_one(tmp_path):
+def test_two_steps_do_not_work_at_once(tmp_path):
+    with only_one(tmp_path), pytest.raises(StepError, match="still works"), only_one(tmp_path, patience=0):
         pass
-    with only_one(tmp_path):
+    with only_one(tmp_path, patience=0):
         pass
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A site with releases a, b, c and what was switched to after what; "!" marks a bad one."""
+
+    def make(releases: str, *switches: str) -> Site:
+        made = Site(str(tmp_path))
+        for name in releases.replace("!", ""):
+            (made.releases / name).mkdir(parents=True)
+            facts = {"bad": "health: 500"} if f"{name}!" in releases else {}
+            write_file(made.releases / name / "release.json", json.dumps(facts))
+        lines = [{"from": switch[:-1], "to": switch[-1]} for switch in switches]
+        made.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("releases", "switches", "live", "before"),
+    [
+        ("a", ("a",), "a", None),
+        ("abc", ("a", "ab", "bc"), "c", "b"),
+        # From where a rollback led, the next one leads further back.
+        ("abc", ("a", "ab", "bc", "cb"), "b", "a"),
+        ("abc", ("a", "ab", "bc", "cb", "ba"), "a", None),
+        # What was gone back from does not become the one before.
+        ("abc", ("a", "ab", "ba", "ac"), "c", "a"),
+        ("ab!c", ("a", "ab", "bc"), "c", "a"),
+        ("ac", ("a", "ab", "bc"), "c", "a"),
+        ("ab", (), "b", None),
+    ],
+)
+def test_the_release_before_is_the_good_one_that_was_live_before(site, releases, switches, live, before):
+    assert site(releases, *switches).previous(live) == before
+
+
+def test_a_note_about_a_release_keeps_what_is_known_of_it(site):
+    made = site("a")
+    made.note("a", version="1")
+    made.note("a", bad="start")
+    assert made.facts("a") == {"version": "1", "bad": "start"}
+
+
+def test_a_clock_that_was_set_back_makes_no_older_release(tmp_path):
+    made = object.__new__(Build)
+    made.site = Site(str(tmp_path))
+    (made.site.releases / "29991231T235959Z").mkdir(parents=True)
+    assert made._next_id() == "30000101T000000Z"
+
+
+def test_the_same_requirements_are_the_same_packages(tmp_path):
+    path = tmp_path / "requirements.txt"
+    path.write_text("-r base.txt\nshop==1\n")
+    (tmp_path / "base.txt").write_text("django==5.2\n")
+    before = inputs_of(path)
+    (tmp_path / "base.txt").write_text("django==5.3\n")
+    assert before
+    assert inputs_of(path) != before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("-e .", "./wheels/shop.whl", "shop @ file:///srv/shop", "-r gone.txt", "-r requirements.txt"),
+        *("git+https://git.example.org/shop.git@main", "shop @ git+ssh://git@git.example.org/shop", "shop-1.tar.gz"),
+    ],
+)
+def test_what_may_change_behind_its_line_is_installed_anew(tmp_path, line):
+    (tmp_path / "requirements.txt").write_text(f"django==5.2\n{line}\n")
+    assert inputs_of(tmp_path / "requirements.txt") is None
+
+
+@pytest.mark.parametrize("line", [f"shop @ git+https://git.example.org/shop.git@{'a' * 40}", "django==5.2 # ./comment"])
+def test_what_is_pinned_is_not_installed_anew(tmp_path, line):
+    (tmp_path / "requirements.txt").write_text(f"{line}\n")
+    assert inputs_of(tmp_path / "requirements.txt")
+
+
+@pytest.mark.parametrize(
+    ("free", "wanted"),
+    [(10 << 20, "10 MB free, and 100 MB are needed"), (150 << 20, "150 MB free, and 200 MB"), (300 << 20, "")],
+)
+def test_a_disk_without_room_for_two_releases_stops_the_build(site, monkeypatch, free, wanted):
+    made = site("a")
+    if free > 20 << 20:
+        made.note("a", bytes=100 << 20, files=10)
+    disk = SimpleNamespace(f_bavail=free, f_frsize=1, f_files=100000, f_favail=90000)
+    monkeypatch.setattr(release.os, "statvfs", lambda path: disk)
+    if wanted:
+        with pytest.raises(StepError, match=wanted):
+            enough_space(made)
+    else:
+        enough_space(made)
+
+
+def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not(site, monkeypatch):
+    disk = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_files=100000, f_favail=12)
+    monkeypatch.setattr(release.os, "statvfs", lambda path: disk)
+    with pytest.raises(StepError, match="12 inodes free"):
+        enough_space(site("a"))
+    disk.f_files = 0
+    enough_space(site(""))
+
+
+def test_answers_are_told_from_what_the_project_prints():
+    said = 'hello\n\nDJANGO_VPS {"step": "check", "a": 1}\nnoise DJANGO_VPS {"a": 9}\n\nDJANGO_VPS {"a": 2}\n'
+    assert answers(said) == {"step": "check", "a": 2}
 
 
 FINE = {

@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lock
+short_description: Keep other runs away from a host for as long as this run lives
+version_added: 1.0.0
+description:
+  - Takes a lock on the host that lasts until C(ansible-playbook) ends, however it ends. A process on the host holds it,
+    and that process lives only while the connection to this run's controller does. So a run that was killed, or whose
+    controller lost its power, holds nothing up, and there is no lock to be broken by hand.
+  - A lock that another run holds fails the task within five seconds, and the message says whose it is.
+  - The same run may take the lock more than once.
+options:
+  path:
+    description: File of the lock. It stays when the lock has gone; only who holds it counts.
+    type: path
+    required: true
+  what:
+    description: What the run does, for whom it keeps waiting.
+    type: str
+    required: true
+  run:
+    description: What tells this run from all others. The action plugin knows.
+    type: str
+  who:
+    description: Who runs it. By default the user and the host of the controller.
+    type: str
+attributes:
+  check_mode:
+    support: full
+    description: Takes no lock.
+  diff_mode:
+    support: none
+author:
+  - the django_vps.stack authors
+"""
+
+EXAMPLES = r"""
+- name: Keep other runs out
+  django_vps.stack.lock:
+    path: /run/shop-deploy.lock
+    what: deploys shop
+"""
+
+RETURN = r"""
+who:
+  description: Who holds the lock now.
+  returned: success
+  type: str
+  sample: ana@laptop
+"""
+
+import fcntl
+import json
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+#: Seconds in which a run that has just ended lets go.
+PATIENCE = 3
+
+
+def holder(path: Path) -> dict:
+    """What the last one to take the lock wrote into it."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def is_held(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "what": {"type": "str", "required": True},
+            "run": {"type": "str"},
+            "who": {"type": "str"},
+        },
+        supports_check_mode=True,
+    )
+    path, run = Path(module.params["path"]), module.params["run"]
+    end = time.monotonic() + PATIENCE
+    while not module.check_mode and not (holder(path).get("run") == run and is_held(path)):
+        if time.monotonic() > end:
+            other = holder(path)
+            if is_held(path) and other.get("run") != run:
+                module.fail_json(
+                    msg=f"lock: {other.get('who')} {other.get('what')}, since {other.get('since')}.\n"
+                    "Wait until that run has ended; when it dies, its lock goes with it.",
+                    holder=other,
+                )
+            module.fail_json(msg=f"lock: {path} cannot be taken.\nIs the connection to the host lost?")
+        time.sleep(0.05)
+    module.exit_json(changed=False, who=module.params["who"] or "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: migrate
+short_description: Migrate the database, forward for a release or back for an older one
+version_added: 1.0.0
+description:
+  - Asks the release which migrations the database lacks. With none nothing changes.
+  - While another release is live, reads the SQL of the migrations first and compares it with the models of that
+    release. What it could not live with is refused, with what to do instead.
+  - A migration that waits for a lock makes all others queue behind it, so it gives way after O(lock_timeout), and
+    tries again.
+  - With O(back_to) undoes what the older release does not know, in reverse order, by the code of the newer one. When
+    one of them cannot be undone, nothing is.
+options:
+  home:
+    description: Folder of the site on the host.
+    type: path
+    required: true
+  manage:
+    description: Program that runs C(manage.py) of a release as the site does, called with C(--release ID).
+    type: path
+    required: true
+  release:
+    description: Id of the release whose migrations are meant.
+    type: str
+    required: true
+  back_to:
+    description: Id of an older release. What it does not know of the migrations of O(release) is undone.
+    type: str
+  lock_timeout:
+    description: How long a statement waits for a lock, as PostgreSQL writes it.
+    type: str
+    default: 5s
+  allow_breaking:
+    description: Migrate although the live release cannot live with it.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+    description: Reads the plan, judges it, and applies none of it.
+  diff_mode:
+    support: full
+    description: Shows the plan.
+author:
+  - the django_vps.stack authors
+"""
+
+EXAMPLES = r"""
+- name: Migrate the database
+  django_vps.stack.migrate:
+    home: /srv/shop
+    manage: /usr/local/sbin/shop-manage
+    release: 20261121T081500Z
+"""
+
+RETURN = r"""
+plan:
+  description: One line for each migration, in the order in which they are run.
+  returned: always
+  type: list
+  elements: str
+  sample: ["notes.0002_note_colour: Add field colour to note"]
+irreversible:
+  description: Of a plan backwards, what cannot be undone and why.
+  returned: always
+  type: list
+  elements: str
+restores:
+  description: Whether a plan backwards brings back tables or columns, which the older release may need to start.
+  returned: always
+  type: bool
+"""
+
+import os
+import re
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, ask_project, run
+
+# Times that a migration gives way to who holds its lock, and the seconds between.
+TRIES, PAUSE = 3, 5
+
+# What the database lacks of this release, or what the other release does not know of it.
+PLAN = """
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+executor = MigrationExecutor(connection)
+loader = executor.loader
+known = ARGUMENTS["known"]
+if known is None:
+    plan = executor.migration_plan(loader.graph.leaf_nodes())
+else:
+    known = {tuple(name.split(".", 1)) for name in known}
+    extra = [node for node in loader.applied_migrations if node in loader.graph.nodes and node not in known]
+    plan = []
+    for node in extra:
+        for other in loader.graph.backwards_plan(node):
+            entry = (loader.graph.nodes[other], True)
+            if other in loader.applied_migrations and entry not in plan:
+                plan.append(entry)
+"""
+
+DESCRIBE = """
+def sql_of(entry):
+    try:
+        return loader.collect_sql([entry]), ""
+    except Exception as error:
+        return [], f"{type(error).__name__}: {error}"
+described = []
+for migration, backwards in plan:
+    sql, unread = sql_of((migration, backwards)) if ARGUMENTS["sql"] else ([], "")
+    described.append({
+        "name": f"{migration.app_label}.{migration.name}",
+        "new": not any(app == migration.app_label for app, _ in loader.applied_migrations),
+        "does": [str(operation.describe()) for operation in migration.operations],
+        "irreversible": [str(operation.describe()) for operation in migration.operations if not operation.reversible],
+        "sql": sql,
+        "unread": unread,
+    })
+columns, large = {}, []
+if plan and ARGUMENTS["sql"]:
+    with connection.cursor() as cursor:
+        cursor.execute('''
+            SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+                   a.atthasdef OR a.attidentity <> '', pg_relation_size(c.oid)
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND pg_table_is_visible(c.oid)''')
+        sizes = {}
+        for table, column, kind, default, size in cursor.fetchall():
+            columns.setdefault(table, {})[column] = (kind, default)
+            sizes[table] = size
+        for table in [table for table, size in sizes.items() if size > 1_000_000]:
+            name = connection.ops.quote_name(table)
+            cursor.execute(f"SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT %s) AS rows", [ARGUMENTS["large"]])
+            if cursor.fetchone()[0] >= ARGUMENTS["large"]:
+                large.append(table)
+answer({"plan": described, "columns": columns, "large": large})
+"""
+
+UNDO = """
+executor.migrate([], plan=plan)
+answer({"undone": len(plan)})
+"""
+
+MODELS = """
+from django.apps import apps
+tables = {}
+for model in apps.get_models(include_auto_created=True):
+    meta = model._meta
+    table = meta.db_table.split(".")[-1].strip('"')
+    tables.setdefault(table, {}).update({field.column: field.null for field in meta.local_concrete_fields})
+answer({"tables": tables})
+"""
+
+#: Rows from which on a table counts as large: an index on fewer is built in well under a second.
+LARGE = 100_000
+
+
+class Migrate:
+    """The migrations between the database and a release."""
+
+    def __init__(self, options: dict) -> None:
+        self.options = options
+        self.site = Site(options["home"])
+        self.manage = options["manage"]
+        self.back_to = options["back_to"]
+        known = None
+        if self.back_to:
+            facts = self.site.facts(self.back_to) or {}
+            if "migrations" not in facts:
+                raise StepError("migrate", f"{self.back_to} does not say which migrations it knows")
+            known = facts["migrations"]
+        live = self.site.live
+        self.running = live if live and live != options["release"] and self.site.facts(live) else None
+        # Before anything is live nothing can break.
+        self.arguments = {"known": known, "sql": bool(self.back_to or self.running), "large": LARGE}
+
+    def ask(self, program: str, release: str | None = None, **more) -> dict:
+        argv = [self.manage, f"--release={release or self.options['release']}"]
+        return ask_project("migrate", argv, program, self.arguments, **more)[0]
+
+    def read(self) -> None:
+        found = self.ask(PLAN + DESCRIBE)
+        self.plan, self.columns, self.large = found["plan"], found["columns"], found["large"]
+
+    def lines(self) -> list[str]:
+        undo = "undo: " if self.back_to else ""
+        return [f"{entry['name']}: {undo}{'; '.join(entry['does']) or 'nothing'}" for entry in self.plan]
+
+    def irreversible(self) -> list[str]:
+        if not self.back_to:
+            return []
+        return [f"{entry['name']}: {', '.join(entry['irreversible'])}" for entry in self.plan if entry["irreversible"]]
+
+    def restores(self) -> bool:
+        sql = "\n".join(line for entry in self.plan for line in entry["sql"])
+        return bool(self.back_to and re.search(r"(?i)\bADD COLUMN\b|\bCREATE TABLE\b|\bRENAME\b", sql))
+
+    def judge(self) -> None:
+        """Refuse what the running release cannot live with."""
+        if not self.plan or not self.running or self.back_to or self.options["allow_breaking"]:
+            return
+        models = self.ask(MODELS, self.running)["tables"]
+        database = Database(models, self.columns, set(self.large))
+        findings = find_breaking(self.plan, database)
+        unread = [f"{entry['name']}: {entry['unread']}" for entry in self.plan if entry["unread"] and not entry["new"]]
+        if not findings and not unread:
+            return
+        said = [f"- {finding}" for finding in findings] + [f"- cannot be read beforehand: {line}" for line in unread]
+        advice = list(dict.fromkeys(finding.advice for finding in findings))
+        raise StepError(
+            "migrate",
+            f"the release that serves, {self.running}, cannot live with this:\n" + "\n".join(said),
+            "\n".join(
+                [*advice, "Or accept that requests fail until the switch: -e django_allow_breaking_migrations=true"]
+            ),
+        )
+
+    def apply(self) -> None:
+        """Run the plan; who holds a lock for long goes first."""
+        timeout = {"PGOPTIONS": f"-c lock_timeout={self.options['lock_timeout']}"}
+        environment = {**os.environ, **timeout}
+        for attempt in range(1, TRIES + 1):
+            try:
+                if self.back_to:
+                    self.ask(PLAN + UNDO, env=environment)
+                else:
+                    argv = [self.manage, f"--release={self.options['release']}", "migrate", "--noinput", "--no-color"]
+                    run("migrate", argv, env=environment)
+            except StepError as error:
+                if "lock timeout" not in error.cause:
+                    raise StepError("migrate", f"{error.cause}\n{self.state()}".strip()) from None
+                if attempt == TRIES:
+                    raise StepError(
+                        "migrate",
+                        f"{error.cause}\n{TRIES} times somebody held a lock longer than {self.options['lock_timeout']}",
+                        "Look who: SELECT pid, state, query_start, query FROM pg_stat_activity ORDER BY xact_start;",
+                    ) from None
+                time.sleep(PAUSE)
+            else:
+                return
+
+    def state(self) -> str:
+        """After a failure: what of the plan is done, and stays so."""
+        left = {entry["name"] for entry in self.ask(PLAN + DESCRIBE)["plan"]}
+        done = [entry["name"] for entry in self.plan if entry["name"] not in left]
+        return (
+            f"Done and kept: {', '.join(done)}."
+            if done
+            else "The database is as it was, but for what a migration does outside of a transaction."
+        )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "manage": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "back_to": {"type": "str"},
+            "lock_timeout": {"type": "str", "default": "5s"},
+            "allow_breaking": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    told: dict = {"plan": [], "irreversible": [], "restores": False}
+    try:
+        migrate = Migrate(module.params)
+        migrate.read()
+        told = {
+            "plan": migrate.lines(),
+            "irreversible": migrate.irreversible(),
+            "restores": migrate.restores(),
+            "diff": {"before": "", "after": "".join(f"{line}\n" for line in migrate.lines())},
+        }
+        migrate.judge()
+        if migrate.plan and not module.check_mode:
+            if told["irreversible"]:
+                raise StepError("migrate", "these cannot be undone:\n" + "\n".join(told["irreversible"]))
+            migrate.apply()
+        module.exit_json(changed=bool(migrate.plan), **told)
+    except StepError as error:
+        module.fail_json(msg=f"{error}\nThe release before goes on serving.", step=error.step, **told)
+
+
+if __name__ == "__main__":
+    main()

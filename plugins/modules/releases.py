@@ -1,0 +1,150 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: releases
+short_description: Tell the releases of a site, and which one a rollback goes to
+version_added: 1.0.0
+description:
+  - Reads the releases that are kept on a host, and the journal of switches.
+options:
+  home:
+    description: Folder of the site on the host.
+    type: path
+    required: true
+  wanted:
+    description:
+      - Id of a release to go back to. It has to be whole and not bad.
+      - When empty, it is the good one that was live before the live one.
+    type: str
+  required:
+    description: Fail when there is nothing to go back to.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+    description: It only reads.
+  diff_mode:
+    support: none
+author:
+  - the django_vps.stack authors
+"""
+
+EXAMPLES = r"""
+- name: Learn which releases there are
+  django_vps.stack.releases:
+    home: /srv/shop
+"""
+
+RETURN = r"""
+live:
+  description: Id of the release that is live, empty before the first.
+  returned: always
+  type: str
+previous:
+  description: Id of the release to go back to, empty when there is none.
+  returned: success
+  type: str
+releases:
+  description: Whole releases, newest first, each with C(id), C(version), C(built), C(live), and why it is C(bad).
+  returned: success
+  type: list
+  elements: dict
+journal:
+  description: The switches, newest first, each with C(at), C(who), C(from), C(to) and C(seconds).
+  returned: success
+  type: list
+  elements: dict
+lines:
+  description: Both for people to read.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
+
+#: Switches that people are shown.
+LAST = 20
+
+
+def read(site: Site) -> list[dict]:
+    return [
+        {
+            "id": name,
+            "version": facts.get("version", ""),
+            "built": facts.get("built", ""),
+            "live": name == site.live,
+            "bad": facts.get("bad", ""),
+        }
+        for name, facts in ((name, site.facts(name)) for name in reversed(site.whole()))
+    ]
+
+
+def choose(site: Site, releases: list[dict], wanted: str) -> str:
+    """The release to go back to; why it cannot be, when somebody wants one."""
+    if not wanted:
+        return site.previous(site.live or "") or ""
+    found = next((release for release in releases if release["id"] == wanted), None)
+    good = [release["id"] for release in releases if not release["bad"] and not release["live"]]
+    advice = f"Good ones: {', '.join(good)}." if good else "There is no other good one."
+    if found is None:
+        raise StepError("rollback", f"there is no release {wanted!r}", advice)
+    if found["bad"]:
+        raise StepError("rollback", f"{wanted} is bad: {found['bad']}", advice)
+    return wanted
+
+
+def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]:
+    def state(release: dict) -> str:
+        if release["bad"]:
+            return f"bad: {release['bad']}"
+        return "live" if release["live"] else "the one before" if release["id"] == previous else ""
+
+    versions = {release["id"]: release["version"] for release in releases}
+    width = max((len(version) for version in versions.values()), default=0)
+    kept = [f"{release['id']}  {release['version']:{width}}  {state(release)}".rstrip() for release in releases]
+    switches = [
+        f"{entry['at']}  {entry['who']}  {entry['from'] or 'nothing'} -> {entry['to']}  in {entry['seconds']} s"
+        for entry in journal[:LAST]
+    ]
+    return (
+        [*(kept or ["there is no release yet"]), "switches:", *switches]
+        if switches
+        else kept or ["there is no release yet"]
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "wanted": {"type": "str"},
+            "required": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    site = Site(module.params["home"])
+    releases, journal = read(site), site.switches()[::-1]
+    try:
+        previous = choose(site, releases, module.params["wanted"] or "")
+        if module.params["required"] and not previous:
+            raise StepError("rollback", f"there is no release before {site.live or 'the first one'} to go back to")
+    except StepError as error:
+        module.fail_json(msg=str(error), live=site.live or "")
+    module.exit_json(
+        changed=False,
+        live=site.live or "",
+        previous=previous,
+        releases=releases,
+        journal=journal,
+        lines=lines(releases, previous, journal),
+    )
+
+
+if __name__ == "__main__":
+    main()
