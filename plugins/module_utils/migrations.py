@@ -67,7 +67,7 @@ def plain(name: str) -> str:
 def statements(sql: str) -> Iterator[str]:
     """The statements one by one, without comments and without what stands in quotes."""
     quoted = r"\bE'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'"
-    sql = re.sub(rf"{quoted}|--[^\n]*|/\*.*?\*/", " '' ", sql, flags=re.DOTALL)
+    sql = re.sub(rf"({quoted})|--[^\n]*|/\*.*?\*/", lambda found: "''" if found[1] else " ", sql, flags=re.DOTALL)
     # What a DO block does is made of statements too.
     sql = re.sub(r"\$\w*\$|\b(?:BEGIN|THEN|ELSE|LOOP)\b", ";", sql)
     for statement in sql.split(";"):
@@ -192,7 +192,7 @@ class Reading:
                 yield Finding(
                     facts["by"],
                     f"makes {table}.{column} NOT NULL and leaves it no default in the database,"
-                    " so the running release cannot insert a row",
+                    " so the running release cannot insert a row; db_default=... leaves one",
                 )
 
 

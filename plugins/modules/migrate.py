@@ -149,6 +149,11 @@ executor.migrate([], plan=plan)
 answer({"undone": len(plan)})
 """
 
+KNOWN = """
+from django.db.migrations.loader import MigrationLoader
+answer({"migrations": [".".join(node) for node in MigrationLoader(None).disk_migrations]})
+"""
+
 MODELS = """
 from django.apps import apps
 tables = {}
@@ -173,10 +178,10 @@ class Migrate:
         self.back_to = options["back_to"]
         known = None
         if self.back_to:
-            facts = self.site.facts(self.back_to) or {}
-            if "migrations" not in facts:
-                raise StepError("migrate", f"{self.back_to} does not say which migrations it knows")
-            known = facts["migrations"]
+            known = (self.site.facts(self.back_to) or {}).get("migrations")
+            if known is None:
+                argv = [self.manage, f"--release={self.back_to}"]
+                known = ask_project("migrate", argv, KNOWN, {})[0]["migrations"]
         live = self.site.live
         self.running = live if live and live != options["release"] and self.site.facts(live) else None
         # Before anything is live nothing can break.
@@ -210,17 +215,19 @@ class Migrate:
         models = self.ask(MODELS, self.running)["tables"]
         database = Database(models, self.columns, set(self.large))
         findings = find_breaking(self.plan, database)
-        unread = [f"{entry['name']}: {entry['unread']}" for entry in self.plan if entry["unread"] and not entry["new"]]
+        unread = [
+            f"{entry['name']} does: {entry['unread']}" for entry in self.plan if entry["unread"] and not entry["new"]
+        ]
         if not findings and not unread:
             return
-        said = [f"- {finding}" for finding in findings] + [f"- cannot be read beforehand: {line}" for line in unread]
+        said = [f"- {finding}" for finding in findings]
+        said += [f"- nobody can read beforehand what {line}" for line in unread]
         advice = list(dict.fromkeys(finding.advice for finding in findings))
+        accept = "Or accept that requests fail until the switch: -e django_allow_breaking_migrations=true"
         raise StepError(
             "migrate",
             f"the release that serves, {self.running}, cannot live with this:\n" + "\n".join(said),
-            "\n".join(
-                [*advice, "Or accept that requests fail until the switch: -e django_allow_breaking_migrations=true"]
-            ),
+            "\n".join([*advice, accept]),
         )
 
     def apply(self) -> None:

@@ -9,10 +9,19 @@ import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.module_utils.site import point, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError, point, write_file
+from ansible_collections.django_vps.stack.plugins.modules import switch as module
 from ansible_collections.django_vps.stack.plugins.modules.switch import Switch
 
-OPTIONS = {"service": "shop-gunicorn", "socket": "gunicorn.sock", "host": "shop.example.com", "keep": 2, "who": "me"}
+OPTIONS = {
+    "service": "shop-gunicorn",
+    "services": ["shop.worker"],
+    "socket": "gunicorn.sock",
+    "host": "shop.example.com",
+    "keep": 2,
+    "timeout": 60,
+    "who": "me",
+}
 
 
 class Application(BaseHTTPRequestHandler):
@@ -25,6 +34,7 @@ class Application(BaseHTTPRequestHandler):
         if location:
             self.send_header("Location", location)
         self.end_headers()
+        self.wfile.write(self.server.body)
 
     def address_string(self):
         return "socket"
@@ -40,8 +50,8 @@ def ask(tmp_path):
     server = socketserver.ThreadingUnixStreamServer(str(tmp_path / "releases/a/gunicorn.sock"), Application)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def run(status: int, location: str = "", path: str = "") -> str:
-        server.answer = (status, location)
+    def run(status: int, location: str = "", path: str = "", body: bytes = b"") -> str:
+        server.answer, server.body = (status, location), body
         switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": path})
         complaint = switch._ask(time.monotonic() + 5)
         run.asked = server.asked
@@ -84,6 +94,88 @@ def test_the_release_is_asked_as_the_web_server_would_ask(ask):
     assert headers["X-Forwarded-Proto"] == "https"
 
 
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b'{"release": "a"}', b'{"status": "ok"}'])
+def test_an_answer_need_not_name_the_release(ask, body):
+    assert ask(200, body=body) == ""
+
+
+def test_an_answer_that_names_another_release_will_not_do(ask):
+    assert "answers as release b" in ask(200, body=b'{"release": "b"}')
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    """Wait for a release that answers, and whose processes live, by a script: seconds -> (complaint, processes)."""
+
+    def run(script, gave_up=False):
+        clock = Clock()
+        monkeypatch.setattr(module, "time", clock)
+        switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": "/"})
+        now = lambda: script(clock.now - 100)  # noqa: E731
+        switch._ask = lambda end: now()[0]
+        switch._workers = lambda: {("worker", pid) for pid in now()[1]}
+        switch._gave_up = lambda: gave_up
+        try:
+            switch._wait_for_answers()
+        finally:
+            run.seconds = clock.now - 100
+        return run.seconds
+
+    return run
+
+
+def test_a_release_has_to_answer_well_for_three_seconds(gate):
+    assert 3 <= gate(lambda at: ("", "12")) < 4
+
+
+def test_a_bad_answer_begins_the_three_seconds_anew(gate):
+    assert 8 <= gate(lambda at: ("answers 503" if at < 5 else "", "12")) < 9.5
+
+
+def test_a_process_may_die_once_but_not_go_on_dying(gate):
+    assert gate(lambda at: ("", "12" if at < 1 else "13")) < 6
+    with pytest.raises(StepError, match=r"worker . of the release has died"):
+        gate(lambda at: ("", str(int(at))))
+    assert gate.seconds < 6
+
+
+def test_a_wrong_answer_that_stays_is_given_up_before_the_time_is_over(gate):
+    with pytest.raises(StepError, match="answers 500"):
+        gate(lambda at: ("answers 500", "1"))
+    assert 10 < gate.seconds < 12
+
+
+def test_not_yet_is_waited_for_and_said_with_the_time_it_took(gate):
+    with pytest.raises(StepError, match="answers 503, for 60 s"):
+        gate(lambda at: ("answers 503", "1"))
+    assert 60 < gate.seconds < 62
+
+
+def test_a_release_that_answers_well_now_and_then_does_not_pass(gate):
+    with pytest.raises(StepError, match=r"now and then|answers 500"):
+        gate(lambda at: ("answers 500" if int(at) % 3 == 0 else "", "1"))
+    assert gate.seconds < 65
+
+
+def test_a_unit_that_does_not_get_over_its_start_is_not_waited_for(gate):
+    with pytest.raises(StepError, match="refused"):
+        gate(lambda at: ("refused", ""), gave_up=True)
+    assert gate.seconds < 1
+
+
 def test_a_release_that_does_not_listen_is_no_release(tmp_path):
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
     assert "No such file" in switch._ask(time.monotonic() + 5)
@@ -98,7 +190,7 @@ def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]
     lines = [json.dumps({"from": before, "to": after}) for before, after in switches]
     (tmp_path / "journal").write_text("".join(f"{line}\n" for line in lines))
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": live})
-    switch.running = lambda: set(running)
+    switch.running = lambda pattern="*": set(running)
     return switch
 
 

@@ -1,0 +1,72 @@
+"""What people are told of the releases, and which one they may go back to."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+
+import pytest
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, point, write_file
+from ansible_collections.django_vps.stack.plugins.modules.lock import holder, is_held
+from ansible_collections.django_vps.stack.plugins.modules.releases import choose, lines, read
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Releases a to d, of which d is live after c, and b is bad."""
+    made = Site(str(tmp_path))
+    for name in "abcd":
+        (made.releases / name).mkdir(parents=True)
+        write_file(made.releases / name / "release.json", json.dumps({"version": f"v{name}"}))
+    made.note("b", bad="health: answers 500")
+    point(made.current, "releases/d")
+    entries = [
+        {"at": "now", "who": "ana", "from": before, "to": after, "seconds": 4.2} for before, after in ("-a", "ac", "cd")
+    ]
+    made.journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return made
+
+
+def test_without_a_wish_it_is_the_one_before(site):
+    assert choose(site, read(site), "") == "c"
+
+
+def test_a_good_one_may_be_named(site):
+    assert choose(site, read(site), "a") == "a"
+
+
+@pytest.mark.parametrize(("wanted", "why"), [("b", "b is bad: health: answers 500"), ("x", "there is no release 'x'")])
+def test_a_bad_or_unknown_one_is_refused_with_the_good_ones_named(site, wanted, why):
+    with pytest.raises(StepError) as refused:
+        choose(site, read(site), wanted)
+    assert why in str(refused.value)
+    assert "Good ones: c, a." in str(refused.value)
+
+
+def test_the_first_release_has_none_before(site):
+    point(site.current, "releases/a")
+    assert choose(site, read(site), "") == ""
+
+
+def test_the_list_says_what_is_live_what_is_bad_and_who_switched(site):
+    said = lines(read(site), "c", site.switches()[::-1])
+    assert said[:4] == ["d  vd  live", "c  vc  the one before", "b  vb  bad: health: answers 500", "a  va"]
+    assert said[4:6] == ["switches:", "now  ana  c -> d  in 4.2 s"]
+
+
+def test_a_site_without_a_release_says_so(tmp_path):
+    site = Site(str(tmp_path))
+    assert lines(read(site), "", []) == ["there is no release yet"]
+
+
+def test_a_lock_counts_while_a_process_holds_it_and_not_by_what_is_written(tmp_path):
+    path = tmp_path / "lock"
+    assert not is_held(path)
+    assert holder(path) == {}
+    path.write_text('{"run": "one", "who": "ana@laptop"}')
+    assert holder(path)["who"] == "ana@laptop"
+    assert not is_held(path)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert is_held(path)
+    assert not is_held(path)
