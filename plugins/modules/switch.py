@@ -107,6 +107,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -132,6 +133,14 @@ PROBATION = 3
 SETTLED = 10
 # A client that connected in the instant of the rename may not be in the queue yet.
 SETTLE = 0.5
+
+
+#: What most often has to be done, by what is wrong with the answer.
+ADVICE = (
+    (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
+    (r"answers [34]", "Set django_health_path to a path that answers 200 to everybody."),
+    (r"answers 5", "The log below says why, when the project logs its errors to the console."),
+)
 
 
 class OverSocket(http.client.HTTPConnection):
@@ -187,6 +196,12 @@ class Switch:
             cause = f"{error.cause}\n{self._journal()}"
             if before != self.release:
                 self._stop(self.release)
+                # It is marked as bad; systemd need not go on telling.
+                subprocess.run(
+                    ["systemctl", "reset-failed", *self.units(self.release), *self.processes(self.release)],
+                    capture_output=True,
+                    check=False,
+                )
                 # A disk that is full must not hide what was wrong before.
                 with contextlib.suppress(OSError):
                     self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
@@ -209,7 +224,7 @@ class Switch:
 
     def _wait_for_answers(self) -> None:
         end = time.monotonic() + self.options["timeout"]
-        last, since, workers, deaths = None, 0.0, set(), 0
+        last, since, workers, deaths, answered = None, 0.0, set(), 0, ""
         while True:
             died = self._died(workers)
             deaths += bool(died)
@@ -221,8 +236,14 @@ class Switch:
                 workers = self._workers()
             if not found and now - since >= PROBATION:
                 return
+            if " answers " in found:
+                answered = found
             if found and (now > end or deaths > 1 or self._is_final(found, now - since)):
-                raise StepError("health", found if now < end else f"{found}, for {self.options['timeout']} s")
+                # The last one may have had no time left; what was answered before says more.
+                told = answered if answered and deaths < 2 else found
+                raise StepError(
+                    "health", told if now < end else f"{told}, for {self.options['timeout']} s", advice_for(told)
+                )
             if now > end + PROBATION:
                 raise StepError("health", f"answers well now and then only, for {self.options['timeout']} s")
             time.sleep(PAUSE)
@@ -266,6 +287,8 @@ class Switch:
             )
             answer = connection.getresponse()
             body = answer.read(65536)
+        except TimeoutError:
+            return f"{address} does not answer"
         except (OSError, http.client.HTTPException) as error:
             return f"{address}: {error or type(error).__name__}"
         finally:
@@ -367,6 +390,10 @@ class Switch:
                 path.rmdir()
             elif path.is_file() and str(path.relative_to(top)) not in named:
                 path.unlink()
+
+
+def advice_for(complaint: str) -> str:
+    return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
 
 
 def main() -> None:
