@@ -10,11 +10,13 @@ A rule answers None, or what is wrong and what to do instead.
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import keyword
 import os
 import posixpath
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +48,9 @@ SITE = {
     "site_domains": {"type": "list", "elements": "str", "required": True},
 }
 
+#: What is typed for one run, as -e name=true, and so arrives as a text.
+TYPED = words("django_force_release django_allow_breaking_migrations")
+
 #: What two sites on one host must not share.
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
@@ -54,6 +59,10 @@ SAMPLES = {
     "site_domains": "[shop.example.com, www.shop.example.com]",
     "django_source": "https://github.com/me/shop.git, or a folder, or a .tar.gz",
     "letsencrypt_email": "me@example.com",
+    # Of a service or a timer.
+    "name": "worker",
+    "command": "python manage.py db_worker",
+    "on_calendar": "daily",
 }
 
 #: Names that Debian, the stack and the clouds use for users, services, databases and in /etc.
@@ -74,6 +83,7 @@ RESERVED = words(
     ppp profile protocols python python3 resolv rpc runit security selinux services shells skel ssl
     subgid subuid sudoers supervisor sv sysctl terminfo timezone tmpfiles ufw vim wgetrc xattr xdg
     private
+    dbus-org snap
     """
 )
 
@@ -86,8 +96,8 @@ SYSTEM_FOLDERS = words(
 )
 FOREIGN_FOLDERS = re.compile(r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?")
 
-#: What the stack sets itself: in the environment, for PostgreSQL, for gunicorn. Behind the equals
-#: sign is the variable that says it.
+#: What the stack sets itself: in the environment, for PostgreSQL, for gunicorn, in units. Behind the
+#: equals sign is the variable that says it.
 MANAGED_ENV = owners(
     """
     DJANGO_SETTINGS_MODULE=django_settings_module SECRET_KEY=django_secret_key
@@ -110,6 +120,13 @@ MANAGED_GUNICORN = owners(
     worker_class=gunicorn_worker_class proc_name=gunicorn_service user=django_user
     group=django_user chdir= daemon= pidfile= pythonpath= forwarded_allow_ips= worker_tmp_dir=
     control_socket_disable=
+    """
+)
+MANAGED_UNIT = owners(
+    """
+    User=django_user Group=django_user UMask= Type= WorkingDirectory= Environment=django_env
+    EnvironmentFile=django_env ExecSearchPath= ExecStart= ExecStartPre= ExecReload= Restart=
+    RestartSec= KillMode= TimeoutStartSec= TimeoutStopSec= RuntimeDirectory= RuntimeDirectoryMode=
     """
 )
 #: Variables that change how any program starts.
@@ -209,15 +226,16 @@ def judge_variable(case: Case, name: str, spec: dict) -> Iterator[Problem]:
         yield Problem(name, *case.failed[name])
     elif name in case.given:
         if name in case.values:
-            yield from judge_value(name, case.values[name], spec)
+            yield from judge_value(name, case.values[name], spec, RULES.get(name, no_rule))
     elif spec.get("required") and case.plays(spec.get("role", "")):
         yield Problem(name, "is not set", f"write {name}: {SAMPLES.get(name, 'a value')}")
 
 
-def judge_value(name: str, value: Any, spec: dict) -> Iterator[Problem]:
-    kind, rule = spec.get("type", "str"), RULES.get(name, no_rule)
-    refusal = wrong_kind(value, kind)
-    if refusal:
+def judge_value(name: str, value: Any, spec: dict, rule: Rule) -> Iterator[Problem]:
+    kind = spec.get("type", "str")
+    if name in TYPED and value in ("true", "false"):
+        return
+    if refusal := wrong_kind(value, kind):
         yield Problem(name, *refusal, value)
     elif kind == "list":
         yield from judge_list(name, value, spec, rule)
@@ -237,10 +255,33 @@ def judge_list(name: str, items: list, spec: dict, rule: Rule) -> Iterator[Probl
         yield Problem(name, "is an empty list", f"write {SAMPLES.get(name, 'one entry or more')}")
     for index, item in enumerate(items):
         kind = spec.get("elements", "str")
-        if refusal := wrong_kind(item, kind) or unclean(item) or rule(item):
+        if kind == "dict" and not wrong_kind(item, kind):
+            yield from judge_entry(f"{name}.{entry_name(item) or index + 1}", item, spec["options"], rule)
+        elif refusal := wrong_kind(item, kind) or unclean(item) or rule(item):
             yield Problem(name, *refusal, item)
         elif item in items[:index]:
             yield Problem(name, "names it twice", "write each entry once", item)
+
+
+def judge_entry(name: str, entry: dict, options: dict[str, dict], rule: Rule) -> Iterator[Problem]:
+    """One of a list of dictionaries, which bear the names of the options."""
+    meant = set()
+    for key in (key for key in entry if key not in options):
+        near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
+        meant.update(near)
+        advice = f"write {near[0]}" if near else f"leave it out: there are {', '.join(options)}"
+        yield Problem(name, "has a name that nothing reads", advice, key)
+    for key, spec in options.items():
+        if key in entry:
+            yield from judge_value(f"{name}.{key}", entry[key], spec, functools.partial(rule, key))
+        elif spec.get("required") and key not in meant:
+            yield Problem(name, f"has no {key}", f"write {key}: {SAMPLES[key]}")
+
+
+def entry_name(entry: dict) -> str:
+    """By what name the messages call it."""
+    name = entry.get("name")
+    return name if isinstance(name, str) and not job_name(name) else ""
 
 
 def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
@@ -325,6 +366,11 @@ def between(low: int, high: int) -> Rule:
 
 def both(*rules: Rule) -> Rule:
     return lambda value: next(filter(None, (rule(value) for rule in rules)), None)
+
+
+def entry(**rules: Rule) -> Rule:
+    """A rule for each name in the entries of a list of dictionaries."""
+    return lambda key, value: rules[key](value)
 
 
 def not_reserved(value: str) -> Refusal | None:
@@ -528,6 +574,40 @@ def setting(names: dict[str, str], pattern: str) -> Rule:
     return rule
 
 
+def job_name(value: str) -> Refusal | None:
+    """A service or a timer."""
+    if value == "gunicorn":
+        return "is the web server's", "write another, such as worker"
+    if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value):
+        return None
+    return "is no name for a unit", "write a lower-case letter, then up to 31 letters, digits and dashes"
+
+
+def command(value: str) -> Refusal | None:
+    """One command of systemd's, which no shell reads, and which runs as the site does."""
+    if re.match(r"\s*[@:+!|-]", value):
+        return ("begins with a sign by which systemd runs it in another way", "write the program first")
+    if not re.match(r"\s*((/[\w.+-]+)+|\w[\w.+-]*)(\s|$)", value, re.ASCII):
+        return ("does not begin with a program", f"write {SAMPLES['command']}, or the whole path of a program")
+    if value.rstrip().endswith("\\"):
+        return ("ends in a backslash, which would join the next line to it", "leave it out")
+    try:
+        shlex.split(value)
+    except ValueError:
+        return "has a quote that does not end", "write it twice, or leave it out"
+    if ";" in re.sub(r"'.*?'|\".*?\"", "quoted", value).split():
+        return ("has a semicolon of its own, with which systemd begins a second command", "write one command")
+    return None
+
+
+def directive(value: str) -> Refusal | None:
+    """A line of a unit, and an argument of systemd-run."""
+    name = re.fullmatch(r"([A-Z][A-Za-z]+)=[^%]*(?<!\\)", value)
+    if not name:
+        return ("is no directive of a systemd service", "write one such as PrivateTmp=yes")
+    return managed(MANAGED_UNIT, name[1])
+
+
 def postgres_name(value: str) -> Refusal | None:
     if value in ("postgres", "template0", "template1", "public", "none") or value.startswith("pg_"):
         return "is one of PostgreSQL's own", "write another, such as shop"
@@ -545,6 +625,14 @@ USER = both(
     not_reserved,
 )
 URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
+DAY = r"(mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun(day)?)"
+DAYS = rf"{DAY}((\.\.|,|-){DAY})*"
+PART = r"[0-9*][0-9*.,/]*"
+DATE, TIME = rf"({PART}-)?{PART}[-~]{PART}", rf"{PART}:{PART}(:{PART})?"
+CALENDAR = (
+    r"(?i)(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually"
+    rf"|{DAYS}( {DATE})?( {TIME})?|{DATE}( {TIME})?|{TIME})( [a-z][a-z0-9_+-]*(/[a-z0-9_+-]+)*)?"
+)
 DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 #: What a spec cannot say. Of a list the rule judges each entry, of a dict each name and value.
@@ -570,6 +658,15 @@ RULES: dict[str, Rule] = {
     ),
     "django_env": env_entry,
     "django_secret_key": secret_key,
+    "django_services": entry(name=job_name, command=command, stop_timeout=between(1, 86400)),
+    "django_timers": entry(
+        name=job_name,
+        command=command,
+        on_calendar=matching(
+            CALENDAR, "is no time as systemd writes it", 'write one such as daily or "Mon *-*-* 03:30"'
+        ),
+    ),
+    "django_sandbox": directive,
     "django_allowed_hosts": allowed_host,
     "django_csrf_trusted_origins": origin,
     "django_health_path": matching(
@@ -577,6 +674,7 @@ RULES: dict[str, Rule] = {
     ),
     "django_health_timeout": between(1, 600),
     "django_keep_releases": between(2, 50),
+    "django_pre_migrate_tasks": matching(r"[/~].+", "is not a full path", "write one that starts with / or ~"),
     "django_lock_timeout": matching(
         r"[1-9][0-9]*(ms|s|min)", "is no time as PostgreSQL writes it", "write one such as 5s"
     ),
@@ -701,6 +799,16 @@ def connections_suffice(case: Case) -> Iterator[Problem]:
     )
 
 
+def jobs_differ(case: Case) -> Iterator[Problem]:
+    """Services and timers share the names of their units."""
+    taken: dict[str, str] = {}
+    for owner in ("django_services", "django_timers"):
+        for name in (job["name"] for job in case.values.get(owner, ())):
+            if name in taken:
+                yield Problem(f"{owner}.{name}", f"is one of {taken[name]} already", "give it another name")
+            taken.setdefault(name, owner)
+
+
 def url_paths_differ(case: Case) -> Iterator[Problem]:
     static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
     if static and media and (static.startswith(media) or media.startswith(static)):
@@ -752,9 +860,18 @@ def own_certificate(case: Case) -> Iterator[Problem]:
     for name in named:
         if case.values.get("letsencrypt_enabled") is True:
             yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
-        elif case.plays("letsencrypt") and not case.find_file(case.values[name]):
-            advice = "write the path of a file on the controller"
-            yield Problem(name, "there is no such file", advice, case.values[name])
+        elif case.plays("letsencrypt"):
+            yield from no_such_file(case, name)
+
+
+def pre_migrate_tasks(case: Case) -> Iterator[Problem]:
+    if case.values.get("django_pre_migrate_tasks") and case.plays("django"):
+        yield from no_such_file(case, "django_pre_migrate_tasks")
+
+
+def no_such_file(case: Case, name: str) -> Iterator[Problem]:
+    if not case.find_file(case.values[name]):
+        yield Problem(name, "there is no such file", "write the path of a file on the controller", case.values[name])
 
 
 def sites_differ(case: Case) -> Iterator[Problem]:
@@ -780,11 +897,13 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     login_is_free,
     peer_names_agree,
     connections_suffice,
+    jobs_differ,
     url_paths_differ,
     folders_differ,
     certificate_is_whole,
     somebody_hears,
     own_certificate,
+    pre_migrate_tasks,
     sites_differ,
 )
 

@@ -54,7 +54,7 @@ releases:
   type: list
   elements: dict
 journal:
-  description: The switches, newest first, each with C(at), C(who), C(from), C(to) and C(seconds).
+  description: The switches, newest first, each with C(at), C(who), C(what), C(from), C(to) and C(seconds).
   returned: success
   type: list
   elements: dict
@@ -109,7 +109,8 @@ def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]
     width = max((len(version) for version in versions.values()), default=0)
     kept = [f"{release['id']}  {release['version']:{width}}  {state(release)}".rstrip() for release in releases]
     switches = [
-        f"{entry['at']}  {entry['who']}  {entry['from'] or 'nothing'} -> {entry['to']}  in {entry['seconds']} s"
+        f"{entry['at']}  {entry['who']}  {entry['from'] or 'nothing'} -> {entry['to']}"
+        f"  {entry.get('what', '')}  in {entry['seconds']} s"
         for entry in journal[:LAST]
     ]
     return (

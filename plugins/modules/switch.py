@@ -203,8 +203,9 @@ class Switch:
                     check=False,
                 )
                 # A disk that is full must not hide what was wrong before.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, StepError):
                     self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
+                    self.prune()
             raise StepError(error.step, cause, error.advice) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
@@ -335,6 +336,7 @@ class Switch:
         entry = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "who": self.options["who"] or os.environ.get("SUDO_USER", "root"),
+            "what": (self.site.facts(self.release) or {}).get("version", ""),
             "from": before or "",
             "to": self.release,
             "seconds": round(time.time() - began, 1),

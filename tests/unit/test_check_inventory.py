@@ -33,6 +33,8 @@ GOOD = {
     "django_version": "main",
     "letsencrypt_email": "me@example.com",
 }
+SERVICE = {"name": "worker", "command": "celery -A shop worker"}
+TIMER = {"name": "cleanup", "command": "python manage.py clearsessions", "on_calendar": "daily"}
 GROUPS = {"web": ["vps1"], "app": ["vps1"], "database": ["vps1"]}
 
 
@@ -107,7 +109,8 @@ BAD = [
     ("23 boolean maybe", "letsencrypt_enabled", "maybe", "write true or false"),
     ("23 boolean 2", "letsencrypt_enabled", 2, "write true or false"),
     ("24 boolean as a text", "letsencrypt_enabled", "yes", "write true or false"),
-    ("24 boolean as a text", "django_no_log", "False ", "write true or false"),
+    ("24 boolean as a text", "django_force_release", "yes", "write true or false"),
+    ("24 boolean as a text", "django_allow_breaking_migrations", "true ", "write true or false"),
     ("25 debug", "django_env", {"DEBUG": "True"}, "leave it out"),
     ("26 SQL", "postgres_database", 'app"; DROP DATABASE x', "write a lower-case letter"),
     ("27 quote", "postgres_database", "o'brien", "write a lower-case letter"),
@@ -251,6 +254,58 @@ BAD = [
     ("-- directory", "letsencrypt_directory_url", "http://ca/dir", "starts with https://"),
     ("-- certificate", "letsencrypt_certificate", "/etc/shop/x.pem", "/fullchain.pem"),
     ("-- two folders", "letsencrypt_certificate", "/srv/x/y/fullchain.pem", "one folder for both"),
+    ("-- service", "django_services", ["worker"], "write pairs"),
+    ("-- service", "django_services", {"worker": "celery -A shop worker"}, "write a list"),
+    (
+        "-- service without a name",
+        "django_services",
+        [{"command": "x"}],
+        "django_services.1: has no name; write name: ",
+    ),
+    ("-- service without a command", "django_services", [{"name": "a"}], "django_services.a: has no command; write "),
+    ("-- timer without a time", "django_timers", [{"name": "a", "command": "x"}], "write on_calendar: daily"),
+    ("-- typo in a name", "django_services", [{"name": "a", "comand": "x"}], "'comand'); write command"),
+    ("-- typo in a name", "django_timers", [{**TIMER, "stop_timeout": 9}], "there are name, command, on_calendar"),
+    (
+        "-- command of a list",
+        "django_services",
+        [{"name": "a", "command": ["x"]}],
+        "django_services.a.command: is a list",
+    ),
+    ("-- empty command", "django_services", [{"name": "a", "command": ""}], "write a value"),
+    ("-- time as a text", "django_services", [{**SERVICE, "stop_timeout": "60"}], "write a whole number"),
+    ("-- no time", "django_services", [{**SERVICE, "stop_timeout": 0}], "from 1 to 86400"),
+    *(
+        ("-- unit", variable, [{**job, "name": value}], "write ")
+        for variable, job in (("django_services", SERVICE), ("django_timers", TIMER))
+        for value in ("Worker", "my_worker", "a.b", "1st", "%i", "a" * 33, "gunicorn")
+    ),
+    *(
+        ("-- command", variable, [{**job, "command": value}], advice)
+        for variable, job in (("django_services", SERVICE), ("django_timers", TIMER))
+        for value, advice in (
+            ("celery\nUser=root", "write one line"),
+            *((f"{sign}celery", "write the program first") for sign in "@-:+!|"),
+            (" +celery", "write the program first"),
+            ("./manage.py", "the whole path"),
+            ("A=1 python", "the whole path"),
+            ("$PYTHON manage.py", "the whole path"),
+            ("python manage.py \\", "leave it out"),
+            ("python manage.py it's", "a quote that does not end"),
+            ("python a.py ; reboot", "write one command"),
+        )
+    ),
+    *(
+        ("-- calendar", "django_timers", [{**TIMER, "on_calendar": value}], "such as daily")
+        for value in ("*/5 * * * *", "5m", "@daily", "midnight", "03", "Mon,", "every day", "daily\t", "*-*-* 3pm")
+    ),
+    ("-- twice", "django_services", [SERVICE, {**SERVICE, "command": "x"}], "give it another name"),
+    ("-- sandbox", "django_sandbox", ["PrivateTmp"], "such as PrivateTmp=yes"),
+    ("-- sandbox", "django_sandbox", ["PrivateTmp=yes\\"], "such as PrivateTmp=yes"),
+    ("-- sandbox", "django_sandbox", ["ReadWritePaths=/srv/%i"], "such as PrivateTmp=yes"),
+    ("-- sandbox", "django_sandbox", ["User=root"], "set django_user instead"),
+    ("-- tasks", "django_pre_migrate_tasks", "pre_migrate.yml", "starts with /"),
+    ("-- tasks", "django_pre_migrate_tasks", "/no/such.yml", "path of a file on the controller"),
     ("-- own, but issued", "letsencrypt_own_certificate", "/x.pem", "letsencrypt_enabled: false"),
     ("-- own without key", "letsencrypt_own_key", "/x.pem", "set both or neither"),
 ]
@@ -344,6 +399,11 @@ def test_no_certificate_of_ones_own_that_is_not_there(tmp_path):
     assert refused(own) == []
 
 
+def test_a_service_and_a_timer_do_not_share_a_name():
+    (line,) = refused({"django_services": [SERVICE], "django_timers": [{**TIMER, "name": "worker"}]})
+    assert line == "django_timers.worker: is one of django_services already; give it another name"
+
+
 def test_no_secret_is_repeated():
     bad = {
         "django_secret_key": "geheim",
@@ -388,6 +448,18 @@ def test_no_secret_is_repeated():
         {"gunicorn_settings": {"max_requests": 5000, "loglevel": "debug", "accesslog": "-"}},
         {"gunicorn_worker_class": "asgi", "gunicorn_workers": 0, "gunicorn_threads": 1},
         {"nginx_client_max_body_size": "512k", "nginx_hsts_max_age": 0},
+        {"django_services": [SERVICE, {"name": "w-2", "command": "/usr/bin/python3 x", "stop_timeout": 86400}]},
+        {"django_services": [{**SERVICE, "command": "sh -c 'a ; b' 100% $HOME \"it's\" \\;"}]},
+        *(
+            {"django_timers": [{**TIMER, "on_calendar": value}]}
+            for value in (
+                *("hourly", "03:00", "*:0/5", "*:*:0/10", "Mon", "Mon..Fri 08:00", "Sat,Sun *-*-* 04:30:00"),
+                *("*-*-01 04:00 Europe/Berlin", "*-02~03", "2027-01-01", "daily UTC", "monday 9..17:00"),
+            )
+        ),
+        {"django_sandbox": ["ProtectSystem=full", "CapabilityBoundingSet=", "ReadWritePaths=/var/lib/shop"]},
+        {"django_pre_migrate_tasks": __file__},
+        {"django_force_release": "true", "django_allow_breaking_migrations": "false"},
         {"letsencrypt_enabled": False},
         {"letsencrypt_directory_url": "https://pebble.example:14000/dir"},
         {"ansible_host": "203.0.113.10", "vault_thing": "x", "sitemap": 1},

@@ -21,7 +21,8 @@ def site(tmp_path):
     made.note("b", bad="health: answers 500")
     point(made.current, "releases/d")
     entries = [
-        {"at": "now", "who": "ana", "from": before, "to": after, "seconds": 4.2} for before, after in ("-a", "ac", "cd")
+        {"at": "now", "who": "ana", "what": f"v{after}", "from": before, "to": after, "seconds": 4.2}
+        for before, after in ("-a", "ac", "cd")
     ]
     made.journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return made
@@ -51,7 +52,7 @@ def test_the_first_release_has_none_before(site):
 def test_the_list_says_what_is_live_what_is_bad_and_who_switched(site):
     said = lines(read(site), "c", site.switches()[::-1])
     assert said[:4] == ["d  vd  live", "c  vc  the one before", "b  vb  bad: health: answers 500", "a  va"]
-    assert said[4:6] == ["switches:", "now  ana  c -> d  in 4.2 s"]
+    assert said[4:6] == ["switches:", "now  ana  c -> d  vd  in 4.2 s"]
 
 
 def test_a_site_without_a_release_says_so(tmp_path):

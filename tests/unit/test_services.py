@@ -1,0 +1,98 @@
+"""Services and timers: what their units say, and which files of a site's units nobody wants any more."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).parent.parent.parent / "roles/django"
+UNITS = "/etc/systemd/system"
+WORKER = {"name": "worker", "command": "celery -A shop worker -n 100%h"}
+CLEANUP = {"name": "cleanup", "command": "python manage.py clearsessions", "on_calendar": "daily"}
+SITE = {
+    "site_name": "shop",
+    "django_user": "shop",
+    "django_home": "/srv/shop",
+    "django_media_root": "/srv/shop/media",
+    "django_service": "shop-gunicorn",
+    "django_sandbox": ["SystemCallFilter=~@privileged @resources", "CapabilityBoundingSet="],
+    "django_services": [],
+    "django_timers": [],
+    "ansible_managed": "managed",
+}
+
+
+def rendered(text, **variables):
+    """A text with the variables of the role."""
+    ours = {
+        name: trust_as_template(value) if isinstance(value, str) else value
+        for name, value in yaml.safe_load((ROLE / "vars/main.yml").read_text()).items()
+    }
+    templar = Templar(loader=DataLoader(), variables={**ours, **SITE, **variables})
+    return templar.template(trust_as_template(text))
+
+
+def lines(template, **variables):
+    return rendered((ROLE / "templates" / template).read_text(), **variables).splitlines()
+
+
+def test_a_service_lives_with_its_release_and_has_time_to_end():
+    unit = lines("service@.service.j2", __django_job=WORKER)
+    assert {"PartOf=shop-gunicorn@%i.service", "Type=exec", "Restart=always", "TimeoutStopSec=300s"} <= set(unit)
+    assert "TimeoutStopSec=9s" in lines("service@.service.j2", __django_job={**WORKER, "stop_timeout": 9})
+
+
+def test_a_timers_command_runs_once_and_outlives_its_release():
+    unit = lines("service@.service.j2", __django_job=CLEANUP)
+    assert "Type=oneshot" in unit
+    assert not [line for line in unit if line.startswith(("PartOf=", "Restart=", "TimeoutStopSec="))]
+
+
+def test_a_percent_sign_in_a_command_is_no_specifier():
+    assert "ExecStart=celery -A shop worker -n 100%%h" in lines("service@.service.j2", __django_job=WORKER)
+
+
+def test_manage_runs_in_the_sandbox_of_the_units():
+    script = shlex.split("\n".join(lines("manage.j2")), comments=True)
+    unit = lines("service@.service.j2", __django_job=WORKER)
+    for directive in SITE["django_sandbox"]:
+        assert directive in unit
+        assert f"--property={directive}" in script
+
+
+def gone(there, **variables):
+    files = [{"path": f"{UNITS}/{path}"} for path in there]
+    return [
+        rendered(f"{{{{ {name} }}}}", __django_found={"files": files}, **variables)
+        for name in ("__django_gone", "__django_gone_units")
+    ]
+
+
+WORKERS = ["shop.worker@.service", "shop-gunicorn@.service.wants/shop.worker@.service"]
+CLEANUPS = [
+    *("shop.cleanup@.service", "shop.cleanup.service", "shop.cleanup.timer"),
+    "timers.target.wants/shop.cleanup.timer",
+]
+
+
+@pytest.mark.parametrize(
+    ("services", "timers", "files", "units"),
+    [
+        ([WORKER], [CLEANUP], [], []),
+        ([], [], [*WORKERS, *CLEANUPS], ["shop.worker[.@]*", "shop.cleanup[.@]*"]),
+        ([], [CLEANUP], WORKERS, ["shop.worker[.@]*"]),
+        # What was a service and is a timer now is no longer brought along by the web server, and the other way round.
+        ([], [CLEANUP, {**CLEANUP, "name": "worker"}], WORKERS[1:], ["shop.worker[.@]*"]),
+        ([WORKER, {**WORKER, "name": "cleanup"}], [], CLEANUPS[1:], ["shop.cleanup[.@]*"]),
+    ],
+    ids=["all listed", "none", "no service", "a service turned timer", "a timer turned service"],
+)
+def test_what_is_no_longer_listed_goes(services, timers, files, units):
+    paths, patterns = gone([*WORKERS, *CLEANUPS], django_services=services, django_timers=timers)
+    assert paths == [f"{UNITS}/{path}" for path in files]
+    assert patterns == units
