@@ -21,7 +21,7 @@ from ansible.utils.display import Display
 
 # Writing is how it notices that nobody is there any more: the pipe breaks, or the terminal hangs up.
 HOLD = """
-exec 9>> {path} && flock --timeout 2 9 && printf %s {holder} > {path} && while printf .; do sleep 0.5; done
+exec 9>> {path} && flock --timeout 1.5 9 && printf %s {holder} > {path} && while printf .; do sleep 0.5; done
 """
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import lzma
 import os
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -42,7 +44,7 @@ class ActionModule(ActionBase):
         with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
             try:
                 digest = pack(path, archive)
-            except (OSError, ValueError, tarfile.TarError) as error:
+            except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
                 where = getattr(error, "filename", None) or path
                 raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": digest}

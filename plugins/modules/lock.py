@@ -61,7 +61,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 #: Seconds in which a run that has just ended lets go.
-PATIENCE = 3
+PATIENCE = 2
 
 
 def holder(path: Path) -> dict:

@@ -119,6 +119,7 @@ for migration, backwards in plan:
     described.append({
         "name": f"{migration.app_label}.{migration.name}",
         "new": not any(app == migration.app_label for app, _ in loader.applied_migrations),
+        "atomic": migration.atomic,
         "does": [str(operation.describe()) for operation in migration.operations],
         "irreversible": [str(operation.describe()) for operation in migration.operations if not operation.reversible],
         "sql": sql,
@@ -149,6 +150,19 @@ executor.migrate([], plan=plan)
 answer({"undone": len(plan)})
 """
 
+# A transaction of another role shows itself, but not what it does.
+BLOCKERS = """
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute('''
+        SELECT format('process %s of %s, %s, for %s s: %s', pid, usename, state,
+                      round(extract(epoch FROM now() - xact_start)), left(query, 200))
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start < now() - interval '1 second'
+        ORDER BY xact_start''')
+    answer({"blockers": [row[0] for row in cursor.fetchall()]})
+"""
+
 KNOWN = """
 from django.db.migrations.loader import MigrationLoader
 answer({"migrations": [".".join(node) for node in MigrationLoader(None).disk_migrations]})
@@ -175,6 +189,8 @@ class Migrate:
         self.options = options
         self.site = Site(options["home"])
         self.manage = options["manage"]
+        #: Who held up what has worked in the end.
+        self.waited: list[str] = []
         self.back_to = options["back_to"]
         known = None
         if self.back_to:
@@ -232,8 +248,7 @@ class Migrate:
 
     def apply(self) -> None:
         """Run the plan; who holds a lock for long goes first."""
-        timeout = {"PGOPTIONS": f"-c lock_timeout={self.options['lock_timeout']}"}
-        environment = {**os.environ, **timeout}
+        environment = {**os.environ, "PGOPTIONS": f"-c lock_timeout={self.options['lock_timeout']}"}
         for attempt in range(1, TRIES + 1):
             try:
                 if self.back_to:
@@ -243,26 +258,39 @@ class Migrate:
                     run("migrate", argv, env=environment)
             except StepError as error:
                 if "lock timeout" not in error.cause:
-                    raise StepError("migrate", f"{error.cause}\n{self.state()}".strip()) from None
+                    raise self.failure(error) from None
+                self.waited = self.blockers()
                 if attempt == TRIES:
-                    raise StepError(
-                        "migrate",
-                        f"{error.cause}\n{TRIES} times somebody held a lock longer than {self.options['lock_timeout']}",
-                        "Look who: SELECT pid, state, query_start, query FROM pg_stat_activity ORDER BY xact_start;",
-                    ) from None
+                    timeout = self.options["lock_timeout"]
+                    said = [f"{TRIES} times somebody held a lock for more than {timeout}", *self.waited, error.cause]
+                    advice = "Let them end, or end them: SELECT pg_terminate_backend(PID)."
+                    raise StepError("migrate", "\n".join(said), advice) from None
                 time.sleep(PAUSE)
             else:
                 return
 
-    def state(self) -> str:
-        """After a failure: what of the plan is done, and stays so."""
-        left = {entry["name"] for entry in self.ask(PLAN + DESCRIBE)["plan"]}
+    def failure(self, error: StepError) -> StepError:
+        """Which migration failed and why, in the first line; then what of the plan is done and stays so."""
+        begun = re.findall(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", error.said, re.MULTILINE)[-1:]
+        last = error.cause.splitlines()[-1]
+        plan = self.ask(PLAN + DESCRIBE)["plan"]
+        left = {entry["name"]: entry for entry in plan}
         done = [entry["name"] for entry in self.plan if entry["name"] not in left]
-        return (
-            f"Done and kept: {', '.join(done)}."
-            if done
-            else "The database is as it was, but for what a migration does outside of a transaction."
-        )
+        kept = f"Done, and kept: {', '.join(done)}." if done else "The database is as it was."
+        for name in begun:
+            if name in left and not left[name]["atomic"]:
+                kept = (
+                    f"{name} has atomic = False: what it did before it failed stays, and the next run starts it"
+                    " from its beginning."
+                )
+        return StepError("migrate", "\n".join([": ".join([*begun, last]), error.cause, kept]))
+
+    def blockers(self) -> list[str]:
+        """Whose transactions have been open for longer than a moment."""
+        try:
+            return self.ask(BLOCKERS)["blockers"]
+        except StepError:
+            return []
 
 
 def main() -> None:
@@ -292,6 +320,8 @@ def main() -> None:
             if told["irreversible"]:
                 raise StepError("migrate", "these cannot be undone:\n" + "\n".join(told["irreversible"]))
             migrate.apply()
+            for line in migrate.waited:
+                module.warn(f"the migration had to wait for {line}")
         module.exit_json(changed=bool(migrate.plan), **told)
     except StepError as error:
         module.fail_json(msg=f"{error}\nThe release before goes on serving.", step=error.step, **told)

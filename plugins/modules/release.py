@@ -269,6 +269,10 @@ answer({"step": "migrations", "pending": pending, "migrations": migrations})
 
 # What people most often have to do when a step gives up, by what it says.
 ADVICE = (
+    (
+        r"No space left on device|Disk quota exceeded",
+        "The disk is full: look what fills it, or lower django_keep_releases.",
+    ),
     (r"pg_config", "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead."),
     (r"gcc|cc1|compiler|Python\.h", "A package is being compiled: name what it needs in django_system_packages."),
     (r"(?i)git executable not found|cannot find command 'git'", "Name git in django_system_packages."),
@@ -739,12 +743,14 @@ def enough_space(site: Site) -> None:
         free = disk.f_bavail * disk.f_frsize
         mount = next(str(folder) for folder in (path, *path.parents) if os.path.ismount(folder))
         if free < need["bytes"]:
-            cause = f"{mount} has {free >> 20} MB free, and {need['bytes'] >> 20} MB are needed"
+            cause, look = f"{mount} has {free >> 20} MB free, and {need['bytes'] >> 20} MB are needed", "du -xm"
         elif disk.f_files and disk.f_favail < need["files"]:
-            cause = f"{mount} has {disk.f_favail} inodes free, and {need['files']} are needed"
+            cause, look = f"{mount} has {disk.f_favail} inodes free, and {need['files']} are needed", "du -x --inodes"
         else:
             continue
-        raise StepError("disk", cause, f"Look what fills it: du -xh {mount} | sort -h | tail; or keep fewer releases.")
+        raise StepError(
+            "disk", cause, f"Look what fills it ({look} {mount} | sort -n | tail), or lower django_keep_releases."
+        )
 
 
 def end_builds(user: str) -> None:

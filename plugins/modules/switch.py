@@ -214,7 +214,8 @@ class Switch:
     def _start(self) -> None:
         units = self.processes(self.release)
         subprocess.run(["systemctl", "reset-failed", *units], capture_output=True, check=False)
-        run("start", ["systemctl", "start", *units], timeout=self.options["timeout"])
+        advice = "Where a unit is not found: site.yml sets up what is new in django_services."
+        run("start", ["systemctl", "start", *units], advice=advice, timeout=self.options["timeout"])
 
     def _stop(self, release: str) -> None:
         # What still finishes its work is not waited for.
