@@ -20,7 +20,7 @@ demo-down: ## remove the demo's container
 	@tools/demo down
 
 test: setup ## lint, unit tests and every scenario; SCENARIO=name runs one
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/pytest $(if $(SCENARIO),--scenario $(SCENARIO))
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/pytest $(if $(SCENARIO),--scenario $(SCENARIO),--numprocesses 2 --maxschedchunk 1)
 
 lint: ## what is wrong with the style
 	@tools/setup venv

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import subprocess
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 #: Names of what makes up a release; roles and templates use the same words.
@@ -87,7 +87,7 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_one(home: Path, patience: float = 300):
     """Wait until a step that outlived its run has ended, and keep others waiting meanwhile."""
     with (home / ".lock").open("a") as file:
@@ -183,9 +183,15 @@ class Site:
         return None
 
     def switches(self) -> list[dict]:
-        """The journal: one entry for each switch, oldest first."""
-        try:
-            lines = self.journal.read_text().splitlines()
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """The journal: one entry for each switch, oldest first. A line that a crash cut short is no entry."""
+        entries = []
+        with contextlib.suppress(OSError):
+            for line in self.journal.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    entries.append(json.loads(line))
+        return entries
+
+    @property
+    def noted(self) -> str:
+        """Id of the release that went live last, as the journal knows it."""
+        return next((entry["to"] for entry in reversed(self.switches())), "")

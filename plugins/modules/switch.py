@@ -209,7 +209,9 @@ class Switch:
             raise StepError(error.step, cause, error.advice) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
-            self._note(before, began)
+        # One that went live as its run died is noted by the next.
+        if self.site.noted != self.release:
+            self._note(self.site.noted, began)
 
     def _start(self) -> None:
         units = self.processes(self.release)
@@ -333,17 +335,20 @@ class Switch:
         )
         return tail(shown.stdout, 30)
 
-    def _note(self, before: str | None, began: float) -> None:
+    def _note(self, before: str, began: float) -> None:
         entry = {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "who": self.options["who"] or os.environ.get("SUDO_USER", "root"),
             "what": (self.site.facts(self.release) or {}).get("version", ""),
-            "from": before or "",
+            "from": before,
             "to": self.release,
             "seconds": round(time.time() - began, 1),
         }
-        with self.site.journal.open("a") as journal:
-            journal.write(json.dumps(entry) + "\n")
+        with self.site.journal.open("a+") as journal:
+            journal.seek(0)
+            # After a line that a crash cut short.
+            begun = not f"\n{journal.read()}".endswith("\n")
+            journal.write("\n" * begun + json.dumps(entry) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
 
@@ -422,7 +427,7 @@ def main() -> None:
     try:
         if module.check_mode:
             module.exit_json(changed=not switch.serves(), live=before, before=before, removed=[], diff=diff)
-        if switch.serves():
+        if switch.serves() and switch.site.noted == switch.release:
             module.exit_json(changed=False, live=before, before=before, removed=[])
         if switch.site.facts(switch.release) is None:
             raise StepError("switch", f"there is no whole release {switch.release!r} in {switch.site.releases}")

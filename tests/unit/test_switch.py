@@ -232,3 +232,20 @@ def test_hashed_assets_go_with_the_last_release_that_has_them(tmp_path):
         (tmp_path / "static" / asset).write_text("")
     assert switch.prune() == ["a"]
     assert [path.name for path in (tmp_path / "static").iterdir()] == ["both.css"]
+
+
+def test_a_line_that_a_crash_cut_short_spoils_neither_the_journal_nor_the_next_line(tmp_path):
+    switch = site_with(tmp_path, "ab", "b", [("", "a")])
+    with (tmp_path / "journal").open("a") as journal:
+        journal.write('{"from": "a", "t')
+    switch._note("a", time.time())
+    assert [entry["to"] for entry in switch.site.switches()] == ["a", "b"]
+
+
+def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
+    switch = site_with(tmp_path, "ab", "b", [("", "a")])
+    switch._start = switch._wait_for_answers = lambda: None
+    switch.make_live()
+    assert [(entry["from"], entry["to"]) for entry in switch.site.switches()] == [("", "a"), ("a", "b")]
+    switch.make_live()
+    assert len(switch.site.switches()) == 2
