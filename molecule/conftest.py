@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class Site:
         return parse(done.stdout.decode(errors="replace"), done.stderr.decode())
 
     def manage(self, *argv: str) -> str:
-        return self.host.check_output(f"{self.name}-manage " + " ".join(f"'{word}'" for word in argv))
+        return self.host.check_output(shlex.join([f"{self.name}-manage", *argv]))
 
 
 def parse(text: str, error: str) -> Answer:

@@ -1,0 +1,243 @@
+"""Fifteen deploys and five rollbacks, one after another, and what visitors noticed of them."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import EPHEMERAL, PROJECT, servers
+
+sys.path.append(str(PROJECT / "tests"))
+from load import Load, summary, went_back
+
+SOURCE = EPHEMERAL / "project"
+
+# What each run brings; a rollback takes it back. While the first ones run, somebody always waits for the slow page;
+# not during all, because a run is over when those whom the release before serves have been served.
+SLOW_RUNS = ["code", "code", "migration", "code", "rollback"]
+RUNS = [
+    *SLOW_RUNS,
+    *("code", "packages", "code", "rollback", "rollback", "code", "migration", "code", "rollback"),
+    *("code", "migration", "code", "rollback", "nothing, by force", "code"),
+]
+
+# Requests a second; under ASGI each one opens a connection to the database.
+RATES = {"site13": 90, "site12": 45}
+REQUESTS = 50_000
+
+# Run on a server: where does `current` lead, a thousand times a second, until the end of the standard input?
+WATCH = """
+import json, os, sys, threading, time
+
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set())).start()
+current = f"/srv/{sys.argv[1]}/current"
+looks, failures, led = 0, [], []
+while not over.wait(0.001):
+    looks += 1
+    try:
+        os.stat(f"{current}/gunicorn.sock")
+        release = os.path.basename(os.readlink(current))
+    except OSError as error:
+        failures.append([time.time(), str(error)])
+    else:
+        if not led or led[-1][1] != release:
+            led.append([time.time(), release])
+print(json.dumps({"looks": looks, "failures": failures, "led": led}))
+"""
+
+
+class Server:
+    """One of the servers, and what was noted of it."""
+
+    def __init__(self, container: str) -> None:
+        self.container, self.site = container, container.split("-")[0]
+        self.releases = [self.live()]
+
+    def live(self) -> str:
+        argv = ["docker", "exec", self.container, "readlink", f"/srv/{self.site}/current"]
+        return Path(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()).name
+
+    def visitors(self, **options) -> Load:
+        address = (EPHEMERAL / f"{self.container}.address").read_text()
+        return Load(address, f"{self.site}.example.test", **options)
+
+    @contextmanager
+    def watch(self):
+        argv = ["docker", "exec", "--interactive", self.container, "python3", "-c", WATCH, self.site]
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            yield
+        finally:
+            self.current = json.loads(process.communicate()[0])
+
+
+def play(playbook: str, **variables: str) -> str:
+    """Run a playbook as a user does, and return what it says."""
+    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
+    argv = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *extra]
+    done = subprocess.run(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def change(what: str, number: int) -> None:
+    """Work on the project for a while."""
+    with (SOURCE / "notes/static/notes/site.css").open("a") as sheet:
+        sheet.write(f"/* {number} */\n")
+    if what == "migration":
+        models = SOURCE / "notes/models.py"
+        column = f"    remark_{number} = models.TextField(null=True)\n\n    class Meta:"
+        models.write_text(models.read_text().replace("    class Meta:", column, 1))
+        argv = [sys.executable, "manage.py", "makemigrations", "notes"]
+        subprocess.run(argv, cwd=SOURCE, env={**os.environ, "DEBUG": "1"}, check=True, capture_output=True)
+    if what == "packages":
+        locked = (PROJECT / "requirements-dev.txt").read_text()
+        with (SOURCE / "requirements.txt").open("a") as requirements:
+            requirements.write(re.search(r"^iniconfig==(.*\\\n)+.*\n", locked, re.MULTILINE).group())
+
+
+def carry_out(runs: list[str], hosts: list[Server]) -> None:
+    for what in runs:
+        number = len(hosts[0].releases)
+        if what == "rollback":
+            play("rollback")
+        elif what == "nothing, by force":
+            play("deploy", django_force_release="true")
+        else:
+            change(what, number)
+            play("deploy", django_version=f"v{number}")
+        for host in hosts:
+            host.releases.append(host.live())
+
+
+@pytest.fixture(scope="session")
+def rollout(request):
+    """All runs, and what came of them on each server."""
+    hosts = [Server(container) for container in servers()]
+    began = time.monotonic()
+    with ExitStack() as during:
+        for host in hosts:
+            during.enter_context(host.watch())
+            host.load = during.enter_context(host.visitors(path=["/health/"] * 7 + ["/"], rate=RATES[host.site]))
+        with ExitStack() as meanwhile:
+            for host in hosts:
+                host.slow = meanwhile.enter_context(host.visitors(path=["/slow/"], rate=0.5))
+            carry_out(SLOW_RUNS, hosts)
+        carry_out(RUNS[len(SLOW_RUNS) :], hosts)
+        idle = play("deploy")
+        seconds = time.monotonic() - began
+        # Where deploys are quick, the visitors have yet to come.
+        time.sleep(max(0, REQUESTS / sum(RATES.values()) - seconds))
+    for host in hosts:
+        host.idle, host.ordinary, host.waited = idle, host.load.result(), host.slow.result()
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{len(RUNS)} runs in {seconds:.0f} s")
+        for host in hosts:
+            print(f"{host.site}: {summary(host.ordinary)}; the slow page: {summary(host.waited)}")
+    return {host.site: host for host in hosts}
+
+
+@pytest.fixture
+def server(site, rollout):
+    return rollout[site.name]
+
+
+@pytest.fixture
+def journal(site):
+    return [json.loads(line) for line in site.host.file(f"/srv/{site.name}/journal").content_string.splitlines()]
+
+
+def test_each_deploy_brings_a_new_release_and_each_rollback_the_one_before(server):
+    live, *later = server.releases
+    before = {live: None}
+    for what, release in zip(RUNS, later, strict=True):
+        if what == "rollback":
+            assert release == before[live]
+        else:
+            assert release not in before
+            before[release] = live
+        live = release
+
+
+def test_no_request_failed(server):
+    assert server.ordinary["failures"] == []
+    assert list(server.ordinary["statuses"]) == ["200"]
+
+
+def test_there_were_enough_requests_to_say_so(rollout):
+    assert sum(server.ordinary["requests"] for server in rollout.values()) >= REQUESTS
+
+
+def test_no_visitor_waited_for_a_second(server):
+    assert server.ordinary["slowest"] < 1, server.ordinary["late"]
+
+
+def test_a_request_of_six_seconds_outlives_the_switch(server):
+    assert server.waited["failures"] == []
+    switches = [at for at, _ in server.current["led"][1 : len(SLOW_RUNS) + 1]]
+    for switch in switches:
+        under_way = [one for one in server.waited["late"] if one["at"] < switch < one["at"] + one["seconds"]]
+        assert under_way
+        assert {one["status"] for one in under_way} == {200}
+
+
+def test_no_connection_goes_back_to_a_release_that_was_switched_away_from(server, journal):
+    assert set(server.releases) == set(server.ordinary["releases"])
+    assert went_back(server.ordinary["seen"], journal) == []
+    assert went_back(server.waited["seen"], journal) == []
+
+
+def test_current_led_to_a_socket_at_every_moment(server):
+    assert server.current["failures"] == []
+    assert server.current["looks"] > 100 * server.ordinary["seconds"]
+    assert [release for _, release in server.current["led"]] == server.releases
+
+
+def test_the_journal_has_one_line_for_each_switch(server, journal):
+    assert [entry["to"] for entry in journal] == server.releases
+    assert [entry["from"] for entry in journal] == ["", *server.releases[:-1]]
+    assert all(entry["who"] and entry["seconds"] > 0 for entry in journal)
+    for entry, (at, _) in zip(journal[1:], server.current["led"][1:], strict=True):
+        noted = time.strptime(entry["at"], "%Y-%m-%dT%H:%M:%SZ")
+        assert abs(at - calendar.timegm(noted)) <= 2
+
+
+def test_a_deploy_of_the_same_source_changes_nothing(server):
+    (recap,) = re.findall(rf"^{server.container} .*$", server.idle, re.MULTILINE)
+    assert "changed=0 " in recap
+
+
+def test_a_deploy_by_force_is_a_new_release_of_the_same_source(site, server):
+    print(site.host.check_output(f"cat /srv/{site.name}/releases/*/release.json"))
+    forced = server.releases[RUNS.index("nothing, by force") + 1]
+    assert forced not in server.releases[: RUNS.index("nothing, by force") + 1]
+
+
+def test_the_stylesheet_of_the_release_before_is_still_served(site, journal):
+    folder = f"/srv/{site.name}/releases/{journal[-1]['from']}/static/"
+    (sheet,) = site.host.check_output(f"cd {folder} && ls notes/site.????????????.css").split()
+    assert not site.host.file(f"/srv/{site.name}/current/static/{sheet}").exists
+    answer = site.get(f"/static/{sheet}", "--insecure")
+    assert answer.status == 200, answer.error
+    assert answer.body == site.host.file(f"{folder}{sheet}").content_string
+
+
+def test_the_last_releases_are_kept_and_older_ones_are_gone(site, server, journal):
+    kept = set(site.host.check_output(f"ls /srv/{site.name}/releases").split())
+    last = list(dict.fromkeys(reversed(server.releases)))[:5]
+    assert kept == {*last, journal[-1]["from"]}
+
+
+def test_of_the_releases_only_the_live_one_runs(site, server):
+    listed = site.host.check_output(f"systemctl list-units --all --plain --no-legend '{site.name}-gunicorn@*'")
+    running = {line.split()[0] for line in listed.splitlines() if line.split()[2] != "inactive"}
+    assert running == {f"{site.name}-gunicorn@{server.releases[-1]}.{kind}" for kind in ("service", "socket")}

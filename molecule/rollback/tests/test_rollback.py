@@ -1,0 +1,268 @@
+"""One story from first to last: each test begins where the one before it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import EPHEMERAL, PROJECT
+
+sys.path.append(str(PROJECT / "tests"))
+from load import Load
+
+SOURCE = EPHEMERAL / "project"
+RELEASES: dict[str, str] = {}
+
+
+def play(playbook: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run a playbook as a user does."""
+    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
+    argv = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *extra]
+    done = subprocess.run(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    print(done.stdout)
+    return done
+
+
+def migration(name: str, operation: str, after: str = "0001_initial") -> None:
+    (SOURCE / f"notes/migrations/{name}.py").write_text(
+        "from django.db import migrations, models\n\n\ndef do(apps, editor):\n    pass\n\n\n"
+        f"class Migration(migrations.Migration):\n    dependencies = [('notes', '{after}')]\n"
+        f"    operations = [{operation}]\n"
+    )
+
+
+@pytest.fixture
+def deployed(site):
+    """Deploy the project as it is now; the release that is live then."""
+
+    def deploy(version: str, **variables: str) -> str:
+        with (SOURCE / "config/urls.py").open("a") as urls:
+            urls.write(f"# {version}\n")
+        done = play("deploy", django_version=version, **variables)
+        assert done.returncode == 0
+        RELEASES[version] = site.release
+        return site.release
+
+    return deploy
+
+
+@pytest.fixture
+def refused(site):
+    """Go back, and expect to be told why not."""
+
+    def rollback(*said: str, **variables: str) -> None:
+        before = site.release
+        done = play("rollback", **variables)
+        assert done.returncode != 0
+        for words in said:
+            assert words in done.stdout
+        assert site.release == before
+        assert json.loads(site.get("/health/").body)["release"] == before
+
+    return rollback
+
+
+@pytest.fixture
+def back(site):
+    """Go back while the site is visited; the release that is live then."""
+
+    def rollback(**variables: str) -> str:
+        with Load(site.address, site.canonical, path=["/health/", "/"], rate=50) as load:
+            done = play("rollback", **variables)
+        assert done.returncode == 0
+        assert load.result()["failures"] == []
+        assert json.loads(site.get("/health/").body)["release"] == site.release
+        return site.release
+
+    return rollback
+
+
+@pytest.fixture
+def columns(psql):
+    def columns() -> list[str]:
+        query = "SELECT column_name FROM information_schema.columns WHERE table_name = 'notes_notice'"
+        return psql(query).stdout.split()
+
+    return columns
+
+
+def test_with_one_release_there_is_nothing_to_go_back_to(site, refused):
+    RELEASES["v1"] = site.release
+    refused("there is no release before")
+
+
+def test_without_a_migration_between_the_way_back_is_one_command(deployed, back):
+    deployed("v2")
+    assert back() == RELEASES["v1"]
+
+
+def test_once_back_the_next_way_back_does_not_lead_forward(refused):
+    refused("there is no release before")
+
+
+def test_a_release_that_was_gone_back_from_may_be_named(site, back):
+    assert back(release=RELEASES["v2"]) == RELEASES["v2"]
+
+
+def test_an_unknown_release_is_refused_with_those_there_are(refused):
+    refused("there is no release '20200101T000000Z'", RELEASES["v1"], release="20200101T000000Z")
+
+
+def test_a_migration_between_is_shown_and_nothing_done_until_somebody_says_what(deployed, refused, columns):
+    migration("0002_stars", "migrations.AddField('notice', 'stars', models.IntegerField(null=True))")
+    deployed("v3")
+    assert "stars" in columns()
+    refused("notes.0002_stars: undo: Add field stars to notice", "django_rollback_migrations=reverse")
+    assert "stars" in columns()
+
+
+def test_a_migration_between_may_be_kept(deployed, back, columns):
+    assert back(django_rollback_migrations="keep") == RELEASES["v2"]
+    assert "stars" in columns()
+
+
+def test_a_migration_between_is_undone_on_request(back, columns):
+    back(release=RELEASES["v3"])
+    assert back(django_rollback_migrations="reverse") == RELEASES["v2"]
+    assert "stars" not in columns()
+
+
+def test_a_release_comes_again_with_the_migrations_that_were_undone(site, columns):
+    assert play("deploy", django_version="v3").returncode == 0
+    assert site.release == RELEASES["v3"]
+    assert "stars" in columns()
+
+
+def test_what_the_running_release_needs_is_not_dropped_without_a_word(site, columns):
+    migration("0003_text", "migrations.RemoveField('notice', 'text')", "0002_stars")
+    before = site.release
+    done = play("deploy", django_version="v4")
+    assert done.returncode != 0
+    assert "notes.0003_text drops the column notes_notice.text" in done.stdout
+    assert site.release == before
+    assert "text" in columns()
+
+
+def test_what_the_older_release_needs_is_brought_back_before_it_starts(deployed, back, columns):
+    # This one can live without the column, so that its board goes on answering.
+    models = SOURCE / "notes/models.py"
+    models.write_text(models.read_text().replace("    text = models.TextField(max_length=2000)\n", "    text = ''\n"))
+    forms = SOURCE / "notes/forms.py"
+    forms.write_text(re.sub(r'"text",? ?', "", forms.read_text()))
+    migration("0003_text", "migrations.RemoveField('notice', 'text')", "0002_stars")
+    deployed("v4", django_allow_breaking_migrations="true")
+    assert "text" not in columns()
+    assert back(django_rollback_migrations="reverse") == RELEASES["v3"]
+    assert "text" in columns()
+
+
+def test_a_migration_that_cannot_be_undone_is_refused_with_the_reason(deployed, refused, back):
+    for name in ("notes/models.py", "notes/forms.py"):
+        (SOURCE / name).write_text((PROJECT / "sample_project" / name).read_text())
+    (SOURCE / "notes/migrations/0003_text.py").unlink()
+    migration("0003_once", "migrations.RunPython(do)", "0002_stars")
+    deployed("v5")
+    said = ("cannot be undone", "notes.0003_once: Raw Python operation")
+    refused(*said)
+    refused(*said, django_rollback_migrations="reverse")
+    assert back(django_rollback_migrations="keep") == RELEASES["v3"]
+
+
+def test_a_release_that_did_not_pass_is_bad_and_not_offered(site, refused, deployed):
+    deployed("v6")
+    views = SOURCE / "notes/views.py"
+    good = views.read_text()
+    views.write_text(good.replace("return JsonResponse(body, status=status)", "return JsonResponse(body, status=500)"))
+    done = play("deploy", django_version="v7")
+    views.write_text(good)
+    assert done.returncode != 0
+    [bad] = [line.split()[0] for line in play("releases").stdout.replace('"', "").splitlines() if "bad: health" in line]
+    refused(f"{bad} is bad: health", RELEASES["v3"], release=bad)
+
+
+def test_the_way_back_passes_the_same_gate(site, refused, back):
+    # Somebody has tidied up on the host.
+    site.host.check_output(f"rm -r /srv/site12/releases/{RELEASES['v3']}/venv/lib")
+    refused("start", "No module named", django_rollback_migrations="keep")
+    assert site.host.run(f"systemctl is-active site12-gunicorn@{RELEASES['v3']}.socket").stdout.strip() != "active"
+    # Now it is bad, and the one before it is offered.
+    assert back(django_rollback_migrations="keep") == RELEASES["v2"]
+
+
+def test_the_list_shows_what_is_live_what_is_bad_and_who_switched(site):
+    said = play("releases").stdout
+    assert re.search(rf"{RELEASES['v2']} +v2 +live", said)
+    assert re.search(rf"{RELEASES['v3']} +v3 +bad: ", said)
+    assert re.search(rf"\S+@\S+ +{RELEASES['v6']} -> {RELEASES['v2']} ", said)
+
+
+def notes(site, name: str) -> list[list[str]]:
+    return [line.split() for line in site.host.file(f"/srv/site12/media/{name}").content_string.splitlines()]
+
+
+def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site):
+    assert site.host.check_output("systemctl list-units --plain --no-legend 'site12.worker@*'").count("\n") == 0
+    assert site.host.service(f"site12.worker@{site.release}.service").is_running
+    assert notes(site, "work")[-1][0] == site.release
+    assert notes(site, "work")[-1][3:] == ["100", "%", "of", "it"]
+
+
+def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed):
+    before = site.release
+    deployed("v8")
+    site.host.run("sleep 4")
+    of_before = [line for line in notes(site, "work") if line[0] == before]
+    begun = {
+        process: [line[2] for line in of_before if line[1] == process] for process in {line[1] for line in of_before}
+    }
+    assert all(steps.count("begins") == steps.count("ends") for steps in begun.values())
+    assert not site.host.service(f"site12.worker@{before}.service").is_running
+    assert notes(site, "work")[-1][0] == site.release
+
+
+def test_a_release_whose_worker_does_not_stay_up_is_no_release(site):
+    work = SOURCE / "notes/management/commands/work.py"
+    good = work.read_text()
+    before = site.release
+    work.write_text(good.replace("        going = []\n", "        raise SystemExit('no queue')\n"))
+    done = play("deploy", django_version="v9")
+    work.write_text(good)
+    assert done.returncode != 0
+    assert "no queue" in done.stdout
+    assert site.release == before
+    assert site.host.service(f"site12.worker@{before}.service").is_running
+
+
+def test_a_timer_runs_its_command_with_the_live_release(site):
+    site.host.run("sleep 4")
+    assert notes(site, "ticks")[-1] == [site.release]
+    assert {line[0] for line in notes(site, "ticks")} > {site.release}
+
+
+def test_workers_and_timers_come_back_after_a_restart_of_the_host(site):
+    subprocess.run(["docker", "restart", "--time", "20", site.container], check=True, capture_output=True)
+    ticks = len(notes(site, "ticks"))
+    for _ in range(60):
+        if site.get("/health/").status == 200 and len(notes(site, "ticks")) > ticks + 1:
+            break
+        site.host.run("sleep 1")
+    assert json.loads(site.get("/health/").body)["release"] == site.release
+    assert site.host.service(f"site12.worker@{site.release}.service").is_running
+    assert notes(site, "ticks")[-1] == [site.release]
+
+
+def test_manage_runs_as_the_service_does(site):
+    unit = f"site12-gunicorn@{site.release}.service"
+    shown = "User,Group,UMask,ProtectSystem,ReadWritePaths,SystemCallFilter,CapabilityBoundingSet,NoNewPrivileges"
+    program = (
+        "import subprocess; unit = open('/proc/self/cgroup').read().strip().rsplit('/', 1)[-1];"
+        f"print(subprocess.run(['systemctl', 'show', '-p', '{shown}', unit], capture_output=True, text=True).stdout)"
+    )
+    of_service = site.host.check_output(f"systemctl show -p {shown} {unit}")
+    of_command = site.manage("shell", "-c", program)
+    assert "ProtectSystem=strict" in of_service.splitlines()
+    assert [line for line in of_service.splitlines() if line not in of_command.splitlines()] == []

@@ -1,0 +1,17 @@
+"""A sample of the points that tests/kill_at_every_task kills runs at."""
+
+from __future__ import annotations
+
+import subprocess
+
+
+def test_a_killed_deploy_lets_the_site_go_on_and_is_mended_by_another(root):
+    done = subprocess.run(
+        [root / "tests/kill_at_every_task", "--playbook", "deploy", "--points", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("2/2 recovered") == 2
