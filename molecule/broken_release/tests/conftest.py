@@ -46,7 +46,7 @@ done
 find /home/debian/.ansible/tmp /usr/local/lib/django_vps -mindepth 1 | sed 's/^/left: /'
 cd /
 runuser -u postgres -- pg_dump --schema-only site13 | sed '/^--/d; /^\\/d; /^$/d; s/^/schema: /'
-runuser -u postgres -- psql -XAtqd site13 -c "SELECT 'migrated: ' || app || '.' || name FROM django_migrations ORDER BY id"
+runuser -u postgres -- psql -XAtqd site13 -c "SELECT 'migrated: ' || app || '.' || name FROM django_migrations"
 """
 
 

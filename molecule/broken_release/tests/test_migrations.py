@@ -121,7 +121,7 @@ def test_one_that_would_break_the_running_release_is_refused(project, refused, l
 
 def test_one_that_breaks_the_running_release_is_run_on_request(project, goes_live, psql, large_table, undone):
     project.migration(INDEX)
-    goes_live(project.folder, django_allow_breaking_migrations=True)
+    goes_live(project.folder, django_allow_breaking_migrations="true")
     assert psql("SELECT 1 FROM pg_indexes WHERE indexname = 'notes_size'").stdout.strip() == "1"
 
 

@@ -117,7 +117,7 @@ STARTS = {
         ("health: https://site13.example.test/health/ answers 404", "django_health_path"),
     ),
     "health leads to itself": Case(
-        health("return redirect(request.build_absolute_uri())"),
+        health("return redirect(request.build_absolute_uri(), permanent=True)"),
         ("health: https://site13.example.test/health/ redirects to itself", "SECURE_PROXY_SSL_HEADER"),
     ),
     "health leads elsewhere": Case(

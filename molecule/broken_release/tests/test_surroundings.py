@@ -81,29 +81,28 @@ def git_host(tmp_path_factory):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), GitHandler) as server, pytest.MonkeyPatch.context() as patch:
-        server.folder = str(folder)
+        server.folder, server.address = str(folder), f"https://127.0.0.1:{server.server_port}"
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         patch.setenv("GIT_SSL_CAINFO", certificate)
-        yield f"https://127.0.0.1:{server.server_port}"
+        yield server
         server.shutdown()
 
 
 @pytest.fixture
-def repository(git_host, project, tmp_path_factory):
+def repository(git_host, project):
     """The project in a repository there."""
-    bare = tmp_path_factory.getbasetemp() / "git0/shop.git"
-    identity = ["-c", "user.name=Maker", "-c", "user.email=maker@example.test"]
-    for command in (
-        ["init", "--quiet", "--initial-branch=main"],
-        ["add", "."],
-        [*identity, "commit", "--quiet", "--message=Begin"],
-        ["push", "--quiet", "--force", str(bare), "main"],
-    ):
-        if command[0] == "push":
-            subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
-        subprocess.run(["git", "-C", project.folder, *command], check=True)
-    return f"{git_host}/shop.git"
+
+    def git(*argv: str) -> None:
+        subprocess.run(["git", "-C", project.folder, *argv], check=True, capture_output=True)
+
+    bare = f"{git_host.folder}/shop.git"
+    git("init", "--bare", bare)
+    git("init", "--initial-branch=main")
+    git("add", ".")
+    git("-c", "user.name=Maker", "-c", "user.email=maker@example.test", "commit", "--message=Begin")
+    git("push", "--force", bare, "main")
+    return f"{git_host.address}/shop.git"
 
 
 @contextmanager
@@ -127,7 +126,7 @@ def disk(site, options: str):
 
 @contextmanager
 def no_index(site, route: str):
-    """Let the host's own connections to web servers be refused, or get lost on the way to a router that is not there."""
+    """Let connections from the host to https servers be refused, or lead to a router that is not there."""
     for command in (
         "ip neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
         f"ip route replace {route} table 99",
@@ -165,11 +164,11 @@ def test_a_branch_that_is_not_there_is_named(repository, refused):
 
 
 def test_a_repository_that_is_not_there_is_named(git_host, refused):
-    refused(f"{git_host}/nothing.git", "fetch: ", "nothing.git", "not found", "git ls-remote")
+    refused(f"{git_host.address}/nothing.git", "fetch: ", "nothing.git", "not found", "git ls-remote")
 
 
 def test_a_repository_that_wants_a_password_is_not_waited_for(git_host, refused):
-    refused(f"{git_host}/private/shop.git", "fetch: ", "could not read Username", "git ls-remote")
+    refused(f"{git_host.address}/private/shop.git", "fetch: ", "could not read Username", "git ls-remote")
 
 
 def test_a_repository_that_wants_another_key_is_not_waited_for(site, refused, monkeypatch):
@@ -258,7 +257,7 @@ def test_a_run_that_was_killed_holds_up_nobody(site, project, start, goes_live, 
     goes_live(project.folder)
     new = {line for line in look() if line.startswith(("file:", "release:", "left:", "unit:"))} - set(before)
     assert sorted(new) == [
-        f"release: releases/{site.release} good",
+        f"release: {site.release} lived",
         f"unit: site13-gunicorn@{site.release}.service active running",
         f"unit: site13-gunicorn@{site.release}.socket active running",
     ]
