@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +28,13 @@ def machine(alone: bool):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(scenario, tmp_path):
-    with machine(scenario in ALONE):
-        run_scenario(scenario, tmp_path)
+def test_scenario(scenario):
+    # The sockets of SSH's connections lie in the folder, and their paths have to be short.
+    with machine(scenario in ALONE), tempfile.TemporaryDirectory(prefix="vps-") as folder:
+        run_scenario(scenario, folder)
 
 
-def run_scenario(scenario: str, tmp_path: Path) -> None:
+def run_scenario(scenario: str, folder: str) -> None:
     run = uuid.uuid4().hex[:8]
     log = ROOT / ".cache" / f"scenario-{scenario}.log"
     log.parent.mkdir(exist_ok=True)
@@ -40,7 +42,7 @@ def run_scenario(scenario: str, tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "VPS_RUN": run,
-        "MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path),
+        "MOLECULE_EPHEMERAL_DIRECTORY": folder,
         "MOLECULE_GLOB": "molecule/*/molecule.yml",
         "NO_COLOR": "1",
     }
