@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 
+
+@pytest.mark.usefixtures("machine")
 def test_a_killed_deploy_lets_the_site_go_on_and_is_mended_by_another(root):
     done = subprocess.run(
         [root / "tests/kill_at_every_task", "--playbook", "deploy", "--points", "2"],

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
 import tempfile
 import uuid
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
-#: Its visitors may not wait for a second, so it has the machine for itself; of the others two run at a time.
-ALONE = {"redeploy"}
-
-
-@contextmanager
-def machine(alone: bool):
-    """The machine, or a share of it."""
-    with (ROOT / ".cache/machine.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.usefixtures("machine")
 def test_scenario(scenario):
     # The sockets of SSH's connections lie in the folder, and their paths have to be short.
-    with machine(scenario in ALONE), tempfile.TemporaryDirectory(prefix="vps-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vps-") as folder:
         run_scenario(scenario, folder)
 
 
