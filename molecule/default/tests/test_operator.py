@@ -1,7 +1,9 @@
 """The host as the person sees it who runs it."""
 
+import getpass
 import json
 import re
+import socket
 import time
 
 import pytest
@@ -92,7 +94,8 @@ def test_a_killed_service_comes_back_by_itself(site, unit, service):
 def test_the_journal_of_switches_says_who_what_and_when(site):
     entries = [json.loads(line) for line in site.host.file(f"/srv/{site.name}/journal").content_string.splitlines()]
     assert entries[-1]["to"] == site.release
-    assert entries[-1]["who"] == "debian"
+    assert entries[-1]["what"] == "first"
+    assert entries[-1]["who"] == f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def test_renewal_is_set_up_and_a_dry_run_of_it_reloads_nothing_else(site, unit):
