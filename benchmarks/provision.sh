@@ -104,48 +104,64 @@ done
 if [ -t 0 ] && [ -t 1 ]; then io=--pty; else io=--pipe; fi
 set -- -- "$folder/venv/bin/python" manage.py "$@"
 if [ "$writable" ]; then set -- --slice=demo-build "$@"; fi
-if [ "${DJANGO_VPS_HOST+set}" ]; then set -- --setenv=DJANGO_VPS_HOST="$DJANGO_VPS_HOST" "$@"; fi
 if [ "${PGOPTIONS+set}" ]; then set -- --setenv=PGOPTIONS="$PGOPTIONS" "$@"; fi
 
 exec systemd-run --quiet --collect --wait "$io" --service-type=exec \
   --working-directory="$folder/project" \
-  --setenv=PATH="$folder/venv/bin:/usr/bin:/bin" \
+  --setenv=PATH="$folder/venv/bin:/usr/local/bin:/usr/bin:/bin" \
   --property=User=demo \
   --property=Group=demo \
   --property=UMask=0027 \
   --property=EnvironmentFile="$folder/env" \
-  --property=ProtectSystem=strict \
   --property=ReadWritePaths="/srv/demo/media $writable" \
+  --property=ProtectSystem=strict \
   --property=ProtectHome=yes \
   --property=PrivateTmp=yes \
   --property=PrivateDevices=yes \
-  --property=ProtectKernelTunables=yes \
+  --property=PrivateUsers=yes \
+  --property=PrivateIPC=yes \
+  --property=ProtectClock=yes \
+  --property=ProtectHostname=yes \
+  --property=ProtectKernelLogs=yes \
   --property=ProtectKernelModules=yes \
+  --property=ProtectKernelTunables=yes \
   --property=ProtectControlGroups=yes \
   --property=NoNewPrivileges=yes \
   --property=CapabilityBoundingSet= \
+  --property=LockPersonality=yes \
+  --property=RestrictNamespaces=yes \
+  --property=RestrictRealtime=yes \
   --property=RestrictSUIDSGID=yes \
+  --property=RemoveIPC=yes \
+  --property='RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK' \
+  --property=SystemCallArchitectures=native \
+  --property=SystemCallFilter=@system-service \
+  --property='SystemCallFilter=~@privileged @resources' \
+  --property=SystemCallErrorNumber=EPERM \
+  --property=IPAddressDeny=169.254.169.254 \
   "$@"
 EOF
 chmod 0750 /usr/local/sbin/demo-manage
+ln -s /srv/demo/current/env /etc/demo/env
 cd /etc/demo
 (
   umask 077
   python3 -c 'import secrets; print(secrets.token_urlsafe(48))' > secret_key
-  cat > ./env << EOF
+  environment=$(cat << EOF
 ALLOWED_HOSTS="demo.localhost"
 CSRF_TRUSTED_ORIGINS="https://$domain:$port"
 DATABASE_URL="postgres://demo@/demo?host=/run/postgresql"
 DEBUG="False"
 MEDIA_ROOT="/srv/demo/media"
 EOF
+)
   {
     for name in SECRET_KEY DJANGO_SECRET_KEY; do echo "$name=\"$(cat secret_key)\""; done
     echo 'DJANGO_SETTINGS_MODULE="config.settings"'
     echo "RELEASE=\"$id\""
     echo "STATIC_ROOT=\"$release/static\""
     echo 'APPLICATION="config.wsgi:application"'
-    cat env
+    echo "$environment"
   } > "$release/env"
 )
 
@@ -211,6 +227,7 @@ Group=demo
 UMask=0027
 WorkingDirectory=/srv/demo/releases/%i/project
 EnvironmentFile=/srv/demo/releases/%i/env
+ExecSearchPath=/srv/demo/releases/%i/venv/bin:/usr/local/bin:/usr/bin:/bin
 ExecStart=/srv/demo/releases/%i/venv/bin/python -m gunicorn \
   --config /srv/demo/releases/%i/gunicorn.conf.py
 ExecReload=/bin/kill -s HUP $MAINPID
@@ -224,8 +241,8 @@ TimeoutStopSec=35s
 # Of the whole host it writes the uploads and nothing else.
 RuntimeDirectory=demo-gunicorn/%i
 RuntimeDirectoryMode=0700
-ProtectSystem=strict
 ReadWritePaths=/srv/demo/media
+ProtectSystem=strict
 ProtectHome=yes
 PrivateTmp=yes
 PrivateDevices=yes
@@ -248,9 +265,7 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
-# What is refused gets an error it can handle; Python asks for priorities and limits now and then.
 SystemCallErrorNumber=EPERM
-# The cloud's metadata service hands out credentials to whoever can make the site fetch an address.
 IPAddressDeny=169.254.169.254
 EOF
 cat > demo-gunicorn.service << 'EOF'
