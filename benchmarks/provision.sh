@@ -103,7 +103,9 @@ done
 
 if [ -t 0 ] && [ -t 1 ]; then io=--pty; else io=--pipe; fi
 set -- -- "$folder/venv/bin/python" manage.py "$@"
-if [ "$writable" ]; then set -- --slice=demo-build --nice=10 "$@"; fi
+if [ "$writable" ]; then
+  set -- --unit="demo-build-$$" --nice=10 --property=CPUWeight=20 --property=IOWeight=20 "$@"
+fi
 if [ "${PGOPTIONS+set}" ]; then set -- --setenv=PGOPTIONS="$PGOPTIONS" "$@"; fi
 
 exec systemd-run --quiet --collect --wait "$io" --service-type=exec \

@@ -56,8 +56,8 @@ def content(path: Path) -> str:
     if path.name == "shadow":
         data = re.sub(rb"(?m)^([^:]*:[^:]*):\d*:", rb"\1::", data)
     if path.suffix == ".pyc":
-        # The head holds the time of the source.
-        data = data[16:]
+        # The head holds the time of the source; packages that releases share name the first that had them.
+        data = re.sub(rb"/releases/\d{8}T\d{6}Z/", b"/releases/RELEASE/", data[16:])
     if path.name == "RECORD":
         # It holds digests of the programs of a venv, which name its folder.
         data = re.sub(rb"(?m)^(\.\./.*/bin/[^,]*),.*$", rb"\1", data)
@@ -105,8 +105,9 @@ def units():
     for kind in ("service", "socket", "timer"):
         listed = run("systemctl", "list-units", f"--type={kind}", "--no-legend", "--plain", "--all")
         for unit, _, active, state in (line.split()[:4] for line in listed.splitlines()):
-            # A program that comes for a moment, such as a log-in or the clock of apt, is no state.
-            if active in ("active", "failed") and not unit.startswith(("user", "session", "apt-", "run-", "systemd-")):
+            # A program that comes for a moment, such as a log-in or the clock of apt, or only at the first boot.
+            passing = ("user", "session", "apt-", "run-", "systemd-", "ldconfig.")
+            if active in ("active", "failed") and not unit.startswith(passing):
                 yield plain(f"unit {unit} {active} {state if kind == 'service' else ''}".rstrip())
 
 

@@ -225,7 +225,9 @@ SANDBOX = (
     "CapabilityBoundingSet=",
     "RestrictSUIDSGID=yes",
     "UMask=0027",
-    # The site that serves goes first.
+    # The site that serves goes first; niceness counts where there are no weights, as in a container.
+    "CPUWeight=20",
+    "IOWeight=20",
     "Nice=10",
 )
 
@@ -244,6 +246,7 @@ answer({
     "answers": validate_host(ARGUMENTS["host"], settings.ALLOWED_HOSTS),
     "hosts": list(settings.ALLOWED_HOSTS),
     "application": settings.WSGI_APPLICATION or "",
+    "kept": [name for name, database in settings.DATABASES.items() if database.get("CONN_MAX_AGE") != 0],
     "sqlite": [str(database.get("NAME")) for database in databases],
     "collects": "django.contrib.staticfiles" in settings.INSTALLED_APPS,
     "static_url": settings.STATIC_URL or "",
@@ -372,7 +375,6 @@ class Build:
             f"Group={user}",
             f"CacheDirectory={user}",
             f"ReadWritePaths={self.path}",
-            f"Slice={user}-build.slice",
             # Whatever hangs does not hold the site's lock for ever.
             "RuntimeMaxSec=1800",
         )
@@ -380,6 +382,7 @@ class Build:
             step,
             [
                 *("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"),
+                f"--unit={user}-build-{secrets.token_hex(4)}",
                 *(f"--property={line}" for line in properties),
                 *(f"--setenv={name}={value}" for name, value in environment.items()),
                 f"--working-directory={self.project if self.project.is_dir() else self.path}",
@@ -571,8 +574,17 @@ class Build:
         if not self.application:
             module, _, name = (facts["application"] or self._guess_application()).rpartition(".")
             self.application = f"{module}:{name}"
+        self._warn_of_kept_connections(facts["kept"])
         self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
         self.pending, self.migrations = facts["pending"], facts["migrations"]
+
+    def _warn_of_kept_connections(self, databases: list[str]) -> None:
+        """Under ASGI each request has a thread of its own, and leaves the connection behind that it keeps."""
+        if "asgi" in self.application and databases:
+            self.module.warn(
+                f"CONN_MAX_AGE is not 0 for {', '.join(databases)}: under ASGI each request would leave its connection"
+                " behind until PostgreSQL takes no more; read it from the environment, and set it to 0 in django_env"
+            )
 
     def _judge(self, facts: dict) -> None:
         """Say all at once what the settings have to change."""
@@ -688,7 +700,7 @@ class Build:
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **size_of(self.path),
         }
-        os.sync()
+        run("seal", ["sync", "--file-system", str(self.path)])
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")
 
 
@@ -757,7 +769,7 @@ def enough_space(site: Site) -> None:
 
 def end_builds(user: str) -> None:
     """End what a run that died still builds."""
-    subprocess.run(["systemctl", "stop", f"{user}-build.slice"], capture_output=True, check=False)
+    subprocess.run(["systemctl", "stop", f"{user}-build-*.service"], capture_output=True, check=False)
 
 
 def remove_halves(site: Site) -> None:

@@ -123,7 +123,6 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     only_one,
     point,
     run,
-    tail,
 )
 
 PAUSE = 0.25
@@ -131,6 +130,8 @@ PAUSE = 0.25
 PROBATION = 3
 #: Seconds of one and the same wrong answer after which no other is expected. 503 means "not yet".
 SETTLED = 10
+#: Lines of its log that tell why a release is not good.
+SHOWN = 30
 # A client that connected in the instant of the rename may not be in the queue yet.
 SETTLE = 0.5
 
@@ -139,7 +140,7 @@ SETTLE = 0.5
 ADVICE = (
     (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
     (r"answers [34]", "Set django_health_path to a path that answers 200 to everybody."),
-    (r"answers 5", "The log below says why, when the project logs its errors to the console."),
+    (r"answers 5", "Its log says why, when the project logs its errors to the console."),
 )
 
 
@@ -193,7 +194,7 @@ class Switch:
             self._start()
             self._wait_for_answers()
         except StepError as error:
-            cause = f"{error.cause}\n{self._journal()}"
+            cause = f"{error.cause}\n{self._journal(began)}"
             if before != self.release:
                 self._stop(self.release)
                 # It is marked as bad; systemd need not go on telling.
@@ -325,15 +326,18 @@ class Switch:
         )
         return any(word == "failed" or (word.isdigit() and int(word) > 1) for word in shown.split())
 
-    def _journal(self) -> str:
+    def _journal(self, began: float) -> str:
+        # What a process said last may not have been written yet.
+        subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         units = [f"--unit={unit}" for unit in self.processes(self.release)]
         shown = subprocess.run(
-            ["journalctl", *units, "--lines=30", "--output=cat", "--no-pager"],
+            ["journalctl", *units, f"--since=@{int(began)}", "--lines=200", "--output=cat", "--no-pager"],
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
-        return tail(shown.stdout, 30)
+        return last_words(shown.stdout)
 
     def _note(self, before: str, began: float) -> None:
         entry = {
@@ -398,6 +402,14 @@ class Switch:
                 path.rmdir()
             elif path.is_file() and str(path.relative_to(top)) not in named:
                 path.unlink()
+
+
+def last_words(log: str) -> str:
+    """The end of a log; from its last traceback on where that is longer, as much is said after it by starting again."""
+    lines = log.strip().splitlines()
+    tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    begin = min([len(lines) - SHOWN, *tracebacks[-1:]])
+    return "\n".join(lines[max(0, begin) :])
 
 
 def advice_for(complaint: str) -> str:

@@ -82,6 +82,9 @@ class SettingsTest(TestCase):
         ):
             assert part in database
 
+    def test_the_environment_says_how_long_a_connection_is_kept(self) -> None:
+        assert "'CONN_MAX_AGE': 0" in setting("DATABASES['default']", **PRODUCTION, CONN_MAX_AGE="0")
+
     def test_assets_get_hashed_names(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = manage("collectstatic", "--no-input", **PRODUCTION | {"STATIC_ROOT": folder})

@@ -415,6 +415,17 @@ def test_settings_that_would_harm_are_refused(build, facts, finding):
     assert found.startswith(finding) or finding in found
 
 
+def test_connections_that_asgi_would_leave_behind_are_told(build):
+    told = []
+    build.module = SimpleNamespace(warn=told.append)
+    for application in ("shop.wsgi:application", "shop.asgi:application"):
+        for databases in ([], ["default"]):
+            build.application = application
+            build._warn_of_kept_connections(databases)
+    [warning] = told
+    assert warning.startswith("CONN_MAX_AGE is not 0 for default: under ASGI")
+
+
 @pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])
 def test_static_files_are_where_the_project_links_to(build, url, fine):
     assert (list(build._wrong_url("STATIC_URL", url, "static_url")) == []) == fine

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError, point, write_file
 from ansible_collections.django_vps.stack.plugins.modules import switch as module
-from ansible_collections.django_vps.stack.plugins.modules.switch import Switch
+from ansible_collections.django_vps.stack.plugins.modules.switch import Switch, last_words
 
 OPTIONS = {
     "service": "shop-gunicorn",
@@ -249,3 +249,15 @@ def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
     assert [(entry["from"], entry["to"]) for entry in switch.site.switches()] == [("", "a"), ("a", "b")]
     switch.make_live()
     assert len(switch.site.switches()) == 2
+
+
+def test_the_last_words_of_a_release_are_the_end_of_its_log():
+    log = [f"line {number}" for number in range(100)]
+    assert last_words("\n".join(log)).splitlines() == log[-30:]
+    assert last_words("\n".join(log[:3])).splitlines() == log[:3]
+
+
+def test_what_is_said_by_starting_again_does_not_hide_the_traceback():
+    traceback = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
+    log = ["long before", *traceback, *["starting again"] * 20]
+    assert last_words("\n".join(log)).splitlines() == log[1:]
