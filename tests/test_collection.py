@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROLES = ("postgres", "django", "gunicorn", "letsencrypt", "nginx")
-MODULES = ("config_files", "unit", "release", "switch", "check_inventory")
+MODULES = ("config_files", "unit", "lock", "release", "releases", "migrate", "switch", "check_inventory")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,9 @@ def find_requirements(project: Path, top: Path, wanted: str) -> Path:
     raise StepError(
         "source",
         f"the source has no {wanted or ', '.join(KNOWN)}",
-        "Write a requirements.txt with Django and a PostgreSQL driver in it, or set django_requirements.",
+        "Set django_requirements to a file that it has."
+        if wanted
+        else "Write a requirements.txt with Django and a PostgreSQL driver in it, or set django_requirements.",
     )
 
 

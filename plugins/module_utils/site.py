@@ -182,6 +182,12 @@ class Site:
                 return name
         return None
 
+    @property
+    def left(self) -> str:
+        """The release that was switched away from last; its run may have died before it wrote so into the journal."""
+        last = (self.switches() or [{"from": "", "to": ""}])[-1]
+        return last["from"] if last["to"] == self.live else last["to"]
+
     def switches(self) -> list[dict]:
         """The journal: one entry for each switch, oldest first. A line that a crash cut short is no entry."""
         entries = []

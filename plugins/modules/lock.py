@@ -100,11 +100,16 @@ def main() -> None:
             other = holder(path)
             if is_held(path) and other.get("run") != run:
                 module.fail_json(
-                    msg=f"lock: {other.get('who')} {other.get('what')}, since {other.get('since')}.\n"
-                    "Wait until that run has ended; when it dies, its lock goes with it.",
+                    msg=f"lock: {other.get('who', 'somebody')} {other.get('what', 'holds it')},"
+                    f" since {other.get('since', 'a moment ago')}.\n"
+                    "Wait until that run has ended; when it dies, its lock goes with it."
+                    f" Where its machine is gone for good, free it on the host: fuser -k {path}",
                     holder=other,
                 )
-            module.fail_json(msg=f"lock: {path} cannot be taken.\nIs the connection to the host lost?")
+            module.fail_json(
+                msg=f"lock: {path} cannot be taken, and nobody holds it.\n"
+                "Is the connection to the host lost, or does its sshd refuse a second session (MaxSessions)?"
+            )
         time.sleep(0.05)
     module.exit_json(changed=False, who=module.params["who"] or "")
 

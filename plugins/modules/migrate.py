@@ -21,7 +21,7 @@ options:
     type: path
     required: true
   manage:
-    description: Program that runs C(manage.py) of a release as the site does, called with C(--release ID).
+    description: Program that runs C(manage.py) of a release as the site does, called with C(--release=ID).
     type: path
     required: true
   release:
@@ -263,7 +263,8 @@ class Migrate:
                 if attempt == TRIES:
                     timeout = self.options["lock_timeout"]
                     said = [f"{TRIES} times somebody held a lock for more than {timeout}", *self.waited, error.cause]
-                    advice = "Let them end, or end them: SELECT pg_terminate_backend(PID)."
+                    end = "sudo -u postgres psql -c 'SELECT pg_terminate_backend(PID)'"
+                    advice = f"Let them end, or end them on the host: {end}."
                     raise StepError("migrate", "\n".join(said), advice) from None
                 time.sleep(PAUSE)
             else:
@@ -324,7 +325,9 @@ def main() -> None:
                 module.warn(f"the migration had to wait for {line}")
         module.exit_json(changed=bool(migrate.plan), **told)
     except StepError as error:
-        module.fail_json(msg=f"{error}\nThe release before goes on serving.", step=error.step, **told)
+        live = Site(module.params["home"]).live
+        serving = f"{live} goes on serving." if live else "No release is live yet."
+        module.fail_json(msg=f"{error}\n{serving}", step=error.step, **told)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ options:
     type: str
     required: true
   manage:
-    description: Program that runs C(manage.py) of a release as the site does, called with C(--release ID).
+    description: Program that runs C(manage.py) of a release as the site does, called with C(--release=ID).
     type: path
     required: true
   environment:
@@ -276,17 +276,24 @@ answer({"step": "migrations", "pending": pending, "migrations": migrations})
 ADVICE = (
     (
         r"No space left on device|Disk quota exceeded",
-        "The disk is full: look what fills it, or lower django_keep_releases.",
+        "The disk is full: look what fills it. playbooks/releases.yml lists the releases that could be removed;"
+        " a lower django_keep_releases counts from the next switch on.",
     ),
     (r"pg_config", "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead."),
-    (r"gcc|cc1|compiler|Python\.h", "A package is being compiled: name what it needs in django_system_packages."),
-    (r"(?i)git executable not found|cannot find command 'git'", "Name git in django_system_packages."),
+    (
+        r"gcc|cc1|compiler|Python\.h",
+        "A package is being compiled: name what it needs in django_system_packages, and run site.yml.",
+    ),
+    (
+        r"(?i)git executable not found|cannot find command 'git'",
+        "Name git in django_system_packages, and run site.yml.",
+    ),
     (
         r"(?i)hash(es)? mismatch|do not match the hashes",
         "A package is not the one that was locked: lock again, or ask why.",
     ),
     (
-        r"(?i)dns error|connect(ion)? error|timed out|unreachable|refused",
+        r"(?is)^install.*(dns error|connect(ion)? error|timed out|unreachable|refused)",
         "The package index does not answer from the host.",
     ),
     (
@@ -346,7 +353,7 @@ class Build:
             self._seal()
         except StepError as error:
             shutil.rmtree(self.path, ignore_errors=True)
-            fitting = [advice for pattern, advice in ADVICE if re.search(pattern, error.cause)]
+            fitting = [advice for pattern, advice in ADVICE if re.search(pattern, f"{error.step}: {error.cause}")]
             raise StepError(error.step, error.cause, error.advice or "".join(fitting[:1])) from None
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -622,7 +629,10 @@ class Build:
     def _wrong_url(self, setting: str, value: str, option: str):
         wanted = self.options[option]
         if value and not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
-            yield f"{setting} is {value!r}, but the site serves {wanted!r}; set django_{option}: /{value.lstrip('/')}"
+            yield (
+                f"{setting} is {value!r}, but the site serves {wanted!r};"
+                f" set django_{option}: /{value.lstrip('/')} and run site.yml"
+            )
 
     def _static_has_no_place(self, facts: dict):
         # Where it really is: the project may have written it with dots or links.
@@ -763,7 +773,10 @@ def enough_space(site: Site) -> None:
         else:
             continue
         raise StepError(
-            "disk", cause, f"Look what fills it ({look} {mount} | sort -n | tail), or lower django_keep_releases."
+            "disk",
+            cause,
+            f"Look what fills it: {look} {mount} | sort -n | tail. playbooks/releases.yml lists the releases that could"
+            " be removed; a lower django_keep_releases counts from the next switch on.",
         )
 
 

@@ -48,6 +48,12 @@ previous:
   description: Id of the release to go back to, empty when there is none.
   returned: success
   type: str
+left:
+  description:
+    - Id of the release whose migrations the one to go back to may not know. It is the live one; where the wanted one is
+      live already, after a rollback that died or kept the migrations, it is the one that was live before.
+  returned: success
+  type: str
 releases:
   description: Whole releases, newest first, each with C(id), C(version), C(built), C(live), and why it is C(bad).
   returned: success
@@ -99,6 +105,12 @@ def choose(site: Site, releases: list[dict], wanted: str) -> str:
     return wanted
 
 
+def leaves(site: Site, previous: str) -> str:
+    """The release that a rollback leaves, or has left."""
+    live = site.live or ""
+    return site.left if previous == live and site.facts(site.left) is not None else live
+
+
 def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]:
     def state(release: dict) -> str:
         if release["bad"]:
@@ -134,13 +146,18 @@ def main() -> None:
     try:
         previous = choose(site, releases, module.params["wanted"] or "")
         if module.params["required"] and not previous:
-            raise StepError("rollback", f"there is no release before {site.live or 'the first one'} to go back to")
+            raise StepError(
+                "rollback",
+                f"there is no release before {site.live or 'the first one'} to go back to",
+                "playbooks/releases.yml lists what is there.",
+            )
     except StepError as error:
         module.fail_json(msg=str(error), live=site.live or "")
     module.exit_json(
         changed=False,
         live=site.live or "",
         previous=previous,
+        left=leaves(site, previous),
         releases=releases,
         journal=journal,
         lines=lines(releases, previous, journal),

@@ -139,7 +139,7 @@ SETTLE = 0.5
 #: What most often has to be done, by what is wrong with the answer.
 ADVICE = (
     (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
-    (r"answers [34]", "Set django_health_path to a path that answers 200 to everybody."),
+    (r"answers (3|4(?!00))", "Set django_health_path to a path that answers 200 to everybody."),
     (r"answers 5", "Its log says why, when the project logs its errors to the console."),
 )
 
@@ -250,7 +250,9 @@ class Switch:
                     "health", told if now < end else f"{told}, for {self.options['timeout']} s", advice_for(told)
                 )
             if now > end + PROBATION:
-                raise StepError("health", f"answers well now and then only, for {self.options['timeout']} s")
+                raise StepError(
+                    "health", f"the release answers well now and then only, for {self.options['timeout']} s"
+                )
             time.sleep(PAUSE)
 
     def _is_final(self, found: str, seconds: float) -> bool:
@@ -439,11 +441,15 @@ def main() -> None:
     try:
         if module.check_mode:
             module.exit_json(changed=not switch.serves(), live=before, before=before, removed=[], diff=diff)
-        if switch.serves() and switch.site.noted == switch.release:
-            module.exit_json(changed=False, live=before, before=before, removed=[])
         if switch.site.facts(switch.release) is None:
-            raise StepError("switch", f"there is no whole release {switch.release!r} in {switch.site.releases}")
+            raise StepError(
+                "switch",
+                f"there is no whole release {switch.release!r} in {switch.site.releases}",
+                "Run playbooks/deploy.yml again; playbooks/releases.yml lists those there are.",
+            )
         with only_one(switch.site.home):
+            if switch.serves() and switch.site.noted == switch.release:
+                module.exit_json(changed=False, live=before, before=before, removed=[])
             switch.make_live()
             switch.retire_others()
             removed = switch.prune()

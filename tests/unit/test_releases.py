@@ -8,7 +8,7 @@ import json
 import pytest
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, point, write_file
 from ansible_collections.django_vps.stack.plugins.modules.lock import holder, is_held
-from ansible_collections.django_vps.stack.plugins.modules.releases import choose, lines, read
+from ansible_collections.django_vps.stack.plugins.modules.releases import choose, leaves, lines, read
 
 
 @pytest.fixture
@@ -47,6 +47,27 @@ def test_a_bad_or_unknown_one_is_refused_with_the_good_ones_named(site, wanted, 
 def test_the_first_release_has_none_before(site):
     point(site.current, "releases/a")
     assert choose(site, read(site), "") == ""
+
+
+def test_a_rollback_leaves_the_live_release(site):
+    assert leaves(site, "c") == "d"
+    assert leaves(site, "a") == "d"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_rollback_that_died_after_the_switch_has_left_the_one_that_was_live(site, noted):
+    point(site.current, "releases/c")
+    if noted:
+        with site.journal.open("a") as journal:
+            journal.write(json.dumps({"from": "d", "to": "c"}) + "\n")
+    assert leaves(site, "c") == "d"
+
+
+def test_what_was_left_and_is_gone_cannot_be_asked(site):
+    (site.releases / "c/release.json").unlink()
+    assert leaves(site, "d") == "d"
+    site.journal.unlink()
+    assert leaves(site, "d") == "d"
 
 
 def test_the_list_says_what_is_live_what_is_bad_and_who_switched(site):

@@ -4,9 +4,14 @@ import getpass
 import json
 import re
 import socket
+import sys
 import time
 
 import pytest
+from conftest import PROJECT
+
+sys.path.append(str(PROJECT / "tests"))
+from load import Load
 
 
 def until(seconds: float, what) -> None:
@@ -42,6 +47,16 @@ def test_the_service_is_sandboxed(site):
 def test_gunicorn_logs_to_the_journal(site):
     unit = f"{site.name}-gunicorn@{site.release}.service"
     assert "Booting worker" in site.host.check_output(f"journalctl --no-pager -u {unit}")
+
+
+def test_requests_wait_while_the_service_is_restarted(site):
+    unit = f"{site.name}-gunicorn@{site.release}.service"
+    before = site.host.check_output(f"systemctl show -P MainPID {unit}")
+    with Load(site.address, site.canonical, path=["/health/", "/"], rate=20) as load:
+        site.host.check_output(f"systemctl restart '{site.name}-gunicorn@*.service'")
+        time.sleep(1)
+    assert site.host.check_output(f"systemctl show -P MainPID {unit}") != before
+    assert load.result()["failures"] == []
 
 
 def test_manage_runs_as_the_site_with_its_environment(site):

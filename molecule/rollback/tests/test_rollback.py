@@ -125,6 +125,14 @@ def test_a_migration_between_may_be_kept(deployed, back, columns):
     assert "stars" in columns()
 
 
+def test_what_was_kept_may_be_undone_later(back, columns):
+    # As for a run that died between the switch and the undoing.
+    assert back(release=RELEASES["v2"], django_rollback_migrations="reverse") == RELEASES["v2"]
+    assert "stars" not in columns()
+    play("deploy", django_version="v3")
+    assert "stars" in columns()
+
+
 def test_a_migration_between_is_undone_on_request(back, columns):
     back(release=RELEASES["v3"])
     assert back(django_rollback_migrations="reverse") == RELEASES["v2"]
