@@ -106,7 +106,6 @@ set -- -- "$folder/venv/bin/python" manage.py "$@"
 if [ "$writable" ]; then
   set -- --unit="demo-build-$$" --nice=10 --property=CPUWeight=20 --property=IOWeight=20 "$@"
 fi
-if [ "${PGOPTIONS+set}" ]; then set -- --setenv=PGOPTIONS="$PGOPTIONS" "$@"; fi
 
 exec systemd-run --quiet --collect --wait "$io" --service-type=exec \
   --working-directory="$folder/project" \

@@ -124,6 +124,8 @@ def names_in(top: Path) -> list[str]:
         names = []
         for name in {os.fsdecode(name) for name in listed.stdout.split(b"\0") if name}:
             if (top / name).is_dir() and not (top / name).is_symlink():  # a submodule
+                if not (top / name / ".git").exists():
+                    raise ValueError(f"the submodule {name} is not checked out: git submodule update --init")
                 names += [os.path.join(name, below) for below in names_in(top / name)]
             elif os.path.lexists(top / name):
                 names.append(name)

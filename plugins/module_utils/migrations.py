@@ -56,6 +56,8 @@ class Database(NamedTuple):
     columns: dict[str, dict[str, tuple[str, bool]]]
     #: Tables that take long to go through.
     large: set[str]
+    #: Columns of the running release's models that its inserts leave to the database's default.
+    defaults: dict[str, list[str]]
 
 
 def plain(name: str) -> str:
@@ -69,7 +71,7 @@ def statements(sql: str) -> Iterator[str]:
     quoted = r"\bE'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'"
     sql = re.sub(rf"({quoted})|--[^\n]*|/\*.*?\*/", lambda found: "''" if found[1] else " ", sql, flags=re.DOTALL)
     # What a DO block does is made of statements too.
-    sql = re.sub(r"\$\w*\$|\b(?:BEGIN|THEN|ELSE|LOOP)\b", ";", sql)
+    sql = re.sub(r'\$\w*\$|(?<!")\b(?i:BEGIN|THEN|ELSE|LOOP)\b(?!")', ";", sql)
     for statement in sql.split(";"):
         if words := " ".join(statement.split()):
             yield words
@@ -121,6 +123,10 @@ class Reading:
     def uses(self, table: str, column: str) -> bool:
         return column in self.database.models.get(table, {})
 
+    def leaves_to_database(self, table: str, column: str) -> bool:
+        nullable = self.database.models[table][column]
+        return column in self.database.defaults.get(table, ()) and not nullable
+
     def column(self, table: str, column: str) -> tuple[str, bool]:
         return self.database.columns.get(table, {}).get(column, ("", False))
 
@@ -167,6 +173,8 @@ class Reading:
         if self.uses(table, column):
             if matches("SET NOT NULL", what) and self.database.models[table][column]:
                 self.find(f"sets {table}.{column} NOT NULL, where the running release may write NULL")
+            elif matches("DROP DEFAULT", what) and self.leaves_to_database(table, column):
+                self.find(f"drops the default of {table}.{column}, which the running release leaves to the database")
             elif found := matches(r"(?:SET DATA )?TYPE (.*?)(?: USING .*| COLLATE .*)?$", what):
                 self.change_type(table, column, found[1])
             return

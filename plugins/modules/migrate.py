@@ -8,13 +8,14 @@ module: migrate
 short_description: Migrate the database, forward for a release or back for an older one
 version_added: 1.0.0
 description:
-  - Asks the release which migrations the database lacks. With none nothing changes.
+  - Asks the release which migrations its database C(default) lacks. With none nothing changes.
   - While another release is live, reads the SQL of the migrations first and compares it with the models of that
     release. What it could not live with is refused, with what to do instead.
-  - A migration that waits for a lock makes all others queue behind it, so it gives way after O(lock_timeout), and
-    tries again.
+  - A migration that waits for a lock makes all others queue behind it, so it gives way after O(lock_timeout), and is
+    tried three times; once only when it is not atomic, as a part of it may be done. Nobody queues behind an index that
+    is built C(CONCURRENTLY), so that waits as long as it takes, and an invalid one of its name is dropped before.
   - With O(back_to) undoes what the older release does not know, in reverse order, by the code of the newer one. When
-    one of them cannot be undone, nothing is.
+    one of them cannot be undone, or nobody can tell because of a squash, nothing is.
 options:
   home:
     description: Folder of the site on the host.
@@ -76,13 +77,13 @@ restores:
   type: bool
 """
 
-import os
+import contextlib
 import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, ask_project, run
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, ask_project, only_one
 
 # Times that a migration gives way to who holds its lock, and the seconds between.
 TRIES, PAUSE = 3, 5
@@ -93,14 +94,24 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 executor = MigrationExecutor(connection)
 loader = executor.loader
-known = ARGUMENTS["known"]
-if known is None:
+recorded = set(executor.recorder.applied_migrations())
+known = {tuple(name.split(".", 1)) for name in ARGUMENTS["known"] or ()}
+# Squashes that stand for what is applied, and have only to be written down.
+squashes = []
+# Apps of which the other release has migrations that this one squashed and no longer has.
+squashed = {app for app, name in (known & recorded) - set(loader.disk_migrations)}
+if ARGUMENTS["known"] is None:
     plan = executor.migration_plan(loader.graph.leaf_nodes())
+    for node, migration in loader.replacements.items():
+        if node not in recorded and recorded.issuperset(migration.replaces):
+            squashes.append(migration)
 else:
-    known = {tuple(name.split(".", 1)) for name in known}
     extra = [node for node in loader.applied_migrations if node in loader.graph.nodes and node not in known]
     plan = []
     for node in extra:
+        replaces = loader.graph.nodes[node].replaces
+        if replaces and known.issuperset(map(tuple, replaces)):
+            continue
         for other in loader.graph.backwards_plan(node):
             entry = (loader.graph.nodes[other], True)
             if other in loader.applied_migrations and entry not in plan:
@@ -113,7 +124,23 @@ def sql_of(entry):
         return loader.collect_sql([entry]), ""
     except Exception as error:
         return [], f"{type(error).__name__}: {error}"
-described = []
+def irreversible(migration, backwards):
+    if backwards and migration.app_label in squashed:
+        yield "it may stand for migrations that the older release has"
+    if backwards and (migration.app_label, migration.name) in known:
+        yield "the older release has it too, and it needs one that is to be undone"
+    for operation in migration.operations:
+        if not operation.reversible:
+            yield str(operation.describe())
+described = [{
+    "name": f"{migration.app_label}.{migration.name}",
+    "new": False,
+    "atomic": True,
+    "does": ["written down, as all that it stands for is applied"],
+    "irreversible": [],
+    "sql": [],
+    "unread": "",
+} for migration in squashes]
 for migration, backwards in plan:
     sql, unread = sql_of((migration, backwards)) if ARGUMENTS["sql"] else ([], "")
     described.append({
@@ -121,7 +148,7 @@ for migration, backwards in plan:
         "new": not any(app == migration.app_label for app, _ in loader.applied_migrations),
         "atomic": migration.atomic,
         "does": [str(operation.describe()) for operation in migration.operations],
-        "irreversible": [str(operation.describe()) for operation in migration.operations if not operation.reversible],
+        "irreversible": list(irreversible(migration, backwards)),
         "sql": sql,
         "unread": unread,
     })
@@ -131,8 +158,9 @@ if plan and ARGUMENTS["sql"]:
         cursor.execute('''
             SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
                    a.atthasdef OR a.attidentity <> '', pg_relation_size(c.oid)
-            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-            WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND pg_table_is_visible(c.oid)''')
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND pg_table_is_visible(c.oid)
+                AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND has_table_privilege(c.oid, 'SELECT')''')
         sizes = {}
         for table, column, kind, default, size in cursor.fetchall():
             columns.setdefault(table, {})[column] = (kind, default)
@@ -145,9 +173,48 @@ if plan and ARGUMENTS["sql"]:
 answer({"plan": described, "columns": columns, "large": large})
 """
 
+# Of the connection itself, as OPTIONS of the settings or the environment would replace what is handed in from outside.
+GIVE_WAY = r"""
+import re
+from django.db import connection
+from django.db.backends.signals import connection_created
+
+def limit(connection, **_):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, false)", [ARGUMENTS["lock_timeout"]])
+
+def give_way(execute, sql, params, many, context):
+    index = r'(?is)\s*(CREATE|DROP|REINDEX)\b.*?\bCONCURRENTLY\s+(?:IF (?:NOT )?EXISTS\s+)?"?([^"\s]*)'
+    found = re.match(index, str(sql))
+    if not found:
+        return execute(sql, params, many, context)
+    # It waits for all transactions before it, and nobody waits for it.
+    with connection.cursor() as cursor:
+        cursor.execute('''
+            SELECT quote_ident(c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE NOT i.indisvalid AND c.relname = %s AND pg_table_is_visible(c.oid)''', [found[2]])
+        # What one that was broken off has left would be in the way of the next.
+        left = cursor.fetchone() if found[1].upper() == "CREATE" else None
+        if left:
+            cursor.execute(f"DROP INDEX CONCURRENTLY {left[0]}")
+        cursor.execute("SET lock_timeout = 0")
+    done = execute(sql, params, many, context)
+    limit(connection)
+    return done
+
+limit(connection)
+connection_created.connect(limit, weak=False)
+"""
+
+APPLY = """
+from django.core.management import call_command
+with connection.execute_wrapper(give_way):
+    call_command("migrate", interactive=False, no_color=True, skip_checks=False)
+"""
+
 UNDO = """
-executor.migrate([], plan=plan)
-answer({"undone": len(plan)})
+with connection.execute_wrapper(give_way):
+    executor.migrate([], plan=plan)
 """
 
 # A transaction of another role shows itself, but not what it does.
@@ -170,12 +237,15 @@ answer({"migrations": [".".join(node) for node in MigrationLoader(None).disk_mig
 
 MODELS = """
 from django.apps import apps
-tables = {}
+tables, defaults = {}, {}
 for model in apps.get_models(include_auto_created=True):
     meta = model._meta
     table = meta.db_table.split(".")[-1].strip('"')
     tables.setdefault(table, {}).update({field.column: field.null for field in meta.local_concrete_fields})
-answer({"tables": tables})
+    # Since Django 5.0.
+    filled = [field.column for field in meta.local_concrete_fields if getattr(field, "has_db_default", bool)()]
+    defaults.setdefault(table, []).extend(filled)
+answer({"tables": tables, "defaults": defaults})
 """
 
 #: Rows from which on a table counts as large: an index on fewer is built in well under a second.
@@ -201,7 +271,12 @@ class Migrate:
         live = self.site.live
         self.running = live if live and live != options["release"] and self.site.facts(live) else None
         # Before anything is live nothing can break.
-        self.arguments = {"known": known, "sql": bool(self.back_to or self.running), "large": LARGE}
+        self.arguments = {
+            "known": known,
+            "sql": bool(self.back_to or self.running),
+            "large": LARGE,
+            "lock_timeout": options["lock_timeout"],
+        }
 
     def ask(self, program: str, release: str | None = None, **more) -> dict:
         argv = [self.manage, f"--release={release or self.options['release']}"]
@@ -218,7 +293,8 @@ class Migrate:
     def irreversible(self) -> list[str]:
         if not self.back_to:
             return []
-        return [f"{entry['name']}: {', '.join(entry['irreversible'])}" for entry in self.plan if entry["irreversible"]]
+        why = [(entry["name"], [*entry["irreversible"], *filter(None, [entry["unread"]])]) for entry in self.plan]
+        return [f"{name}: {', '.join(reasons)}" for name, reasons in why if reasons]
 
     def restores(self) -> bool:
         sql = "\n".join(line for entry in self.plan for line in entry["sql"])
@@ -228,8 +304,8 @@ class Migrate:
         """Refuse what the running release cannot live with."""
         if not self.plan or not self.running or self.back_to or self.options["allow_breaking"]:
             return
-        models = self.ask(MODELS, self.running)["tables"]
-        database = Database(models, self.columns, set(self.large))
+        models = self.ask(MODELS, self.running)
+        database = Database(models["tables"], self.columns, set(self.large), models["defaults"])
         findings = find_breaking(self.plan, database)
         unread = [
             f"{entry['name']} does: {entry['unread']}" for entry in self.plan if entry["unread"] and not entry["new"]
@@ -248,31 +324,40 @@ class Migrate:
 
     def apply(self) -> None:
         """Run the plan; who holds a lock for long goes first."""
-        environment = {**os.environ, "PGOPTIONS": f"-c lock_timeout={self.options['lock_timeout']}"}
+        if self.back_to:
+            # Should the run die before another release serves, a deploy has to bring them again.
+            self.site.note(self.options["release"], undone=True)
         for attempt in range(1, TRIES + 1):
             try:
-                if self.back_to:
-                    self.ask(PLAN + UNDO, env=environment)
-                else:
-                    argv = [self.manage, f"--release={self.options['release']}", "migrate", "--noinput", "--no-color"]
-                    run("migrate", argv, env=environment)
+                self.ask(GIVE_WAY + (PLAN + UNDO if self.back_to else APPLY))
             except StepError as error:
                 if "lock timeout" not in error.cause:
                     raise self.failure(error) from None
                 self.waited = self.blockers()
-                if attempt == TRIES:
-                    timeout = self.options["lock_timeout"]
-                    said = [f"{TRIES} times somebody held a lock for more than {timeout}", *self.waited, error.cause]
+                if attempt == TRIES or self.begun_for_good(error):
+                    times = f"{attempt} times " * (attempt > 1)
+                    held = f"{times}somebody held a lock for more than {self.options['lock_timeout']}"
                     end = "sudo -u postgres psql -c 'SELECT pg_terminate_backend(PID)'"
                     advice = f"Let them end, or end them on the host: {end}."
-                    raise StepError("migrate", "\n".join(said), advice) from None
+                    raise StepError("migrate", "\n".join([held, *self.waited, error.cause]), advice) from None
                 time.sleep(PAUSE)
             else:
-                return
+                break
+        if not self.back_to and (self.site.facts(self.options["release"]) or {}).get("undone"):
+            self.site.note(self.options["release"], undone=False)
+
+    @staticmethod
+    def begun(error: StepError) -> list[str]:
+        return re.findall(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", error.said, re.MULTILINE)[-1:]
+
+    def begun_for_good(self, error: StepError) -> bool:
+        """Whether a part of what failed may be done and stay so; then it cannot simply be tried again."""
+        atomic = {entry["name"]: entry["atomic"] for entry in self.plan}
+        return not all(atomic.get(name, True) for name in (self.begun(error) or atomic))
 
     def failure(self, error: StepError) -> StepError:
         """Which migration failed and why, in the first line; then what of the plan is done and stays so."""
-        begun = re.findall(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", error.said, re.MULTILINE)[-1:]
+        begun = self.begun(error)
         last = error.cause.splitlines()[-1]
         plan = self.ask(PLAN + DESCRIBE)["plan"]
         left = {entry["name"]: entry for entry in plan}
@@ -309,20 +394,22 @@ def main() -> None:
     told: dict = {"plan": [], "irreversible": [], "restores": False}
     try:
         migrate = Migrate(module.params)
-        migrate.read()
-        told = {
-            "plan": migrate.lines(),
-            "irreversible": migrate.irreversible(),
-            "restores": migrate.restores(),
-            "diff": {"before": "", "after": "".join(f"{line}\n" for line in migrate.lines())},
-        }
-        migrate.judge()
-        if migrate.plan and not module.check_mode:
-            if told["irreversible"]:
-                raise StepError("migrate", "these cannot be undone:\n" + "\n".join(told["irreversible"]))
-            migrate.apply()
-            for line in migrate.waited:
-                module.warn(f"the migration had to wait for {line}")
+        # One that outlived its run may still be at it.
+        with contextlib.nullcontext() if module.check_mode else only_one(migrate.site.home):
+            migrate.read()
+            told = {
+                "plan": migrate.lines(),
+                "irreversible": migrate.irreversible(),
+                "restores": migrate.restores(),
+                "diff": {"before": "", "after": "".join(f"{line}\n" for line in migrate.lines())},
+            }
+            migrate.judge()
+            if migrate.plan and not module.check_mode:
+                if told["irreversible"]:
+                    raise StepError("migrate", "these cannot be undone:\n" + "\n".join(told["irreversible"]))
+                migrate.apply()
+        for line in migrate.waited:
+            module.warn(f"the migration had to wait for {line}")
         module.exit_json(changed=bool(migrate.plan), **told)
     except StepError as error:
         live = Site(module.params["home"]).live

@@ -248,6 +248,10 @@ answer({
     "application": settings.WSGI_APPLICATION or "",
     "kept": [name for name, database in settings.DATABASES.items() if database.get("CONN_MAX_AGE") != 0],
     "sqlite": [str(database.get("NAME")) for database in databases],
+    "others": [
+        name for name, database in settings.DATABASES.items()
+        if database.get("NAME") != settings.DATABASES["default"].get("NAME")
+    ],
     "collects": "django.contrib.staticfiles" in settings.INSTALLED_APPS,
     "static_url": settings.STATIC_URL or "",
     "static_root": str(settings.STATIC_ROOT or ""),
@@ -264,7 +268,11 @@ try:
     from django.db import connection
     from django.db.migrations.executor import MigrationExecutor
     executor = MigrationExecutor(connection)
-    pending = bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    recorded = set(executor.recorder.applied_migrations())
+    pending = bool(executor.migration_plan(executor.loader.graph.leaf_nodes())) or any(
+        node not in recorded and recorded.issuperset(squash.replaces)
+        for node, squash in executor.loader.replacements.items()
+    )
     migrations = [".".join(node) for node in executor.loader.disk_migrations]
 except Exception:
     # What is wrong with the migrations or the database, migrate says best.
@@ -575,6 +583,10 @@ class Build:
         self._judge(facts)
         if facts["key"]:
             self.module.warn(f"{facts['module']} does not use the SECRET_KEY of its environment")
+        if facts["others"]:
+            self.module.warn(
+                f"migrations are applied to the database 'default' only, not to {', '.join(facts['others'])}"
+            )
         for finding, text in re.findall(r"^\?: \((\S+)\) (.*)$", said, re.MULTILINE):
             if finding not in SEEN_TO:
                 self.module.warn(f"manage.py check --deploy: {finding}: {text}")
@@ -638,7 +650,8 @@ class Build:
         # Where it really is: the project may have written it with dots or links.
         root = Path(os.path.realpath(facts["static_root"])) if facts["static_root"] else None
         self.static_root = root if facts["collects"] else None
-        if facts["collects"] and (root is None or (root != self.static and not root.is_relative_to(self.code))):
+        places = [Path(os.path.realpath(place)) for place in (self.static, self.code)]
+        if facts["collects"] and (root is None or (root != places[0] and not root.is_relative_to(places[1]))):
             yield (
                 f"STATIC_ROOT is {facts['static_root']!r}, so the static files have no place in the release;"
                 " read it: STATIC_ROOT = os.environ['STATIC_ROOT']"
@@ -648,14 +661,16 @@ class Build:
         """Uploads that a project keeps inside its own folder go to the shared one."""
         if not facts["media_root"]:
             return
-        shared, root = Path(self.options["media"]), Path(os.path.realpath(facts["media_root"]))
+        shared, code, root = (
+            Path(os.path.realpath(path)) for path in (self.options["media"], self.code, facts["media_root"])
+        )
         if root.is_relative_to(shared):
             return
         advice = "read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
-        if not root.is_relative_to(self.code):
+        if not root.is_relative_to(code):
             yield f"MEDIA_ROOT is {facts['media_root']}, where the site may not write; {advice}"
         elif root.is_dir() and {path.name for path in root.iterdir()} - PLACEHOLDERS:
-            yield f"MEDIA_ROOT is {root.relative_to(self.code)}, which holds files of the source; {advice}"
+            yield f"MEDIA_ROOT is {root.relative_to(code)}, which holds files of the source; {advice}"
         else:
             # As the site's user: its own code had a hand in this path.
             link = 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && ln -s "$2" "$1"'
@@ -672,13 +687,10 @@ class Build:
     def _move_static(self) -> None:
         if self.static_root is None:
             return
-        if self.static_root != self.static:
+        if self.static_root != Path(os.path.realpath(self.static)):
             # The project collects into its own folder, where the web server has no business: move it out.
             move = 'cp -a "$1/." "$2/" && rm -rf "$1" && ln -s "$2" "$1"'
             self.sandboxed("collectstatic", "sh", "-c", move, "sh", str(self.static_root), str(self.static))
-        for path in self.static.rglob("*"):
-            if path.is_symlink():
-                raise StepError("collectstatic", f"{path.relative_to(self.static)} is a link", "Collect files only.")
 
     def _keep_hashed_assets(self) -> None:
         """Put the assets whose name says what they hold where they outlive this release."""
@@ -692,7 +704,7 @@ class Build:
     def _seal(self) -> None:
         """Take the release from the site's user, and mark it whole as the very last step."""
         # A file that does not compile may be a template of somebody's; what matters was imported by the check.
-        self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -m compileall -q {self.code} >&2 || true")
+        self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -I -S -m compileall -q {self.code} >&2 || true")
         group = self.options["user"]
         for folder in (self.code, self.venv):
             if folder.owner() != "root":
@@ -700,6 +712,9 @@ class Build:
                 folder.chmod(0o750)
         take(self.static, "root", public=True)
         # Only now: nothing that the project's code wrote can change under root's hands any more.
+        for path in self.static.rglob("*"):
+            if path.is_symlink():
+                raise StepError("collectstatic", f"{path.relative_to(self.static)} is a link", "Collect files only.")
         self._keep_hashed_assets()
         facts = {
             "version": self.options["version"],
@@ -848,8 +863,9 @@ def main() -> None:
         fingerprint = fingerprint_of(options)
         found = answer(fingerprint)
         if found:
-            # A release that is live has been migrated: only then was it switched to.
-            module.exit_json(changed=False, release=found, live=live, pending=found != live)
+            # A release that is live has been migrated: only then was it switched to. A rollback may have died since.
+            pending = found != live or bool(site.facts(found).get("undone"))
+            module.exit_json(changed=False, release=found, live=live, pending=pending)
         if module.check_mode or not (options["archive"] or options["content"]):
             after = before_and_after("(a new release)")
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after)

@@ -11,8 +11,8 @@ description:
   - Starts the release on its own socket, asks it over that socket until it has answered well for three seconds and its
     processes have lived as long, and only then lets C(current) name it, by one atomic rename. The web server goes
     through C(current), so this one rename moves code, assets and traffic.
-  - A release that does not answer well is stopped and marked bad, its last journal lines are shown, and C(current)
-    stays where it was.
+  - A release that does not answer well is stopped, its last journal lines are shown, and C(current) stays where it was.
+    One that never was live is marked bad.
   - An answer in JSON that names a release has to name this one.
   - Then waits until no connection is queued for the release before, stops it gracefully, and removes old releases.
   - When the release is live and runs, nothing changes.
@@ -205,7 +205,9 @@ class Switch:
                 )
                 # A disk that is full must not hide what was wrong before.
                 with contextlib.suppress(OSError, StepError):
-                    self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
+                    # What served once may do so again: what failed may be the database, or a service that is down.
+                    if not any(entry["to"] == self.release for entry in self.site.switches()):
+                        self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
                     self.prune()
             raise StepError(error.step, cause, error.advice) from None
         if before != self.release:

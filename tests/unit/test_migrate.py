@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import (
     CONCURRENTLY,
@@ -10,6 +14,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.migrations import
     statements,
     widening,
 )
+from ansible_collections.django_vps.stack.plugins.modules.migrate import DESCRIBE, PLAN
 
 DATABASE = Database(
     models={"notes_note": {"id": False, "text": False, "mood": True}, "notes_big": {"id": False, "name": True}},
@@ -23,6 +28,7 @@ DATABASE = Database(
         "notes_big": {"id": ("integer", True), "name": ("character varying(20)", False)},
     },
     large={"notes_big"},
+    defaults={"notes_note": ["text", "mood"]},
 )
 
 
@@ -51,6 +57,8 @@ def found(*sql: str) -> list[str]:
         ('ALTER TABLE "notes_big" ADD CONSTRAINT "u" UNIQUE ("name");', "adds a constraint to the large table"),
         ('ALTER TABLE "notes_big" ALTER COLUMN "id" TYPE bigint USING "id"::bigint;', "makes id bigint in the large"),
         ("DO $$ BEGIN ALTER TABLE notes_note DROP COLUMN text; END $$;", "drops the column notes_note.text"),
+        ("do $$ begin alter table notes_note drop column text; end $$;", "drops the column notes_note.text"),
+        ('ALTER TABLE "notes_note" ALTER COLUMN "text" DROP DEFAULT;', "drops the default of notes_note.text"),
         ("ALTER TABLE notes_note ADD COLUMN a text, DROP COLUMN text;", "drops the column notes_note.text"),
     ],
 )
@@ -75,6 +83,9 @@ def test_what_breaks_the_running_release_is_found(sql, what):
         'ALTER TABLE "notes_note" ALTER COLUMN "text" TYPE text USING "text"::text;',
         'ALTER TABLE "notes_note" ALTER COLUMN "text" SET NOT NULL;',
         'ALTER TABLE "notes_note" ALTER COLUMN "mood" DROP NOT NULL;',
+        'ALTER TABLE "notes_note" ALTER COLUMN "mood" DROP DEFAULT;',
+        'ALTER TABLE "notes_note" ALTER COLUMN "id" DROP DEFAULT;',
+        'ALTER TABLE "notes_note" ADD COLUMN "begin" integer NULL;',
         'CREATE INDEX "i" ON "notes_note" ("text");',
         'CREATE INDEX CONCURRENTLY "i" ON "notes_big" ("name");',
         'ALTER TABLE "notes_big" ADD CONSTRAINT "c" CHECK (name <> \'\') NOT VALID;',
@@ -138,3 +149,89 @@ def test_a_string_may_hold_what_looks_like_a_comment_or_an_end():
 )
 def test_a_type_that_holds_all_the_old_values_fits(old, new, fits, rewrites):
     assert widening(old, new) == (fits, rewrites)
+
+
+SETTINGS = """
+import json, os, sys
+import django
+from django.conf import settings
+from django.core.management import call_command
+settings.configure(
+    INSTALLED_APPS=["box"], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}},
+)
+django.setup()
+"""
+
+
+class Project:
+    """A project with one app, and the migrations that its database has."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+        (folder / "box/migrations").mkdir(parents=True)
+        for name in ("box/__init__.py", "box/migrations/__init__.py"):
+            (folder / name).write_text("")
+
+    def write(self, name: str, *operations: str, after: str = "", replaces: str = "[]") -> None:
+        (self.folder / f"box/migrations/{name}.py").write_text(
+            "from django.db import migrations, models\nclass Migration(migrations.Migration):\n"
+            f"    replaces = {replaces}\n    dependencies = {[('box', after)] if after else []}\n"
+            f"    operations = [{', '.join(operations)}]\n"
+        )
+
+    def run(self, program: str) -> str:
+        argv = [sys.executable, "-c", SETTINGS + program]
+        return subprocess.run(argv, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
+    def migrate(self) -> None:
+        self.run('call_command("migrate", verbosity=0)')
+
+    def plan(self, known: list[str] | None = None) -> list[dict]:
+        arguments = {"known": known, "sql": False, "large": 1}
+        given = f"ARGUMENTS = {arguments!r}\nanswer = lambda facts: print(json.dumps(facts))\n"
+        return json.loads(self.run(given + PLAN + DESCRIBE))["plan"]
+
+
+OLD = ["box.0001_box", "box.0002_lid"]
+BOX = "migrations.CreateModel('Box', [('id', models.BigAutoField(primary_key=True))])"
+LID = "migrations.AddField('box', 'lid', models.TextField(null=True))"
+
+
+@pytest.fixture
+def squashed(tmp_path):
+    """A squash of two migrations that the database has."""
+    project = Project(tmp_path)
+    project.write("0001_box", BOX)
+    project.write("0002_lid", LID, after="0001_box")
+    project.migrate()
+    replaces = repr([tuple(name.split(".")) for name in OLD])
+    project.write("0001_squashed", BOX, LID, replaces=replaces)
+    return project
+
+
+def test_a_squash_of_what_is_applied_is_written_down(squashed):
+    [entry] = squashed.plan()
+    assert entry["name"] == "box.0001_squashed"
+    assert entry["does"] == ["written down, as all that it stands for is applied"]
+    squashed.migrate()
+    assert squashed.plan() == []
+
+
+def test_the_way_back_past_a_squash_undoes_nothing_that_the_older_release_has(squashed):
+    squashed.migrate()
+    assert squashed.plan(OLD) == []
+    squashed.write("0003_key", "migrations.AddField('box', 'key', models.TextField(null=True))", after="0001_squashed")
+    squashed.migrate()
+    [entry] = squashed.plan(OLD)
+    assert (entry["name"], entry["irreversible"]) == ("box.0003_key", [])
+
+
+def test_the_way_back_is_refused_where_nobody_can_tell_what_was_squashed(squashed):
+    squashed.migrate()
+    squashed.write("0001_squashed", BOX, LID)
+    for name in ("0001_box", "0002_lid"):
+        (squashed.folder / f"box/migrations/{name}.py").unlink()
+    assert squashed.plan() == []
+    [entry] = squashed.plan(OLD)
+    assert entry["irreversible"] == ["it may stand for migrations that the older release has"]

@@ -96,6 +96,16 @@ def test_of_a_git_work_tree_all_comes_that_git_does_not_ignore(project):
     assert sorted(packed(project)[1]) == [".gitignore", "manage.py", "new.py", "shop/settings.py"]
 
 
+def test_a_submodule_that_is_not_checked_out_is_named(project):
+    for argv in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *argv], cwd=project, check=True)
+    gitlink = ["update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},theme"]
+    subprocess.run(["git", *gitlink], cwd=project, check=True)
+    (project / "theme").mkdir()
+    with pytest.raises(ValueError, match="submodule theme is not checked out"):
+        packed(project)
+
+
 def test_an_archive_is_the_same_as_its_folder_with_or_without_a_top_folder(project, tmp_path):
     for prefix in ("", "project-1.0/"):
         path = tmp_path / "source.tar.gz"
@@ -442,6 +452,16 @@ def test_static_files_elsewhere_on_the_web_are_nobodys_business(build):
 def test_static_files_have_to_be_collected_inside_the_release(build, root, fine):
     facts = {**FINE, "static_root": root.format(static=build.static, code=build.code)}
     assert (list(build._static_has_no_place(facts)) == []) == fine
+
+
+def test_a_site_behind_a_link_is_a_site_like_others(build, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    build.path = tmp_path / "link/releases/a"
+    build.code, build.static = build.path / "code", build.path / "static"
+    build.options["media"] = str(tmp_path / "link/media")
+    media = tmp_path / "media"
+    facts = {**FINE, "static_root": str(build.static), "media_root": str(media)}
+    assert [*build._static_has_no_place(facts), *build._media_has_no_place(facts)] == []
 
 
 def test_a_static_root_that_only_looks_as_if_it_were_inside_is_refused(build, tmp_path):

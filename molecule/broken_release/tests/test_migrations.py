@@ -125,6 +125,27 @@ def test_one_that_breaks_the_running_release_is_run_on_request(project, goes_liv
     assert psql("SELECT 1 FROM pg_indexes WHERE indexname = 'notes_size'").stdout.strip() == "1"
 
 
+def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was_broken_off(
+    project, goes_live, psql, in_use, undone
+):
+    create = "notes_size ON notes_privatefile (size)"
+    assert psql(f"CREATE INDEX {create}").rc == 0
+    assert psql("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'notes_size'::regclass").rc == 0
+    project.migration(f"migrations.RunSQL('CREATE INDEX CONCURRENTLY {create}')", atomic=False)
+
+    def end_after_three_seconds_of_waiting() -> None:
+        until(lambda: waiting(psql), 300)
+        time.sleep(3)
+        in_use()
+
+    thread = threading.Thread(target=end_after_three_seconds_of_waiting)
+    thread.start()
+    goes_live(project.folder, django_lock_timeout="1s")
+    thread.join()
+    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'notes_size'::regclass"
+    assert psql(query).stdout.strip() == "t"
+
+
 def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project, refused, in_use):
     project.migration(ADD)
     refused(
