@@ -246,11 +246,11 @@ answer({
     "answers": validate_host(ARGUMENTS["host"], settings.ALLOWED_HOSTS),
     "hosts": list(settings.ALLOWED_HOSTS),
     "application": settings.WSGI_APPLICATION or "",
-    "kept": [name for name, database in settings.DATABASES.items() if database.get("CONN_MAX_AGE") != 0],
+    "kept": [name for name, database in settings.DATABASES.items() if database.get("CONN_MAX_AGE", 0) != 0],
     "sqlite": [str(database.get("NAME")) for database in databases],
     "others": [
         name for name, database in settings.DATABASES.items()
-        if database.get("NAME") != settings.DATABASES["default"].get("NAME")
+        if database.get("NAME") != settings.DATABASES.get("default", {}).get("NAME")
     ],
     "collects": "django.contrib.staticfiles" in settings.INSTALLED_APPS,
     "static_url": settings.STATIC_URL or "",
