@@ -196,25 +196,32 @@ class Switch:
         except StepError as error:
             cause = f"{error.cause}\n{self._journal(began)}"
             if before != self.release:
-                self._stop(self.release)
-                # It is marked as bad; systemd need not go on telling.
-                subprocess.run(
-                    ["systemctl", "reset-failed", *self.units(self.release), *self.processes(self.release)],
-                    capture_output=True,
-                    check=False,
+                self._put_away(error)
+            advice = error.advice
+            if (self.site.facts(before or "") or {}).get("undone"):
+                advice = (
+                    f"{before} goes on serving, but migrations that it needs may have been undone for {self.release}:"
+                    f" bring them again by playbooks/deploy.yml.\n{advice}"
                 )
-                # A disk that is full must not hide what was wrong before.
-                with contextlib.suppress(OSError, StepError):
-                    # What served once may do so again: what failed may be the database, or a service that is down.
-                    if not any(entry["to"] == self.release for entry in self.site.switches()):
-                        self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
-                    self.prune()
-            raise StepError(error.step, cause, error.advice) from None
+            raise StepError(error.step, cause, advice) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
         # One that went live as its run died is noted by the next.
         if self.site.noted != self.release:
             self._note(self.site.noted, began)
+
+    def _put_away(self, error: StepError) -> None:
+        """Stop what does not answer well."""
+        self._stop(self.release)
+        # It has been told; systemd need not go on telling.
+        units = [*self.units(self.release), *self.processes(self.release)]
+        subprocess.run(["systemctl", "reset-failed", *units], capture_output=True, check=False)
+        # A disk that is full must not hide what was wrong before.
+        with contextlib.suppress(OSError, StepError):
+            # What served once may do so again: what failed may be the database, or a service that is down.
+            if not any(entry["to"] == self.release for entry in self.site.switches()):
+                self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
+            self.prune()
 
     def _start(self) -> None:
         units = self.processes(self.release)

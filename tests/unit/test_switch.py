@@ -261,3 +261,39 @@ def test_what_is_said_by_starting_again_does_not_hide_the_traceback():
     traceback = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     log = ["long before", *traceback, *["starting again"] * 20]
     assert last_words("\n".join(log)).splitlines() == log[1:]
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Let a release that is not live fail at its start; what is said."""
+
+    def fails(switch: Switch, release: str) -> str:
+        def start() -> None:
+            raise StepError("start", "it does not")
+
+        switch.release = release
+        switch._start, switch._stop, switch._journal = start, lambda release: None, lambda began: ""
+        monkeypatch.setattr(module.subprocess, "run", lambda *argv, **options: None)
+        with pytest.raises(StepError) as error:
+            switch.make_live()
+        return str(error.value)
+
+    return fails
+
+
+def test_a_release_that_never_served_is_bad_when_it_fails_and_one_that_did_is_not(tmp_path, fails):
+    switch = site_with(tmp_path, "abc", "b", [("", "a"), ("a", "b")])
+    for release in "ac":
+        fails(switch, release)
+    assert {name: switch.site.facts(name).get("bad") for name in "abc"} == {
+        "a": None,
+        "b": None,
+        "c": "start: it does not",
+    }
+
+
+def test_who_goes_on_without_migrations_that_were_undone_is_told(tmp_path, fails):
+    switch = site_with(tmp_path, "ab", "b", [("", "a"), ("a", "b")])
+    assert "undone" not in fails(switch, "a")
+    switch.site.note("b", undone=True)
+    assert "undone for a: bring them again by playbooks/deploy.yml" in fails(switch, "a")

@@ -160,7 +160,7 @@ def test_what_the_running_release_needs_is_not_dropped_without_a_word(site, colu
     assert "text" in columns()
 
 
-def test_what_the_older_release_needs_is_brought_back_before_it_starts(deployed, back, columns):
+def test_what_the_older_release_needs_is_brought_back_before_it_starts(site, deployed, refused, back, columns):
     # This one can live without the column, so that its board goes on answering.
     models = SOURCE / "notes/models.py"
     models.write_text(models.read_text().replace("    text = models.TextField(max_length=2000)\n", "    text = ''\n"))
@@ -168,6 +168,14 @@ def test_what_the_older_release_needs_is_brought_back_before_it_starts(deployed,
     forms.write_text(re.sub(r'"text",? ?', "", forms.read_text()))
     migration("0003_text", "migrations.RemoveField('notice', 'text')", "0002_stars")
     deployed("v4", django_allow_breaking_migrations="true")
+    assert "text" not in columns()
+    # When it then does not start, the one that goes on serving gets its database again.
+    packages = f"/srv/site12/releases/{RELEASES['v3']}/venv/lib"
+    site.host.check_output(f"mv {packages} {packages}.away")
+    refused("bring them again by playbooks/deploy.yml", django_rollback_migrations="reverse")
+    site.host.check_output(f"mv {packages}.away {packages}")
+    assert "text" in columns()
+    assert play("deploy", django_version="v4").returncode == 0
     assert "text" not in columns()
     assert back(django_rollback_migrations="reverse") == RELEASES["v3"]
     assert "text" in columns()
