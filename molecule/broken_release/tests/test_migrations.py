@@ -126,12 +126,12 @@ def test_one_that_breaks_the_running_release_is_run_on_request(project, goes_liv
 
 
 def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was_broken_off(
-    project, goes_live, psql, in_use, undone
+    site, project, goes_live, psql, in_use, undone
 ):
-    create = "notes_size ON notes_privatefile (size)"
-    assert psql(f"CREATE INDEX {create}").rc == 0
-    assert psql("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'notes_size'::regclass").rc == 0
-    project.migration(f"migrations.RunSQL('CREATE INDEX CONCURRENTLY {create}')", atomic=False)
+    create = "CREATE INDEX CONCURRENTLY notes_size ON notes_privatefile (size)"
+    impatient = f"PGOPTIONS='-c lock_timeout=500ms' runuser -u site13 -- psql -Xc '{create}'"
+    assert "lock timeout" in site.host.run(impatient).stderr
+    project.migration(f"migrations.RunSQL('{create}')", atomic=False)
 
     def end_after_three_seconds_of_waiting() -> None:
         until(lambda: waiting(psql), 300)
@@ -142,8 +142,7 @@ def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was
     thread.start()
     goes_live(project.folder, django_lock_timeout="1s")
     thread.join()
-    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'notes_size'::regclass"
-    assert psql(query).stdout.strip() == "t"
+    assert psql("SELECT indisvalid FROM pg_index WHERE indexrelid = 'notes_size'::regclass").stdout.strip() == "t"
 
 
 def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project, refused, in_use):
