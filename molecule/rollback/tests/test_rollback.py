@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import EPHEMERAL, PROJECT
@@ -226,24 +227,51 @@ def notes(site, name: str) -> list[list[str]]:
     return [line.split() for line in site.host.file(f"/srv/site12/media/{name}").content_string.splitlines()]
 
 
+def soon(true) -> bool:
+    """Whether it comes true within half a minute: a worker that was just started has yet to read the project."""
+    end = time.monotonic() + 30
+    while not true() and time.monotonic() < end:
+        time.sleep(0.5)
+    return true()
+
+
 def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site):
     assert site.host.check_output("systemctl list-units --plain --no-legend 'site12.worker@*'").count("\n") == 0
     assert site.host.service(f"site12.worker@{site.release}.service").is_running
-    assert notes(site, "work")[-1][0] == site.release
+    assert soon(lambda: notes(site, "work")[-1][0] == site.release)
     assert notes(site, "work")[-1][3:] == ["100", "%", "of", "it"]
+
+
+def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deployed):
+    with (SOURCE / "notes/views.py").open("a") as views:
+        views.write("import os, sys\nprint('views read by', os.getpid(), file=sys.stderr)\n")
+    deployed("v7.1")
+    unit = f"site12-gunicorn@{site.release}.service"
+    main = site.host.check_output(f"systemctl show -P MainPID {unit}")
+
+    def workers() -> set[str]:
+        return set(site.host.check_output(f"cat /proc/{main}/task/{main}/children").split())
+
+    def readers() -> set[str]:
+        said = site.host.check_output(f"journalctl -o cat -u {unit}")
+        return set(re.findall(r"^views read by (\d+)$", said, re.MULTILINE))
+
+    before = workers()
+    # Nobody asks for anything meanwhile: what was asked during the deploy went to other processes.
+    site.host.check_output(f"kill {' '.join(before)}")
+    assert soon(lambda: len(workers() - before) == len(before) and workers() - before <= readers())
 
 
 def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed):
     before = site.release
     deployed("v8")
-    site.host.run("sleep 4")
+    assert soon(lambda: not site.host.service(f"site12.worker@{before}.service").is_running)
+    assert soon(lambda: notes(site, "work")[-1][0] == site.release)
     of_before = [line for line in notes(site, "work") if line[0] == before]
     begun = {
         process: [line[2] for line in of_before if line[1] == process] for process in {line[1] for line in of_before}
     }
     assert all(steps.count("begins") == steps.count("ends") for steps in begun.values())
-    assert not site.host.service(f"site12.worker@{before}.service").is_running
-    assert notes(site, "work")[-1][0] == site.release
 
 
 def test_a_release_whose_worker_does_not_stay_up_is_no_release(site):
@@ -260,18 +288,14 @@ def test_a_release_whose_worker_does_not_stay_up_is_no_release(site):
 
 
 def test_a_timer_runs_its_command_with_the_live_release(site):
-    site.host.run("sleep 4")
-    assert notes(site, "ticks")[-1] == [site.release]
+    assert soon(lambda: notes(site, "ticks")[-1] == [site.release])
     assert {line[0] for line in notes(site, "ticks")} > {site.release}
 
 
 def test_workers_and_timers_come_back_after_a_restart_of_the_host(site):
     subprocess.run(["docker", "restart", "--time", "20", site.container], check=True, capture_output=True)
     ticks = len(notes(site, "ticks"))
-    for _ in range(60):
-        if site.get("/health/").status == 200 and len(notes(site, "ticks")) > ticks + 1:
-            break
-        site.host.run("sleep 1")
+    assert soon(lambda: site.get("/health/").status == 200 and len(notes(site, "ticks")) > ticks + 1)
     assert json.loads(site.get("/health/").body)["release"] == site.release
     assert site.host.service(f"site12.worker@{site.release}.service").is_running
     assert notes(site, "ticks")[-1] == [site.release]
