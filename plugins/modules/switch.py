@@ -112,6 +112,7 @@ import shutil
 import socket
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -255,6 +256,8 @@ class Switch:
             if found and (now > end or deaths > 1 or self._is_final(found, now - since)):
                 # The last one may have had no time left; what was answered before says more.
                 told = answered if answered and deaths < 2 else found
+                if told.endswith(" does not answer") and self._gave_up():
+                    told = "the release ends by itself at its start"
                 raise StepError(
                     "health", told if now < end else f"{told}, for {self.options['timeout']} s", advice_for(told)
                 )
@@ -416,10 +419,19 @@ class Switch:
 
 
 def last_words(log: str) -> str:
-    """The end of a log; from its last traceback on where that is longer, as much is said after it by starting again."""
+    """The end of a log; from its last traceback on where that is longer, as much is said after it by starting again.
+
+    That gunicorn halts because its processes do not start, it tells by a traceback too, which has not the cause.
+    """
     lines = log.strip().splitlines()
-    tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    begin = min([len(lines) - SHOWN, *tracebacks[-1:]])
+    begins = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    halts = [number for number, line in enumerate(lines) if line.startswith("gunicorn.errors.HaltServer")]
+    causes = [
+        begin
+        for begin, following in pairwise([*begins, len(lines)])
+        if not any(begin < halt < following for halt in halts)
+    ]
+    begin = min([len(lines) - SHOWN, *(causes or begins)[-1:]])
     return "\n".join(lines[max(0, begin) :])
 
 

@@ -263,6 +263,15 @@ def test_what_is_said_by_starting_again_does_not_hide_the_traceback():
     assert last_words("\n".join(log)).splitlines() == log[1:]
 
 
+def test_that_gunicorn_halts_does_not_hide_why():
+    worker = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
+    halt = ["Traceback (most recent call last):", *["  a frame"] * 40, "gunicorn.errors.HaltServer: <HaltServer ... 3>"]
+    log = [*worker, *halt, *worker, *halt, "starting again"]
+    assert last_words("\n".join(log)).splitlines() == log[len(worker + halt) :]
+    # Where nothing else is said, it is better than nothing.
+    assert last_words("\n".join(halt)).splitlines() == halt
+
+
 @pytest.fixture
 def fails(monkeypatch):
     """Let a release that is not live fail at its start; what is said."""
