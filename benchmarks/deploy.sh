@@ -77,6 +77,8 @@ UNIT
     ;;
   deploy)
     pull
+    # uv's has no pip.
+    ln -sfn venv-0 "$home/venv"
     as_site "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
     finish
     ;;
@@ -84,12 +86,12 @@ UNIT
     pull
     export UV_CACHE_DIR=/var/cache/demo/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
     export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
-    uv=$(echo /usr/local/lib/django_vps/uv-*) old=$(readlink "$home/venv") new=venv-$(date +%s)
+    uv=$(echo /usr/local/lib/django_vps/uv-*) new=venv-$(date +%s)
     as_site "$uv" venv --quiet --no-project --python /usr/bin/python3 "$home/$new"
     as_site "$uv" pip install --quiet --compile-bytecode --python "$home/$new/bin/python" -r requirements.txt
     ln -sfn "$new" "$home/venv"
     finish
-    rm -r "${home:?}/$old"
+    find "$home" -maxdepth 1 -name 'venv-*' ! -name venv-0 ! -name "$new" -exec rm -r {} +
     ;;
 esac
 } < /dev/null
