@@ -398,6 +398,7 @@ class Build:
             [
                 *("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"),
                 f"--unit={user}-build-{secrets.token_hex(4)}",
+                f"--description={step.capitalize()} of {user}, release {self.path.name}",
                 *(f"--property={line}" for line in properties),
                 *(f"--setenv={name}={value}" for name, value in environment.items()),
                 f"--working-directory={self.project if self.project.is_dir() else self.path}",

@@ -310,5 +310,8 @@ def test_manage_runs_as_the_service_does(site):
     )
     of_service = site.host.check_output(f"systemctl show -p {shown} {unit}")
     of_command = site.manage("shell", "-c", program)
+    # Who may read the journal need not know what was given to a command.
+    assert "manage.py shell of site12" in site.host.check_output("journalctl -o cat -n 100")
+    assert "import subprocess" not in site.host.check_output("journalctl -o cat")
     assert "ProtectSystem=strict" in of_service.splitlines()
     assert [line for line in of_service.splitlines() if line not in of_command.splitlines()] == []
