@@ -95,6 +95,8 @@ if [ -z "$release" ]; then
 fi
 folder=$home/releases/${release##*/}
 
+# Without a description the journal would have all arguments, and those may be nobody's business.
+description="manage.py ${1-} of demo, release ${release##*/}"
 # systemd would expand variables in the arguments.
 for argument; do
   set -- "$@" "$(printf '%s' "$argument" | sed 's/\$/$$/g')"
@@ -107,7 +109,7 @@ if [ "$writable" ]; then
   set -- --unit="demo-build-$$" --nice=10 --property=CPUWeight=20 --property=IOWeight=20 "$@"
 fi
 
-exec systemd-run --quiet --collect --wait "$io" --service-type=exec \
+exec systemd-run --quiet --collect --wait "$io" --service-type=exec --description="$description" \
   --working-directory="$folder/project" \
   --setenv=PATH="$folder/venv/bin:/usr/local/bin:/usr/bin:/bin" \
   --property=User=demo \
@@ -168,6 +170,7 @@ EOF
 
 # gunicorn
 cat > gunicorn.conf.py << 'EOF'
+import contextlib
 import os
 
 # The release says which application it is; systemd hands over the socket.
@@ -197,6 +200,15 @@ control_socket_disable = True
 # Errors go to the journal; requests are in the web server's log.
 errorlog = "-"
 accesslog = None
+
+
+def post_worker_init(worker):
+    # Django reads the URLconf, and with it most of a project, at the first request: that visitor would wait for it.
+    # What cannot be read is told at that request, as it is without this.
+    with contextlib.suppress(Exception):
+        from django.urls import get_resolver
+
+        get_resolver().url_patterns
 EOF
 cp gunicorn.conf.py "$release"
 cd /etc/systemd/system

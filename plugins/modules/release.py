@@ -464,7 +464,7 @@ class Build:
 
     def _save_environment(self, generated: str) -> None:
         self.generated = generated
-        write_file(self.path / "env", f"{generated}{self.options['environment']}\n", 0o600)
+        write_file(self.path / "env", generated + self.options["environment"], 0o600)
 
     def _install(self) -> None:
         locked = find_requirements(self.project, self.code, self.options["requirements"])

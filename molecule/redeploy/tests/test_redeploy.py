@@ -30,7 +30,7 @@ RUNS = [
 ]
 
 # Requests a second; under ASGI each one opens a connection to the database.
-RATES = {"site13": 110, "site12": 20}
+RATES = {"site13": 80, "site12": 20}
 REQUESTS = 50_000
 
 # Run on a server: where does `current` lead, a thousand times a second, until the end of the standard input?
