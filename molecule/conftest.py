@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +114,19 @@ def site(request) -> Site:
         roots = EPHEMERAL / f"{short}.pem"
         roots.write_text(host.check_output(f"cat /etc/{short}/tls/fullchain.pem"))
     return Site(host, container, short, domains, roots)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Wait for what comes true within some seconds."""
+
+    def wait(what: Callable[[], bool], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < end, f"not within {seconds} s"
+            time.sleep(0.1)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

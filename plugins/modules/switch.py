@@ -112,7 +112,6 @@ import shutil
 import socket
 import subprocess
 import time
-from itertools import pairwise
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -253,10 +252,13 @@ class Switch:
                 return
             if " answers " in found:
                 answered = found
-            if found and (now > end or deaths > 1 or self._is_final(found, now - since)):
+            gave_up = bool(found) and self._gave_up()
+            settled = "answers 503" not in found and now - since > SETTLED
+            # Waiting any longer makes no sense.
+            if found and (now > end or deaths > 1 or gave_up or settled):
                 # The last one may have had no time left; what was answered before says more.
                 told = answered if answered and deaths < 2 else found
-                if told.endswith(" does not answer") and self._gave_up():
+                if gave_up and told.endswith(" does not answer"):
                     told = "the release ends by itself at its start"
                 raise StepError(
                     "health", told if now < end else f"{told}, for {self.options['timeout']} s", advice_for(told)
@@ -266,10 +268,6 @@ class Switch:
                     "health", f"the release answers well now and then only, for {self.options['timeout']} s"
                 )
             time.sleep(PAUSE)
-
-    def _is_final(self, found: str, seconds: float) -> bool:
-        """Whether waiting any longer makes no sense."""
-        return self._gave_up() or ("answers 503" not in found and seconds > SETTLED)
 
     def _workers(self) -> set[tuple[str, str]]:
         """The processes that the web unit's own one has started, and the main ones of the other units."""
@@ -425,12 +423,9 @@ def last_words(log: str) -> str:
     """
     lines = log.strip().splitlines()
     begins = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    halts = [number for number, line in enumerate(lines) if line.startswith("gunicorn.errors.HaltServer")]
-    causes = [
-        begin
-        for begin, following in pairwise([*begins, len(lines)])
-        if not any(begin < halt < following for halt in halts)
-    ]
+    # The first line after its frames says what a traceback is about.
+    about = {begin: next((line for line in lines[begin + 1 :] if not line.startswith(" ")), "") for begin in begins}
+    causes = [begin for begin in begins if not about[begin].startswith("gunicorn.errors.HaltServer")]
     begin = min([len(lines) - SHOWN, *(causes or begins)[-1:]])
     return "\n".join(lines[max(0, begin) :])
 

@@ -176,6 +176,12 @@ def test_a_unit_that_does_not_get_over_its_start_is_not_waited_for(gate):
     assert gate.seconds < 1
 
 
+def test_of_one_that_ends_at_its_start_nobody_says_that_it_needs_more_time(gate):
+    with pytest.raises(StepError, match="ends by itself at its start") as raised:
+        gate(lambda at: ("https://shop.example.test/ does not answer", ""), gave_up=True)
+    assert "django_health_timeout" not in str(raised.value)
+
+
 def test_a_release_that_does_not_listen_is_no_release(tmp_path):
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
     assert "No such file" in switch._ask(time.monotonic() + 5)

@@ -64,7 +64,7 @@ def large_table(site):
 
 
 @pytest.fixture
-def in_use(site, psql):
+def in_use(site, psql, until):
     """Somebody reads the notices in a transaction that does not end; calling this ends it."""
     query = "BEGIN; SELECT count(*) FROM notes_notice; SELECT pg_sleep(300)"
     command = ["docker", "exec", site.container, "runuser", "-u", "site13", "--", "psql", "-Xc", query]
@@ -81,13 +81,6 @@ def in_use(site, psql):
 
 def waiting(psql) -> bool:
     return psql("SELECT count(*) FROM pg_locks WHERE NOT granted").stdout.strip() != "0"
-
-
-def until(what, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 def test_one_that_raises_midway_is_taken_back(project, refused):
@@ -126,7 +119,7 @@ def test_one_that_breaks_the_running_release_is_run_on_request(project, goes_liv
 
 
 def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was_broken_off(
-    site, project, goes_live, psql, in_use, undone
+    site, project, goes_live, psql, in_use, undone, until
 ):
     create = "CREATE INDEX CONCURRENTLY notes_size ON notes_privatefile (size)"
     impatient = f"PGOPTIONS='-c lock_timeout=500ms' runuser -u site13 -- psql -Xc '{create}'"
@@ -158,7 +151,7 @@ def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project
     )
 
 
-def test_one_whose_table_is_in_use_tries_again_until_it_is_not(project, goes_live, psql, in_use, undone):
+def test_one_whose_table_is_in_use_tries_again_until_it_is_not(project, goes_live, psql, in_use, undone, until):
     project.migration(ADD)
 
     def end_with_the_second_try() -> None:

@@ -14,13 +14,6 @@ sys.path.append(str(PROJECT / "tests"))
 from load import Load
 
 
-def until(seconds: float, what) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.3)
-
-
 def test_nothing_on_the_host_has_failed(host):
     assert host.check_output("systemctl is-system-running") == "running"
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
@@ -87,23 +80,23 @@ def test_the_secret_key_that_was_made_on_the_host_is_kept(site):
     assert f'SECRET_KEY="{made}"' in site.host.check_output(f"cat /srv/{site.name}/releases/{first}/env")
 
 
-def test_the_database_keeps_checksums_and_committed_rows_survive_a_killed_server(site, psql):
+def test_the_database_keeps_checksums_and_committed_rows_survive_a_killed_server(site, psql, until):
     assert psql("SHOW data_checksums", user="postgres").stdout.strip() == "on"
     assert psql("SHOW server_encoding").stdout.strip() == "UTF8"
     assert psql("CREATE TABLE IF NOT EXISTS kept (n int); INSERT INTO kept VALUES (1)").rc == 0
     host = site.host
     host.check_output("kill -9 $(head -1 /var/lib/postgresql/*/main/postmaster.pid)")
-    until(15, lambda: psql("SELECT count(*) FROM kept").stdout.strip() == "1")
+    until(lambda: psql("SELECT count(*) FROM kept").stdout.strip() == "1", 15)
     assert psql("DROP TABLE kept").rc == 0
-    until(10, lambda: site.get("/health/").status == 200)
+    until(lambda: site.get("/health/").status == 200, 10)
 
 
 @pytest.mark.parametrize("service", ["nginx.service", "{name}-gunicorn@{release}.service"])
-def test_a_killed_service_comes_back_by_itself(site, unit, service):
+def test_a_killed_service_comes_back_by_itself(site, unit, service, until):
     name = service.format(name=site.name, release=site.release)
     assert unit(name).is_running
     site.host.check_output(f"systemctl kill --signal=KILL --kill-whom=main {name}")
-    until(5, lambda: site.get("/health/").status == 200)
+    until(lambda: site.get("/health/").status == 200, 5)
 
 
 def test_the_journal_of_switches_says_who_what_and_when(site):
@@ -118,7 +111,7 @@ def test_renewal_is_set_up_and_a_dry_run_of_it_reloads_nothing_else(site, unit):
     assert unit("certbot.timer").is_enabled
 
 
-def test_a_renewed_certificate_is_served_while_nginx_goes_on_running(site):
+def test_a_renewed_certificate_is_served_while_nginx_goes_on_running(site, until):
     def serial() -> str:
         return site.host.check_output(
             f"echo | openssl s_client -connect 127.0.0.1:443 -servername {site.canonical} 2>/dev/null"
@@ -133,5 +126,5 @@ def test_a_renewed_certificate_is_served_while_nginx_goes_on_running(site):
         if renewed.rc == 0:
             break
     assert renewed.rc == 0, renewed.stderr
-    until(5, lambda: serial() != before)
+    until(lambda: serial() != before, 5)
     assert site.host.check_output("systemctl show -P MainPID nginx.service") == pid

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import EPHEMERAL, PROJECT
@@ -227,22 +226,14 @@ def notes(site, name: str) -> list[list[str]]:
     return [line.split() for line in site.host.file(f"/srv/site12/media/{name}").content_string.splitlines()]
 
 
-def soon(true) -> bool:
-    """Whether it comes true within half a minute: a worker that was just started has yet to read the project."""
-    end = time.monotonic() + 30
-    while not true() and time.monotonic() < end:
-        time.sleep(0.5)
-    return true()
-
-
-def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site):
+def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site, until):
     assert site.host.check_output("systemctl list-units --plain --no-legend 'site12.worker@*'").count("\n") == 0
     assert site.host.service(f"site12.worker@{site.release}.service").is_running
-    assert soon(lambda: notes(site, "work")[-1][0] == site.release)
+    until(lambda: notes(site, "work")[-1][0] == site.release, 30)
     assert notes(site, "work")[-1][3:] == ["100", "%", "of", "it"]
 
 
-def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deployed):
+def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deployed, until):
     with (SOURCE / "notes/views.py").open("a") as views:
         views.write("import os, sys\nprint('views read by', os.getpid(), file=sys.stderr)\n")
     deployed("v7.1")
@@ -259,14 +250,14 @@ def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deploy
     before = workers()
     # Nobody asks for anything meanwhile: what was asked during the deploy went to other processes.
     site.host.check_output(f"kill {' '.join(before)}")
-    assert soon(lambda: len(workers() - before) == len(before) and workers() - before <= readers())
+    until(lambda: len(workers() - before) == len(before) and workers() - before <= readers(), 30)
 
 
-def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed):
+def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed, until):
     before = site.release
     deployed("v8")
-    assert soon(lambda: not site.host.service(f"site12.worker@{before}.service").is_running)
-    assert soon(lambda: notes(site, "work")[-1][0] == site.release)
+    until(lambda: not site.host.service(f"site12.worker@{before}.service").is_running, 30)
+    until(lambda: notes(site, "work")[-1][0] == site.release, 30)
     of_before = [line for line in notes(site, "work") if line[0] == before]
     begun = {
         process: [line[2] for line in of_before if line[1] == process] for process in {line[1] for line in of_before}
@@ -287,15 +278,15 @@ def test_a_release_whose_worker_does_not_stay_up_is_no_release(site):
     assert site.host.service(f"site12.worker@{before}.service").is_running
 
 
-def test_a_timer_runs_its_command_with_the_live_release(site):
-    assert soon(lambda: notes(site, "ticks")[-1] == [site.release])
+def test_a_timer_runs_its_command_with_the_live_release(site, until):
+    until(lambda: notes(site, "ticks")[-1] == [site.release], 30)
     assert {line[0] for line in notes(site, "ticks")} > {site.release}
 
 
-def test_workers_and_timers_come_back_after_a_restart_of_the_host(site):
+def test_workers_and_timers_come_back_after_a_restart_of_the_host(site, until):
     subprocess.run(["docker", "restart", "--time", "20", site.container], check=True, capture_output=True)
     ticks = len(notes(site, "ticks"))
-    assert soon(lambda: site.get("/health/").status == 200 and len(notes(site, "ticks")) > ticks + 1)
+    until(lambda: site.get("/health/").status == 200 and len(notes(site, "ticks")) > ticks + 1)
     assert json.loads(site.get("/health/").body)["release"] == site.release
     assert site.host.service(f"site12.worker@{site.release}.service").is_running
     assert notes(site, "ticks")[-1] == [site.release]
