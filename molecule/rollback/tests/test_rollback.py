@@ -256,7 +256,9 @@ def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deploy
 def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed, until):
     before = site.release
     deployed("v8")
-    until(lambda: not site.host.service(f"site12.worker@{before}.service").is_running, 30)
+    # One that is still ending its work is not active either.
+    state = f"systemctl show -P ActiveState site12.worker@{before}.service"
+    until(lambda: site.host.check_output(state) == "inactive", 30)
     until(lambda: notes(site, "work")[-1][0] == site.release, 30)
     of_before = [line for line in notes(site, "work") if line[0] == before]
     begun = {
