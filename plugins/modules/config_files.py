@@ -13,7 +13,11 @@ description:
   - When the command says no, or a write fails midway, every path goes back to exactly what it was,
     so that no reload and no reboot ever meets a configuration that nobody accepted.
   - Fragments of nginx, systemd or PostgreSQL can be judged in no other way. It is also a single
-    round trip for all that a role configures.
+    round trip for all that a role configures, the daemons that read it included.
+  - With O(guard) it also stands for them that people can still log in. It does so over a new connection, made as the
+    play makes its own and with the rights that the play has. When that login does not succeed every path goes back,
+    and what runs goes with it. The host does so by itself 30 seconds after the change, should nobody be able to tell
+    it, and at its next boot, should it lose power meanwhile.
 options:
   files:
     description:
@@ -67,6 +71,12 @@ options:
         description: Keeps the content out of differences and results.
         type: bool
         default: false
+      pristine:
+        description:
+          - Replaces a file only where it says C(Ansible managed), or is as its package brought it, so that nothing is
+            lost that somebody else wrote.
+        type: bool
+        default: false
   validate:
     description:
       - Command that judges the files where they stand, as a list of words or as a string split
@@ -75,6 +85,37 @@ options:
         it asked. Only in check mode with changes to come is it left out.
       - C(/usr/local/sbin), C(/usr/sbin) and C(/sbin) are always searched for it.
     type: raw
+  units:
+    description:
+      - Units that shall run with these files, each with the options of M(django_vps.stack.unit) and as it keeps them,
+        in this order.
+      - A unit that does not run in the end fails the task and leaves the files where they are, except with O(guard).
+    type: list
+    elements: dict
+    default: []
+  guard:
+    description:
+      - For files that decide who may log in, such as those of sshd, of sudo or of the firewall. A login proves them
+        before they may stay; where nothing has to change nobody logs in.
+    type: dict
+    suboptions:
+      keep:
+        description:
+          - Shell commands that write what else is to come back, such as the state of what runs, into files in the
+            folder where they run.
+        type: str
+        default: ""
+      take_back:
+        description:
+          - Shell commands that let what runs follow the files once they are what they were. Those that O(guard.keep)
+            wrote are in C(going/). One that fails does not keep the next from running. At boot they run before sshd
+            and the firewall start, so they must not wait for these.
+        type: str
+        required: true
+  login:
+    description: How the login went, which is for the action plugin to say.
+    type: str
+    choices: [good, refused]
 attributes:
   check_mode:
     support: full
@@ -87,6 +128,8 @@ notes:
     what nobody had judged, then does the whole change.
   - One change at a time happens on a host; a second one waits. The lock ends with the process that
     holds it.
+  - A run that was killed before the login leaves the way back open. The next run takes the changes back and makes them
+    anew, or proves them where there is nothing else to do.
   - Access control lists and extended attributes of a replaced file are not carried over to the new
     one.
 author:
@@ -116,6 +159,19 @@ EXAMPLES = r"""
         content: "{{ lookup('ansible.builtin.template', 'env.j2') }}"
         mode: "0600"
         secret: true
+
+- name: Let people in by key only
+  django_vps.stack.config_files:
+    files:
+      - path: /etc/ssh/sshd_config.d/00-keys.conf
+        content: |
+          PasswordAuthentication no
+    validate: sshd -t
+    units:
+      - name: ssh.service
+        reload_when_newer: [/etc/ssh/sshd_config.d]
+    guard:
+      take_back: systemctl reload ssh.service
 """
 
 RETURN = r"""
@@ -126,6 +182,12 @@ paths:
   type: list
   elements: str
   sample: [/etc/nginx/conf.d/shop.conf]
+action:
+  description: What was done to the units, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [reload nginx.service]
 validation:
   description: What the command printed, both its outputs in one. Empty when it did not run.
   returned: always
@@ -154,405 +216,84 @@ diff:
       after: "b\n"
 """
 
-import contextlib
-import fcntl
-import functools
-import grp
-import os
-import pwd
-import re
 import shlex
-import stat
 import subprocess
-from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
-
-FILE = {
-    "path": {"type": "path", "required": True},
-    "state": {"type": "str", "choices": ["file", "directory", "link", "absent"]},
-    "content": {"type": "str"},
-    "target": {"type": "str"},
-    "owner": {"type": "str", "default": "root"},
-    "group": {"type": "str", "default": "root"},
-    "mode": {"type": "raw"},
-    "secret": {"type": "bool", "default": False, "no_log": False},
-}
-DEFAULT_MODES = {"file": "0644", "directory": "0755"}
-SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-# Target of the link that is kept in place of a path that was not there.
-NOTHING = "/nothing/was/here"
+from ansible_collections.django_vps.stack.plugins.module_utils import files, units
+from ansible_collections.django_vps.stack.plugins.module_utils.guard import Guard
 
 
-class Refused(Exception):
-    """The change cannot be made; the message is for the user, the rest for the result."""
-
-    def __init__(self, msg, **result):
-        super().__init__(msg)
-        self.result = result
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What stands at a path, or shall; a uid or gid of None is not known on this host yet."""
-
-    path: str
-    state: str
-    content: bytes = b""
-    target: str = ""
-    mode: int = 0
-    uid: int | None = None
-    gid: int | None = None
-
-    def describe(self, secret):
-        """The entry as a header and a text, to be compared by eye."""
-        if self.state == "absent":
-            return f"{self.path} (absent)", ""
-        owner = f"{name_of(pwd.getpwuid, self.uid)}:{name_of(grp.getgrgid, self.gid)}"
-        if self.state == "link":
-            return f"{self.path} ({owner})", f"link to {self.target}\n"
-        header = f"{self.path} ({self.mode:04o} {owner})"
-        if self.state != "file":
-            return header, f"{self.state}\n"
-        if secret:
-            return header, "(secret content)\n"
-        try:
-            text = self.content.decode()
-        except UnicodeDecodeError:
-            text = "\0"
-        return header, "(binary content)\n" if "\0" in text else text
+def follow(wanted: list[dict], check_mode: bool) -> list[str]:
+    """Bring the units to what they should be; what was done."""
+    return [
+        f"{verb} {options['name']}"
+        for options in wanted
+        for verb in units.run(**options, check_mode=check_mode)["action"]
+    ]
 
 
-def name_of(lookup, number):
-    if number is None:
-        return "unknown"
+def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
+    """The whole module but for the login; returns its result, with `prove` where a login has to come."""
+
+    def change(check_mode: bool) -> dict:
+        result = files.run(options["files"], options["validate"], check_mode)
+        action = follow(options["units"], check_mode)
+        return {**result, "action": action, "changed": result["changed"] or bool(action)}
+
+    if check_mode or not options["guard"]:
+        return change(check_mode)
+    foreseen = change(check_mode=True)
+    if not foreseen["changed"]:
+        return {**foreseen, "prove": guard.is_armed}
+    guard.arm([spec["path"] for spec in options["files"]], **options["guard"])
     try:
-        return lookup(number)[0]
-    except KeyError:
-        return str(number)
-
-
-def id_of(lookup, name, kind, may_lack):
-    if name.isdigit():
-        return int(name)
-    try:
-        return lookup(name)[2]
-    except KeyError:
-        if may_lack:
-            return None
-        raise Refused(f"There is no {kind} {name!r} on this host") from None
-
-
-def wanted(spec, may_lack=False):
-    """Read one element of `files`; all that can be wrong with it is said here."""
-    path = os.path.normpath(spec["path"])
-    if not os.path.isabs(path) or not os.path.basename(path):
-        raise Refused(f"{spec['path']!r} is no absolute path of a file")
-
-    def refuse(why):
-        raise Refused(f"{path}: {why}")
-
-    content, target, mode = spec["content"], spec["target"], spec["mode"]
-    state = spec["state"] or ("link" if target is not None else None)
-    state = state or ("file" if content is not None else None)
-    if state is None:
-        refuse("give content, target or state")
-    if state == "absent":
-        return Entry(path, state)
-    if (state == "file") != (content is not None):
-        refuse("content and state: file need each other")
-    if (state == "link") != bool(target):
-        refuse("target and state: link need each other")
-    mode = DEFAULT_MODES.get(state, "0000") if mode is None else mode
-    if not isinstance(mode, str) or not re.fullmatch("[0-7]{4}", mode):
-        refuse(f'mode must be four octal digits in quotes, such as "0640", not {mode!r}')
-    return Entry(
-        path,
-        state,
-        (content or "").encode(errors="surrogateescape"),
-        target or "",
-        # The kernel gives every link the mode 0777, and it means nothing.
-        0 if state == "link" else int(mode, 8),
-        id_of(pwd.getpwnam, spec["owner"] or "root", "user", may_lack),
-        id_of(grp.getgrnam, spec["group"] or "root", "group", may_lack),
-    )
-
-
-def found(path):
-    """What stands at a path now, links not followed."""
-    try:
-        st = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return Entry(path, "absent")
-    mode = stat.S_IMODE(st.st_mode)
-    if stat.S_ISLNK(st.st_mode):
-        return Entry(path, "link", b"", os.readlink(path), 0, st.st_uid, st.st_gid)
-    if stat.S_ISDIR(st.st_mode):
-        return Entry(path, "directory", b"", "", mode, st.st_uid, st.st_gid)
-    if not stat.S_ISREG(st.st_mode):
-        return Entry(path, "special file", b"", "", mode, st.st_uid, st.st_gid)
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        return Entry(path, "file", file.read(), "", mode, st.st_uid, st.st_gid)
-
-
-def obstacle(old, new):
-    """Why one cannot become the other, or None."""
-    if old.state == "special file":
-        return "neither a file, a link nor a folder stands there"
-    if old.state == "directory" and new.state == "absent":
-        return "the folder is not empty" if os.listdir(old.path) else None
-    if "directory" in (old.state, new.state) and old.state not in ("absent", new.state):
-        return f"a {old.state} stands where a {new.state} is wanted"
-    parent = os.path.dirname(new.path)
-    while not os.path.lexists(parent):
-        parent = os.path.dirname(parent)
-    return None if os.path.isdir(parent) or new.state == "absent" else f"{parent} is no folder"
-
-
-def beside(path, kind):
-    """A name in the same folder that `include *` and `*.conf` pass over."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{kind}.config_files")
-
-
-def remove(path):
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        os.unlink(path)
-
-
-def sync_folder(path):
-    """A rename outlives a power cut only once the folder is on disk."""
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def keep(path):
-    """Keep what stands at a path under another name: going back then needs no space on the disk."""
-    if os.path.lexists(path):
-        os.link(path, beside(path, "before"), follow_symlinks=False)
-    else:
-        os.symlink(NOTHING, beside(path, "before"))
-
-
-def put_back(path):
-    """Undo the change to a path, made by this run or by one that was killed; False if none was."""
-    remove(beside(path, "new"))
-    before = beside(path, "before")
-    if not os.path.lexists(before):
-        return False
-    if os.path.islink(before) and os.readlink(before) == NOTHING:
-        remove(path)
-    else:
-        os.replace(before, path)
-    # Renaming one name of a file over another of the same file leaves both.
-    remove(before)
-    sync_folder(path)
-    return True
-
-
-def own(path, uid, gid):
-    st = os.lstat(path)
-    if (st.st_uid, st.st_gid) != (uid, gid):
-        os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def make_parents(path, undo):
-    parent = os.path.dirname(path)
-    if os.path.isdir(parent):
-        return
-    make_parents(parent, undo)
-    make_folder(parent, 0o755, os.geteuid(), os.getegid(), undo)
-
-
-def make_folder(path, mode, uid, gid, undo):
-    os.mkdir(path)
-    undo.append((path, functools.partial(os.rmdir, path)))
-    set_folder(path, mode, uid, gid)
-    sync_folder(path)
-
-
-def set_folder(path, mode, uid, gid):
-    own(path, uid, gid)
-    os.chmod(path, mode)
-
-
-def change(old, new, undo):
-    """Bring one path from what it is to what it shall be; each step says first how it is undone."""
-    path = new.path
-    if "directory" in (old.state, new.state):
-        back = (path, old.mode, old.uid, old.gid)
-        if new.state == "absent":
-            os.rmdir(path)
-            undo.append((path, functools.partial(make_folder, *back, [])))
-        elif old.state == "absent":
-            make_parents(path, undo)
-            make_folder(path, new.mode, new.uid, new.gid, undo)
-        else:
-            undo.append((path, functools.partial(set_folder, *back)))
-            set_folder(path, new.mode, new.uid, new.gid)
-        return
-    make_parents(path, undo)
-    undo.append((path, functools.partial(put_back, path)))
-    keep(path)
-    if new.state == "absent":
-        os.unlink(path)
-    else:
-        fresh = beside(path, "new")
-        if new.state == "link":
-            os.symlink(new.target, fresh)
-            own(fresh, new.uid, new.gid)
-        else:
-            write(fresh, new)
-        os.replace(fresh, path)
-    sync_folder(path)
-
-
-def write(path, new):
-    """Nobody may read the file before it has its owner and mode."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb") as file:
-        file.write(new.content)
-        file.flush()
-        own(path, new.uid, new.gid)
-        os.fchmod(fd, new.mode)
-        os.fsync(fd)
-
-
-def words(command):
-    if isinstance(command, str):
-        try:
-            return shlex.split(command)
-        except ValueError as error:
-            raise Refused(f"validate cannot be split into words: {error}") from None
-    if command is None or isinstance(command, list):
-        return [str(word) for word in command or []]
-    raise Refused("validate must be a string or a list")
-
-
-def judge(argv):
-    """Ask the command whether the files are right; its output, or Refused."""
-    if not argv:
-        return ""
-    try:
-        done = subprocess.run(
-            argv,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{os.environ.get('PATH', os.defpath)}:{SBIN}"},
-        )
-    except OSError as error:
-        why = f"{shlex.join(argv)} cannot be run: {error.strerror}"
-        raise Refused(why, cmd=argv, rc=127, validation="") from None
-    output = done.stdout.decode(errors="replace").strip()
-    if done.returncode:
-        why = f"{shlex.join(argv)} refused the files (rc {done.returncode}): {output}"
-        raise Refused(why, cmd=argv, rc=done.returncode, validation=output)
-    return output
-
-
-def apply(changes, argv):
-    """Make all changes and have them judged, or leave everything as it was."""
-    undo = []
-    try:
-        for old, new in changes:
-            try:
-                change(old, new, undo)
-            except OSError as error:
-                raise Refused(f"Cannot write {new.path}: {error.strerror}") from None
-        validation = judge(argv)
-    except BaseException as error:
-        stuck = []
-        for path, step in reversed(undo):
-            try:
-                step()
-            except OSError as failure:
-                stuck.append(f"{path} ({failure.strerror})")
-        if stuck:
-            why = f"{error} - and these could NOT be put back: {', '.join(stuck)}"
-            raise Refused(why, **getattr(error, "result", {})) from None
-        if isinstance(error, Refused) and undo:
-            raise Refused(f"{error} - everything was put back", **error.result) from None
+        return {**change(check_mode=False), "prove": True}
+    except (files.Refused, units.Failed):
+        guard.take_back()
         raise
-    for _, new in changes:
-        remove(beside(new.path, "before"))
-    return validation
-
-
-def difference(old, new, secret):
-    before_header, before = old.describe(secret)
-    after_header, after = new.describe(secret)
-    if before == after and old.content != new.content:
-        after = after.replace("(", "(other ", 1)
-    elif before == after:
-        before, after = f"{before_header}\n", f"{after_header}\n"
-    return {"before_header": before_header, "before": before, "after_header": after_header, "after": after}
-
-
-def run(specs, command, check_mode=False):
-    """The whole module; returns its result."""
-    argv = words(command)
-    entries = [wanted(spec, may_lack=check_mode) for spec in specs]
-    secrets = {entry.path for entry, spec in zip(entries, specs, strict=True) if spec["secret"]}
-    seen = set()
-    for entry in entries:
-        folder, name = os.path.split(entry.path)
-        real = os.path.join(os.path.realpath(folder), name)
-        if real in seen:
-            raise Refused(f"{entry.path} is given twice")
-        seen.add(real)
-
-    # The module of a run whose controller died may still be at work: wait for it.
-    lock = os.open("/", os.O_RDONLY)
-    try:
-        mended = []
-        if not check_mode:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            mended = [entry.path for entry in entries if put_back(entry.path)]
-        changes = [(old, new) for new in entries if (old := found(new.path)) != new]
-        for old, new in changes:
-            if why := obstacle(old, new):
-                raise Refused(f"{new.path}: {why}")
-        result = {
-            "changed": bool(changes or mended),
-            "paths": list(dict.fromkeys([*mended, *(new.path for _, new in changes)])),
-            "diff": [difference(old, new, new.path in secrets) for old, new in changes],
-            "validation": "",
-        }
-        if not check_mode:
-            result["validation"] = apply(changes, argv)
-        elif not changes:
-            result["validation"] = judge(argv)
-        return result
-    except OSError as error:
-        raise Refused(f"{error.filename or 'The host'}: {error.strerror}") from None
-    finally:
-        os.close(lock)
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             # Else every configuration would go to the host's log, secrets and all.
-            "files": {"type": "list", "elements": "dict", "required": True, "options": FILE, "no_log": True},
+            "files": {"type": "list", "elements": "dict", "required": True, "options": files.FILE, "no_log": True},
             "validate": {"type": "raw"},
+            "units": {"type": "list", "elements": "dict", "default": [], "options": units.UNIT},
+            "guard": {
+                "type": "dict",
+                "options": {"keep": {"type": "str", "default": ""}, "take_back": {"type": "str", "required": True}},
+            },
+            "login": {"type": "str", "choices": ["good", "refused"]},
         },
         supports_check_mode=True,
     )
     # That was for the log; in the results paths and contents are no secrets, unless said so.
     module.no_log_values.clear()
-    specs = [dict(spec) for spec in module.params["files"]]
+    options = {**module.params, "files": [dict(spec) for spec in module.params["files"]]}
     for spec in module.params["files"]:
         if spec["secret"]:
             spec["content"] = "(secret content)"
+    guard = Guard()
     try:
-        result = run(specs, module.params["validate"], module.check_mode)
-    except Refused as error:
+        if options["login"] == "refused":
+            guard.take_back()
+            module.exit_json(changed=False)
+        if options["login"] == "good":
+            if not guard.disarm():
+                module.fail_json(msg="The login came too late: the changes had been taken back. Run it again.")
+            module.exit_json(changed=True)
+        result = apply(options, module.check_mode, guard)
+    except files.Refused as error:
         module.fail_json(msg=str(error), changed=False, paths=[], **{"validation": ""} | error.result)
+    except units.Failed as error:
+        module.fail_json(msg=str(error), **error.result)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip()
+        module.fail_json(msg=f"{shlex.join(error.cmd)}: {said or f'exit status {error.returncode}'}")
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}")
     if not module._diff:
         del result["diff"]
     module.exit_json(**result)

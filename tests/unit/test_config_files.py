@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import grp
+import hashlib
 import os
 import pwd
 import stat
@@ -11,11 +12,11 @@ import subprocess
 import sys
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.modules import config_files
-from ansible_collections.django_vps.stack.plugins.modules.config_files import Refused, beside, run
+from ansible_collections.django_vps.stack.plugins.module_utils import files as config_files
+from ansible_collections.django_vps.stack.plugins.module_utils.files import Refused, beside, run
 
 ME = {"owner": pwd.getpwuid(os.geteuid())[0], "group": grp.getgrgid(os.getegid())[0]}
-UNSET = {"state": None, "content": None, "target": None, "mode": None, "secret": False}
+UNSET = {"state": None, "content": None, "target": None, "mode": None, "secret": False, "pristine": False}
 YES, NO = ["true"], ["false"]
 
 
@@ -125,6 +126,26 @@ def test_the_judge_is_asked_when_nothing_changed(etc, whole_change):
     assert picture(etc) == before
 
 
+@pytest.mark.parametrize(
+    ("content", "replaced"), [("theirs", False), ("# Ansible managed\nours", True), ("as shipped", True), (None, True)]
+)
+def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_path, monkeypatch, content, replaced):
+    path, status = etc / "daemon.conf", tmp_path / "status"
+    status.write_text(f"Package: daemon\nConffiles:\n {path} {hashlib.md5(b'as shipped').hexdigest()}\n")
+    monkeypatch.setattr(config_files, "DPKG_STATUS", str(status))
+    if content:
+        path.write_text(content)
+    new = [entry(etc / "other", content="other"), entry(path, content="new", pristine=True)]
+    if replaced:
+        run(new, YES)
+        assert path.read_text() == "new"
+        return
+    with pytest.raises(Refused, match="somebody else wrote what stands there"):
+        run(new, YES)
+    assert path.read_text() == content
+    assert not (etc / "other").exists()
+
+
 def test_what_the_judge_printed_is_returned(etc):
     result = run([entry(etc / "a", content="")], "sh -c 'echo fine; echo really >&2'")
     assert result["validation"] == "fine\nreally"
@@ -163,7 +184,7 @@ def test_a_run_killed_before_the_judge_is_mended_by_the_next(etc):
     before = picture(etc)
     killer = f"""
 import os, sys
-from ansible_collections.django_vps.stack.plugins.modules import config_files
+from ansible_collections.django_vps.stack.plugins.module_utils import files as config_files
 config_files.judge = lambda argv: os.kill(os.getpid(), 9)
 config_files.run({change!r}, ["true"])
 """

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.modules import unit
-from ansible_collections.django_vps.stack.plugins.modules.unit import Failed, wall_stamp
+from ansible_collections.django_vps.stack.plugins.module_utils import units as unit
+from ansible_collections.django_vps.stack.plugins.module_utils.units import Failed, wall_stamp
 
 SECOND = 10**9
 NAME = "web.service"
@@ -145,10 +145,8 @@ def write(systemd, monkeypatch):
     return write
 
 
-def run(enabled=True, restart=(), reload=(), check_mode=False):
-    return unit.run(
-        NAME, enabled, [str(path) for path in restart], [str(path) for path in reload], check_mode=check_mode
-    )
+def run(enabled=True, restart=(), reload=(), **more):
+    return unit.run(NAME, enabled, [str(path) for path in restart], [str(path) for path in reload], **more)
 
 
 def test_a_unit_as_it_should_be_is_asked_once_and_left_alone(systemd):
@@ -349,6 +347,39 @@ def test_a_process_that_cannot_say_it_is_ready_is_given_time_to_die(systemd, mon
     monkeypatch.setattr(unit.time, "sleep", lambda seconds: systemd.set(ActiveState="failed"))
     with pytest.raises(Failed, match="is failed"):
         run()
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_unit_whose_condition_is_not_met_is_left_alone_where_that_is_said(systemd, check_mode):
+    systemd.set(ActiveState="inactive", ConditionResult="no")
+    systemd.start = lambda: None
+    result = run(conditional=True, check_mode=check_mode)
+    assert (result["changed"], result["action"]) == (False, [])
+    assert "has a condition that is not met" in result["msg"]
+
+
+def test_elsewhere_it_is_a_failure(systemd):
+    systemd.set(ActiveState="inactive", ConditionResult="no")
+    systemd.start = lambda: None
+    with pytest.raises(Failed, match="inactive"):
+        run()
+
+
+def test_a_condition_that_came_to_be_met_starts_the_unit(systemd):
+    systemd.set(ActiveState="inactive", ConditionResult="no")
+    assert run(conditional=True)["action"] == ["start"]
+
+
+@pytest.mark.parametrize("folder", ["web@.service.d", "web@1.service.d"])
+def test_a_drop_in_that_systemd_has_not_seen_is_loaded(systemd, monkeypatch, tmp_path, folder):
+    drop_in = tmp_path / folder / "restart.conf"
+    drop_in.parent.mkdir()
+    drop_in.touch()
+    monkeypatch.setattr(unit, "DROP_INS", str(tmp_path))
+    monkeypatch.setitem(globals(), "NAME", "web@1.service")
+    systemd.on_reload = {"DropInPaths": f"/usr/lib/x.conf {drop_in}"}
+    assert run()["action"] == ["daemon-reload"]
+    assert run()["action"] == []
 
 
 def test_a_manager_that_does_not_answer_is_a_failure(systemd, monkeypatch):

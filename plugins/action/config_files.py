@@ -1,0 +1,67 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Log in once more, as this play does, before changes may stay that decide who can."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import connection_loader
+
+# In front of those of the user, as ssh takes the first of two.
+OWN = "-o ControlMaster=no -o ControlPath=none -o ControlPersist=no -o ConnectTimeout=5 "
+# sshd does not listen for a moment while it reloads. Who is refused is not to try again: sshd and fail2ban count.
+PASSING = re.compile("Connection (refused|reset|closed)")
+TRIES = 3
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _requires_connection = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        done = self.module(task_vars)
+        if done.pop("prove", False):
+            refusal = self.try_to_log_in()
+            try:
+                after = self.module(task_vars, login="refused" if refusal else "good")
+            except AnsibleConnectionFailure:
+                after = {"failed": True, "msg": "The host takes them back by itself within a minute."}
+            if refusal:
+                back = after["msg"] if after.get("failed") else "They are taken back."
+                after = {"failed": True, "msg": f"With these settings nobody can log in: {refusal}\n{back}"}
+            done |= {name: after[name] for name in ("failed", "msg") if name in after}
+        return {**result, **done}
+
+    def module(self, task_vars: dict, **more) -> dict:
+        arguments = {**self._task.args, **more}
+        return self._execute_module("django_vps.stack.config_files", module_args=arguments, task_vars=task_vars)
+
+    def try_to_log_in(self) -> str:
+        for _ in range(TRIES):
+            refusal = self.log_in()
+            if not PASSING.search(refusal):
+                break
+            time.sleep(1)
+        return refusal
+
+    def log_in(self) -> str:
+        """Why a login of its own, up to the rights that the play has, does not succeed; nothing when it does."""
+        held = self._connection
+        try:
+            self._connection = fresh = connection_loader.get(held.transport, self._play_context)
+            fresh.set_options(direct={name: held.get_option(name) for name in held._options})
+            if "ssh_args" in fresh._options:
+                fresh.set_option("ssh_args", OWN + (fresh.get_option("ssh_args") or ""))
+                fresh.set_option("reconnection_retries", 0)
+            fresh.set_become_plugin(held.become)
+            done = self._low_level_execute_command("echo logged in")
+            return "" if "logged in" in done["stdout"] else (done["stderr"] or done["stdout"]).strip()
+        except AnsibleError as error:
+            return str(error)
+        finally:
+            self._connection = held

@@ -1,0 +1,120 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Take changes back that keep people from logging in, whoever is left to ask for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+#: Seconds that the host waits for the login. The tries take 18 of them at most.
+PATIENCE = 30
+UNIT = "django_vps-guard.service"
+TIMER = "django_vps-guard-due"
+
+SERVICE = """\
+# Takes changes back that no login has proved: by a timer, and at boot where the host died before.
+[Unit]
+Description=Take back what keeps people from logging in
+ConditionDirectoryNotEmpty={folder}
+DefaultDependencies=no
+After=local-fs.target
+Before=nftables.service ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh {folder}/take_back
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+# The rename decides between two that come at the same moment: this, and the login that proves the changes.
+TAKE_BACK = """\
+cd {folder}
+mv armed going 2> /dev/null
+[ -d going ] || exit 0
+while IFS= read -r path; do
+  if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null; else rm -f "$path"; fi
+done < going/paths
+tar -C / --acls --xattrs -xpf going/kept.tar
+sync
+{commands}
+rm -rf going
+"""
+
+
+class Guard:
+    """What is kept on the host meanwhile."""
+
+    def __init__(self, folder: str = "/var/lib/django_vps/guard", units: str = "/etc/systemd/system") -> None:
+        self.folder, self.units = Path(folder), Path(units)
+        self.armed = self.folder / "armed"
+
+    @property
+    def is_armed(self) -> bool:
+        return self.armed.is_dir()
+
+    def arm(self, paths: list[str], keep: str, take_back: str) -> None:
+        """Keep what is there, and have it come back in a while; paths in the order in which they are written."""
+        self.take_back()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write(self.folder / "take_back", TAKE_BACK.format(folder=self.folder, commands=take_back.strip()))
+        write(self.units / UNIT, SERVICE.format(folder=self.folder))
+        run("systemctl", "daemon-reload")
+        run("systemctl", "enable", "--quiet", UNIT)
+        self.keep(paths, keep)
+        run(
+            *("systemd-run", "--quiet", f"--unit={TIMER}", f"--on-active={PATIENCE}"),
+            *("--timer-property=AccuracySec=100ms", "systemctl", "start", UNIT),
+        )
+
+    def keep(self, paths: list[str], command: str) -> None:
+        """Copies of what is there, in a folder that bears its name once it is whole."""
+        new = self.folder / "new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        # What lies in a folder goes before the folder does.
+        (new / "paths").write_text("".join(f"{path}\n" for path in reversed(paths)))
+        there = [path.lstrip("/") for path in paths if os.path.lexists(path)]
+        (new / "there").write_text("".join(f"{path}\0" for path in there))
+        run(
+            *("tar", "-C", "/", "--acls", "--xattrs", "--no-recursion", "-cpf", str(new / "kept.tar")),
+            *("--null", f"--files-from={new / 'there'}"),
+        )
+        subprocess.run(["/bin/sh", "-c", command], cwd=new, stderr=subprocess.DEVNULL, check=False)
+        os.sync()
+        new.rename(self.armed)
+
+    def disarm(self) -> bool:
+        """Let the changes stay; false when they have been taken back."""
+        proven = self.folder / "proven"
+        shutil.rmtree(proven, ignore_errors=True)
+        try:
+            self.armed.rename(proven)
+        except FileNotFoundError:
+            return False
+        stop_timer()
+        shutil.rmtree(self.folder)
+        return True
+
+    def take_back(self) -> None:
+        if self.is_armed or (self.folder / "going").is_dir():
+            run("systemctl", "start", UNIT)
+        stop_timer()
+
+
+def stop_timer() -> None:
+    run("systemctl", "stop", f"{TIMER}.timer", f"{TIMER}.service", check=False)
+
+
+def write(path: Path, content: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(content)
+    os.replace(beside, path)
+
+
+def run(*argv: str, check: bool = True) -> None:
+    subprocess.run(argv, check=check, stdin=subprocess.DEVNULL, capture_output=True)

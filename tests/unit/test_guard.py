@@ -1,0 +1,158 @@
+"""The way back: what is kept, and that it comes back whole, or stays away once the login has succeeded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from ansible_collections.django_vps.stack.plugins.module_utils import files
+from ansible_collections.django_vps.stack.plugins.module_utils import guard as module
+from ansible_collections.django_vps.stack.plugins.module_utils.guard import Guard
+from ansible_collections.django_vps.stack.plugins.modules import config_files
+
+
+@pytest.fixture
+def etc(tmp_path):
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def guard(tmp_path, monkeypatch):
+    """One whose unit runs when it is started, without systemd."""
+    (tmp_path / "units").mkdir()
+    guard = Guard(str(tmp_path / "guard"), str(tmp_path / "units"))
+    guard.calls = []
+    real = module.run
+
+    def run(*argv, check=True):
+        guard.calls.append(" ".join(argv))
+        if argv[0] == "tar":
+            real(*argv)
+        elif argv == ("systemctl", "start", module.UNIT):
+            subprocess.run(["/bin/sh", tmp_path / "guard/take_back"], check=False)
+
+    monkeypatch.setattr(module, "run", run)
+    return guard
+
+
+def picture(top):
+    return {
+        path: (path.readlink() if path.is_symlink() else path.is_file() and path.read_text(), oct(path.lstat().st_mode))
+        for path in sorted(top.rglob("*"))
+    }
+
+
+def test_all_comes_back_as_it_was(guard, etc):
+    (etc / "kept").write_text("old")
+    (etc / "kept").chmod(0o640)
+    (etc / "link").symlink_to("kept")
+    (etc / "folder").mkdir(mode=0o700)
+    (etc / "folder/others").write_text("theirs")
+    before = picture(etc)
+    paths = [str(etc / name) for name in ("kept", "link", "folder", "new", "made", "made/in it")]
+
+    guard.arm(paths, "", "true")
+    (etc / "kept").write_text("new")
+    (etc / "link").unlink()
+    (etc / "link").write_text("a file now")
+    (etc / "folder").chmod(0o755)
+    (etc / "new").write_text("new")
+    (etc / "made").mkdir()
+    (etc / "made/in it").write_text("new")
+    guard.take_back()
+
+    assert picture(etc) == before
+    assert not guard.is_armed
+    assert any("--on-active=30" in call for call in guard.calls)
+
+
+def test_what_runs_is_kept_too_and_follows(guard, etc):
+    (etc / "state").write_text("running so")
+    guard.arm([str(etc / "file")], f"cat {etc}/state > state", f"false\ncp going/state {etc}/follows")
+    guard.take_back()
+    assert (etc / "follows").read_text() == "running so"
+
+
+def test_what_a_login_has_proved_stays(guard, etc):
+    guard.arm([str(etc / "file")], "", f"touch {etc}/taken")
+    (etc / "file").write_text("new")
+    assert guard.disarm()
+    guard.take_back()
+    assert [path.name for path in etc.iterdir()] == ["file"]
+    assert not guard.folder.exists()
+
+
+def test_a_login_that_comes_too_late_is_told_so(guard, etc):
+    guard.arm([str(etc / "file")], "", "true")
+    guard.take_back()
+    assert not guard.disarm()
+
+
+def test_a_change_that_nobody_proved_is_taken_back_before_the_next(guard, etc):
+    (etc / "file").write_text("proved")
+    guard.arm([str(etc / "file")], "", "true")
+    (etc / "file").write_text("by a run that died")
+    guard.arm([str(etc / "other")], "", "true")
+    assert (etc / "file").read_text() == "proved"
+
+
+def test_copies_that_are_not_whole_are_not_put_back(guard, etc):
+    (etc / "file").write_text("old")
+    guard.arm([], "", "true")
+    guard.disarm()
+    (guard.folder / "new").mkdir(parents=True)
+    (guard.folder / "new/paths").write_text(f"{etc}/file\n")
+    guard.take_back()
+    assert (etc / "file").read_text() == "old"
+
+
+# The module
+
+
+def options(path, content, **more):
+    unset = {"state": None, "target": None, "mode": None, "secret": False, "pristine": False}
+    me = {"owner": str(os.geteuid()), "group": str(os.getegid())}
+    spec = {"path": str(path), "content": content, **unset, **me}
+    return {"files": [spec], "validate": None, "units": [], "guard": {"keep": "", "take_back": "true"}, **more}
+
+
+def test_nobody_logs_in_where_nothing_changes(guard, etc):
+    config_files.apply(options(etc / "file", "new"), False, guard)
+    guard.disarm()
+    assert config_files.apply(options(etc / "file", "new"), False, guard)["prove"] is False
+
+
+def test_what_a_killed_run_left_is_proved_by_the_next(guard, etc):
+    assert config_files.apply(options(etc / "file", "new"), False, guard)["prove"]
+    again = config_files.apply(options(etc / "file", "new"), False, guard)
+    assert (again["changed"], again["prove"]) == (False, True)
+
+
+def test_a_dry_run_arms_nothing(guard, etc):
+    assert config_files.apply(options(etc / "file", "new"), True, guard)["changed"]
+    assert not (etc / "file").exists()
+    assert guard.calls == []
+
+
+def test_what_is_refused_leaves_no_way_back_open(guard, etc):
+    with pytest.raises(files.Refused):
+        config_files.apply(options(etc / "file", "new", validate=["false"]), False, guard)
+    assert not guard.is_armed
+    assert not (etc / "file").exists()
+
+
+def test_a_unit_that_does_not_follow_takes_all_back(guard, etc, monkeypatch):
+    def run(name, check_mode, **_):
+        if not check_mode:
+            raise config_files.units.Failed(f"{name} is down")
+        return {"action": []}
+
+    monkeypatch.setattr(config_files.units, "run", run)
+    (etc / "file").write_text("old")
+    with pytest.raises(config_files.units.Failed):
+        config_files.apply(options(etc / "file", "new", units=[{"name": "a.service"}]), False, guard)
+    assert (etc / "file").read_text() == "old"
+    assert not guard.is_armed
