@@ -33,6 +33,11 @@ cat > /etc/postgresql-common/createcluster.d/django_vps.conf << 'EOF'
 # so that an upgrade of the C library leaves indexes alone.
 initdb_options = '--data-checksums --encoding=UTF8 --locale=C.UTF-8'
 EOF
+cat > /etc/apt/apt.conf.d/90-django_vps << 'EOF'
+// An archive that is away for a moment, and another apt at work, are waited for.
+Acquire::Retries "3";
+DPkg::Lock::Timeout "300";
+EOF
 apt-get -qq update
 apt-get -qq install --no-install-recommends \
   postgresql python3-psycopg2 acl python3-venv iproute2 openssl nginx > /dev/null

@@ -17,6 +17,7 @@ import os
 import posixpath
 import re
 import shlex
+import zoneinfo
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,8 @@ SAMPLES = {
     "name": "worker",
     "command": "python manage.py db_worker",
     "on_calendar": "daily",
+    # Of an administrator.
+    "keys": '["ssh-ed25519 AAAA... ada@laptop"]',
 }
 
 #: Names that Debian, the stack and the clouds use for users, services, databases and in /etc.
@@ -71,8 +74,7 @@ RESERVED = words(
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody
     nogroup adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow
     utmp video sasl plugdev staff users input sgx kvm render crontab netdev messagebus sshd polkitd
-    tss uuidd tcpdump ntp ntpsec chrony postfix dovecot exim admin administrator debian ubuntu
-    ec2-user azureuser cloud-user vagrant ansible
+    tss uuidd tcpdump ntp ntpsec chrony postfix dovecot exim
     postgres postgresql nginx certbot letsencrypt gunicorn django redis mysql memcached apache2 ssh
     cron dbus rsyslog journald systemd udev networking ufw fail2ban nftables iptables docker
     template0 template1 public none
@@ -86,6 +88,9 @@ RESERVED = words(
     dbus-org snap
     """
 )
+
+#: What clouds call the one who may do everything.
+CLOUD_USERS = words("admin administrator debian ubuntu ec2-user azureuser cloud-user vagrant ansible")
 
 #: Folders of the system that no site may take, and those that it may not lie in either.
 SYSTEM_FOLDERS = words(
@@ -374,6 +379,12 @@ def entry(**rules: Rule) -> Rule:
 
 
 def not_reserved(value: str) -> Refusal | None:
+    if value in CLOUD_USERS:
+        return "is a name that clouds give to administrators", "write another, such as shop"
+    return not_of_the_system(value)
+
+
+def not_of_the_system(value: str) -> Refusal | None:
     if value in RESERVED or value.startswith(("systemd-", "_")):
         return "is a name the system or the stack uses itself", "write another, such as shop"
     return None
@@ -608,6 +619,52 @@ def directive(value: str) -> Refusal | None:
     return managed(MANAGED_UNIT, name[1])
 
 
+def public_key(value: str) -> Refusal | None:
+    """A line of authorized_keys."""
+    kinds = r"ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com"
+    if re.fullmatch(rf'([a-zA-Z-]+(="[^"]*")?(,|\s))*({kinds})\s+AAAA[A-Za-z0-9+/]+={{0,3}}(\s.*)?', value):
+        return None
+    if "PRIVATE KEY" in value:
+        return "is a private key", "write the public one, from the file that ends in .pub"
+    return "is no public key of SSH", "write one such as ssh-ed25519 AAAA... ada@laptop"
+
+
+def firewall_rule(value: str) -> Refusal | None:
+    depth = 0
+    for sign in re.sub(r'"[^"]*"', "", value):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth < 0 or sign in "#;":
+            return "would end the line or the chain it stands in", "write one rule, and each brace with its other half"
+    if depth or not re.search(r"\b(accept|drop|reject|jump|goto|log|counter|limit)\b", value):
+        return "is no rule of nftables", "write one such as ip saddr 192.0.2.0/24 tcp dport 9100 accept"
+    return None
+
+
+def network(value: str) -> Refusal | None:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        return "is no address and no network", "write one such as 192.0.2.7 or 192.0.2.0/24"
+    return None
+
+
+def proxy(value: str) -> Refusal | None:
+    if re.match(r"[^/]*//[^/]*@", value):
+        return "has credentials, and everybody on the host would see them", "write one that asks for none"
+    if re.fullmatch(r"http://[A-Za-z0-9.\[\]:-]+:[1-9][0-9]{0,4}/?", value):
+        return None
+    return "is no address of a proxy", "write one such as http://proxy.example:3128"
+
+
+def timezone(value: str) -> Refusal | None:
+    known = zoneinfo.available_timezones()
+    shape = re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", value)
+    if shape and (not known or value in known):
+        return None
+    near = difflib.get_close_matches(value, known, 1)
+    return "is no time zone", f"write {near[0] if near else 'one such as Etc/UTC or Europe/Vienna'}"
+
+
 def postgres_name(value: str) -> Refusal | None:
     if value in ("postgres", "template0", "template1", "public", "none") or value.startswith("pg_"):
         return "is one of PostgreSQL's own", "write another, such as shop"
@@ -616,13 +673,15 @@ def postgres_name(value: str) -> Refusal | None:
     return None
 
 
-USER = both(
-    matching(
-        r"[a-z_][a-z0-9_-]{0,30}",
-        "is no name for a user",
-        "write a lower-case letter, then up to 30 letters, digits, _ and -",
-    ),
-    not_reserved,
+USER_NAME = matching(
+    r"[a-z_][a-z0-9_-]{0,30}",
+    "is no name for a user",
+    "write a lower-case letter, then up to 30 letters, digits, _ and -",
+)
+USER = both(USER_NAME, not_reserved)
+PORT = between(1, 65535)
+ARCHIVE = matching(
+    r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?", "is no address of an archive", "write one that starts with https://"
 )
 URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
 DAY = r"(mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun(day)?)"
@@ -639,6 +698,27 @@ DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 RULES: dict[str, Rule] = {
     "site_name": site_name,
     "site_domains": domain,
+    "host_admins": entry(name=both(USER_NAME, not_of_the_system), keys=public_key),
+    "host_ssh_ports": PORT,
+    "host_open_tcp": PORT,
+    "host_open_udp": PORT,
+    "host_outgoing_tcp": PORT,
+    "host_firewall_rules": firewall_rule,
+    "host_never_banned": network,
+    "host_reboot_time": matching(
+        r"([01][0-9]|2[0-3]):[0-5][0-9]", "is no time of the day", 'write one such as "04:30"'
+    ),
+    "host_apt_mirror": ARCHIVE,
+    "host_apt_security_mirror": ARCHIVE,
+    "host_proxy": proxy,
+    "host_environment": setting({}, r"[A-Za-z_][A-Za-z0-9_]*"),
+    "host_name": matching(
+        r"(?=.{1,64}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*",
+        "is no name of a host",
+        "write lower-case letters, digits and dashes, such as vps1",
+    ),
+    "host_timezone": timezone,
+    "host_journal_size": matching(r"[1-9][0-9]*[MG]", "is no size as journald writes it", "write one such as 500M"),
     "django_source": source,
     "django_version": git_version,
     "django_user": USER,
@@ -741,6 +821,9 @@ def unknown_names(case: Case) -> Iterator[Problem]:
     for name in case.given:
         if name.startswith(prefixes) and name not in case.specs:
             near = difflib.get_close_matches(name, known, 1)
+            # What begins so may well be somebody else's.
+            if name.startswith("host_") and not near:
+                continue
             advice = f"write {near[0]}" if near else "leave it out: nothing reads it"
             yield Problem(name, "is not a variable of the stack", advice)
 
@@ -864,6 +947,29 @@ def own_certificate(case: Case) -> Iterator[Problem]:
             yield from no_such_file(case, name)
 
 
+def admins_are_people(case: Case) -> Iterator[Problem]:
+    names = [admin["name"] for admin in case.values.get("host_admins", ())]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem(f"host_admins.{name}", "is there twice", "write all keys into one")
+        if name in (case.values.get("site_name"), case.values.get("django_user")):
+            yield Problem(f"host_admins.{name}", "is the user that the site runs as", "write another name")
+
+
+def archives_are_whole(case: Case) -> Iterator[Problem]:
+    pair = ("host_apt_mirror", "host_apt_security_mirror")
+    named = [name for name in pair if case.values.get(name)]
+    for name in pair:
+        if len(named) == 1 and name not in named:
+            yield Problem(name, f"is not set, but {named[0]} is", "set both or neither")
+
+
+def authorities_are_there(case: Case) -> Iterator[Problem]:
+    for path in case.values.get("host_ca_certificates", ()):
+        if not case.find_file(path):
+            yield Problem("host_ca_certificates", "there is no such file", "write the path on the controller", path)
+
+
 def pre_migrate_tasks(case: Case) -> Iterator[Problem]:
     if case.values.get("django_pre_migrate_tasks") and case.plays("django"):
         yield from no_such_file(case, "django_pre_migrate_tasks")
@@ -890,6 +996,10 @@ def sites_differ(case: Case) -> Iterator[Problem]:
             for name in (name for name in mine if name in theirs):
                 advice = "leave it to one of the sites"
                 yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
+        for name in (name for name, spec in case.specs.items() if spec.get("role") == "host"):
+            if name in values and name in case.values and values[name] != case.values[name]:
+                advice = "write the same for both: the host has it once"
+                yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
 
 
 TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
@@ -903,6 +1013,9 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     certificate_is_whole,
     somebody_hears,
     own_certificate,
+    admins_are_people,
+    archives_are_whole,
+    authorities_are_there,
     pre_migrate_tasks,
     sites_differ,
 )
@@ -1045,7 +1158,7 @@ class ActionModule(ActionBase):
         for other in sorted(others):
             theirs = hostvars.raw_get(other)
             if self.address(theirs) == here:
-                names = (*ONE_SITE, "nginx_domains")
+                names = (*ONE_SITE, "nginx_domains", *(n for n, spec in specs.items() if spec.get("role") == "host"))
                 yield other, settle(self._templar, theirs, specs, names)[0]
 
     def address(self, variables) -> tuple[str, str]:

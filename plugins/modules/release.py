@@ -382,6 +382,8 @@ class Build:
             # Debian's store is what the administrator trusts; both installers bring stores of their own.
             "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
             "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
+            # Of the task.
+            **{name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy") if name in os.environ},
         }
         user = self.options["user"]
         properties = (

@@ -23,7 +23,7 @@ from ansible_collections.django_vps.stack.plugins.action.check_inventory import 
 )
 
 ROOT = Path(__file__).parent.parent.parent
-ROLES = ["postgres", "django", "gunicorn", "letsencrypt", "nginx"]
+ROLES = ["host", "postgres", "django", "gunicorn", "letsencrypt", "nginx"]
 LOADER = DataLoader()
 KEY = "k3y-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
 GOOD = {
@@ -67,6 +67,9 @@ def refused(changes=None, without=(), groups=GROUPS, **options):
         **options,
     )
     return problems(case)
+
+
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ada@laptop"
 
 
 # The number in front is the one in the table of inputs that have to be refused.
@@ -308,6 +311,40 @@ BAD = [
     ("-- tasks", "django_pre_migrate_tasks", "/no/such.yml", "path of a file on the controller"),
     ("-- own, but issued", "letsencrypt_own_certificate", "/x.pem", "letsencrypt_enabled: false"),
     ("-- own without key", "letsencrypt_own_key", "/x.pem", "set both or neither"),
+    ("host no key", "host_admins", [{"name": "ada", "keys": []}], "host_admins.ada.keys: is an empty list"),
+    ("host no keys", "host_admins", [{"name": "ada"}], "host_admins.ada: has no keys"),
+    (
+        "host private key",
+        "host_admins",
+        [{"name": "ada", "keys": ["-----BEGIN PRIVATE KEY"]}],
+        "from the file that ends",
+    ),
+    ("host old key", "host_admins", [{"name": "ada", "keys": ["ssh-dss AAAAB3NzaC1"]}], "is no public key"),
+    ("host root", "host_admins", [{"name": "root", "keys": [PUBLIC]}], "is a name the system"),
+    ("host site user", "host_admins", [{"name": "shop", "keys": [PUBLIC]}], "the user that the site runs as"),
+    (
+        "host twice",
+        "host_admins",
+        [{"name": "a", "keys": [PUBLIC]}, {"name": "a", "keys": [PUBLIC + "2"]}],
+        "is there twice",
+    ),
+    ("host admin typo", "host_admins", [{"name": "ada", "key": [PUBLIC]}], "write keys"),
+    ("host port", "host_ssh_ports", [70000], "from 1 to 65535"),
+    ("host no port", "host_ssh_ports", [], "is an empty list"),
+    ("host port as text", "host_open_tcp", ["8080"], "without quotes"),
+    ("host chain", "host_firewall_rules", ["accept } chain x {"], "each brace with its other half"),
+    ("host no rule", "host_firewall_rules", ["tcp dport 9100"], "is no rule of nftables"),
+    ("host net", "host_never_banned", ["office"], "is no address and no network"),
+    ("host sexagesimal", "host_reboot_time", 750, "quote it"),
+    ("host time", "host_reboot_time", "25:00", "is no time of the day"),
+    ("host zone", "host_timezone", "Europe/Wien", "is no time zone"),
+    ("host proxy", "host_proxy", "http://me:geheim@proxy:3128", "has credentials"),
+    ("host proxy port", "host_proxy", "proxy.example", "is no address of a proxy"),
+    ("host one mirror", "host_apt_mirror", "https://mirror.example/debian", "host_apt_security_mirror: is not set"),
+    ("host ca", "host_ca_certificates", ["ca.pem"], "there is no such file"),
+    ("host name", "host_name", "my_host", "is no name of a host"),
+    ("host journal", "host_journal_size", "lots", "is no size"),
+    ("host typo", "host_manage_firewal", False, "write host_manage_firewall"),
 ]
 
 
@@ -478,7 +515,7 @@ def test_the_defaults_of_the_roles_would_pass_if_they_were_written_down():
 
 def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
     assert set(RULES) <= set(SPECS)
-    by_choice_or_file = {"letsencrypt_own_certificate", "letsencrypt_own_key"}
+    by_choice_or_file = {"letsencrypt_own_certificate", "letsencrypt_own_key", "host_ca_certificates"}
     texts = {
         name for name, spec in SPECS.items() if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
     }

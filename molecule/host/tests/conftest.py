@@ -1,0 +1,70 @@
+"""The other server, from which this one is looked at, and site.yml as its owner types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import testinfra
+
+PROJECT = Path(__file__).parents[3]
+EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
+
+
+@pytest.fixture(scope="session")
+def neighbour(site) -> testinfra.host.Host:
+    """A machine in the same network."""
+    (other,) = {path.stem for path in EPHEMERAL.glob("site*.address")} - {site.container}
+    return testinfra.get_host(f"docker://{other}")
+
+
+@pytest.fixture(scope="session")
+def key() -> str:
+    """The public key that opens the servers."""
+    return (PROJECT / ".cache/ssh/id_ed25519.pub").read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def command(site) -> Callable[..., list[str]]:
+    """What its owner types to set this server up."""
+
+    def command(*options: str, **variables) -> list[str]:
+        return [
+            *("ansible-playbook", str(PROJECT / "site.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]),
+            *("--limit", site.container, "--extra-vars", json.dumps(variables), *options),
+        ]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def run(command) -> Callable[..., subprocess.CompletedProcess]:
+    def run(*options: str, **variables) -> subprocess.CompletedProcess:
+        argv = command(*options, **variables)
+        # A connection of the run before may have been cut off by it.
+        with tempfile.TemporaryDirectory(prefix="vps-", ignore_cleanup_errors=True) as connections:
+            environment = {**os.environ, "ANSIBLE_SSH_CONTROL_PATH_DIR": connections}
+            done = subprocess.run(
+                argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+        print(done.stdout)
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def play(run) -> Callable[..., str]:
+    """Run it, and it succeeds; what it said."""
+
+    def play(*options: str, **variables) -> str:
+        done = run(*options, **variables)
+        assert done.returncode == 0
+        return done.stdout
+
+    return play

@@ -1,0 +1,81 @@
+"""What can be reached from the network, over IPv4 and IPv6, and what cannot."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+import pytest
+
+# Asks every port for a connection. One that is dropped gives no answer, so many are asked at once.
+SCAN = """
+import errno, json, select, socket, sys
+
+address, found = sys.argv[1], []
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+for first in range(1, 65536, 4000):
+    poll, asked = select.poll(), {}
+    for port in range(first, min(first + 4000, 65536)):
+        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+            asked[one.fileno()] = port, one
+            poll.register(one, select.POLLOUT)
+    while ready := poll.poll(1000):
+        for number, _ in ready:
+            port, one = asked[number]
+            poll.unregister(one)
+            if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                found.append(port)
+    for _, one in asked.values():
+        one.close()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def addresses(site) -> dict[int, str]:
+    found = site.host.check_output("ip -json address show dev eth0 scope global")
+    given = [ipaddress.ip_address(entry["local"]) for entry in json.loads(found)[0]["addr_info"] if "local" in entry]
+    return {address.version: str(address) for address in given}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_neighbour_finds_ssh_and_the_web_and_nothing_else(neighbour, addresses, version):
+    scan = f"ulimit -n 20000; python3 -c '{SCAN}' {addresses[version]}"
+    assert json.loads(neighbour.check_output(scan)) == [22, 80, 443]
+
+
+def test_postgresql_has_no_port_at_all(host):
+    listening = host.check_output("ss --listening --tcp --numeric --processes --no-header")
+    assert "sshd" in listening
+    assert "postgres" not in listening
+
+
+def test_nothing_but_names_time_and_addresses_is_waited_for_over_udp(host):
+    listening = host.check_output("ss --listening --udp --numeric --no-header")
+    # Docker's own names for the container.
+    assert [line for line in listening.splitlines() if "127.0.0.11:" not in line] == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_host_can_be_pinged(neighbour, addresses, version):
+    # There is no ping in the image; the kernel's own datagram socket does the same.
+    kind = {4: ("AF_INET", "IPPROTO_ICMP", 8, 0), 6: ("AF_INET6", "IPPROTO_ICMPV6", 128, 129)}[version]
+    family, protocol, request, reply = kind
+    ping = (
+        f"import socket; s = socket.socket(socket.{family}, socket.SOCK_RAW, socket.{protocol}); s.settimeout(5);"
+        f"s.sendto(bytes([{request}, 0, {'0xf7, 0xff' if version == 4 else '0, 0'}, 0, 0, 0, 0]),"
+        f' ("{addresses[version]}", 0));'
+        f" print(s.recv(100)[{20 if version == 4 else 0}])"
+    )
+    assert int(neighbour.check_output(f"python3 -c '{ping}'")) == reply
+
+
+def test_tables_of_others_are_let_alone(host, play):
+    host.check_output("nft add table inet others; nft add chain inet others mine")
+    host.check_output("touch /etc/nftables.conf")
+    play("--tags=host")
+    host.check_output("systemctl restart nftables")
+    assert "chain mine" in host.check_output("nft list table inet others")
+    assert "policy drop" in host.check_output("nft list table inet django_vps")
+    host.check_output("nft delete table inet others")

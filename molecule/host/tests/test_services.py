@@ -1,0 +1,135 @@
+"""What looks after itself: bans of visitors, updates, restarts, logs and temporary files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from test_ssh import ssh
+
+
+@pytest.fixture
+def visit(site, neighbour):
+    """Ask the site from the other server; the status, 0 without an answer."""
+
+    def visit(path: str, *options: str) -> int:
+        argv = [
+            "curl",
+            "--silent",
+            "--insecure",
+            "--max-time",
+            "5",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]
+        argv += ["--resolve", f"{site.canonical}:443:{site.address}", *options, f"https://{site.canonical}{path}"]
+        return int(neighbour.run(shlex.join(argv)).stdout)
+
+    return visit
+
+
+@pytest.fixture
+def visitor(site, neighbour):
+    """The address of the other server, which is banned nowhere in the end."""
+    address = neighbour.check_output("hostname -I").split()[0]
+    yield address
+    site.host.check_output("fail2ban-client unban --all")
+
+
+def test_who_asks_for_pages_that_are_not_there_is_a_visitor(site, visit, visitor):
+    for _ in range(20):
+        assert visit("/no/such/page.html") == 404
+    assert visit("/health/") == 200
+
+
+@pytest.mark.parametrize(
+    ("jail", "path", "options"),
+    [
+        ("django_vps-scan", "/wp-login.php", []),
+        ("django_vps-scan", "/.env", []),
+        ("django_vps-login", "/admin/login/?next=/admin/", ["--data", "username=admin&password=secret"]),
+    ],
+)
+def test_who_scans_or_guesses_passwords_of_the_site_is_banned(site, visit, visitor, until, jail, path, options):
+    def is_banned() -> bool:
+        return visitor in site.host.check_output(f"fail2ban-client status {jail}")
+
+    for _ in range(10):
+        visit(path, *options)
+    until(is_banned, 30)
+    assert visit("/health/") == 0
+    # Others are served meanwhile, and so is who was let in again.
+    assert site.get("/health/").status == 200
+    site.host.check_output(f"fail2ban-client unban {visitor}")
+    assert visit("/health/") == 200
+
+
+def test_security_updates_are_installed_by_themselves(host):
+    plan = host.run("unattended-upgrade --dry-run --debug")
+    assert plan.rc == 0, plan.stderr
+    allowed = next(line for line in plan.stdout.splitlines() if line.startswith("Allowed origins"))
+    assert "label=Debian-Security" in allowed
+    timers = host.check_output(
+        "systemctl list-timers --all --plain --no-legend apt-daily.timer apt-daily-upgrade.timer"
+    )
+    assert timers.count("apt-daily") >= 2
+
+
+def test_the_host_does_not_restart_by_itself_unless_it_may(host):
+    assert 'Automatic-Reboot "false"' in host.check_output("apt-config dump Unattended-Upgrade::Automatic-Reboot")
+
+
+@pytest.mark.parametrize("service", ["postgresql", "nginx"])
+def test_the_site_answers_again_soon_after_an_update_restarted_a_service(site, until, service):
+    site.host.check_output(f"systemctl restart {service}")
+    until(lambda: site.get("/health/").status == 200, 10)
+    assert all(site.get("/health/").status == 200 for _ in range(20))
+
+
+def test_what_uses_an_old_library_is_restarted_and_nobody_is_asked(site, until):
+    site.host.check_output("needrestart -r a -m a < /dev/null")
+    until(lambda: site.get("/health/").status == 200, 10)
+
+
+def test_the_journal_is_kept_and_bounded(host):
+    host.check_output("systemctl kill --signal=USR1 systemd-journald")
+    assert host.run("ls /var/log/journal/*/system.journal").rc == 0
+    said = host.check_output("journalctl --no-pager --unit systemd-journald")
+    assert re.search(r"System Journal .* max 500(\.0)?M", said)
+
+
+def test_a_process_that_dies_leaves_no_dump(host):
+    assert host.check_output("systemctl show --property DefaultLimitCORE --value") == "0"
+    assert host.check_output("su -s /bin/sh nobody -c 'ulimit -H -c'") == "0"
+
+
+def test_old_files_in_tmp_go(host):
+    # Nobody can make a file look old enough to see it go.
+    in_force = host.check_output("systemd-tmpfiles --cat-config")
+    assert "q /tmp 1777 root root 10d" in in_force
+    assert "q /var/tmp 1777 root root 30d" in in_force
+    assert host.service("systemd-tmpfiles-clean.timer").is_running
+
+
+def test_a_small_host_gets_a_swap_file_and_a_container_none(host):
+    assert not host.file("/swapfile").exists
+    assert host.check_output("systemctl show --property ActiveState --value swapfile.swap") == "inactive"
+    if host.check_output("swapon --noheadings"):
+        pytest.fail("this machine swaps, and so its containers seem to; run this on one without swap")
+
+    drop_in = "/run/systemd/system/django_vps-swapfile.service.d"
+    host.check_output(
+        f"mkdir -p {drop_in}; printf '[Unit]\nConditionMemory=\nConditionVirtualization=\n' > {drop_in}/no.conf"
+    )
+    host.check_output("systemctl daemon-reload; systemctl start django_vps-swapfile.service")
+    swap = host.file("/swapfile")
+    assert (swap.mode, swap.user, swap.size) == (0o600, "root", 2**30)
+    host.check_output("swaplabel /swapfile")
+    host.check_output(f"rm -r /swapfile {drop_in}; systemctl daemon-reload")
+
+
+def test_time_zone_and_locale_are_the_same_everywhere(site):
+    assert ssh(site, "debian", "date +%Z; locale charmap").stdout.split() == ["UTC", "UTF-8"]

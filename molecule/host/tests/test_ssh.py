@@ -1,0 +1,85 @@
+"""Who gets a shell, and who does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+KEY = PROJECT / ".cache/ssh/id_ed25519"
+POLICIES = {"site12": "Hardened Debian 12 (version 3)", "site13": "Hardened Debian 13 (version 1)"}
+
+
+def argv(site, user: str, *command: str, **options: str) -> list[str]:
+    options = {"ControlPath": "none", "BatchMode": "yes", "ConnectTimeout": "5", **options}
+    options |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "IdentitiesOnly": "yes"}
+    chosen = (f"-o{name}={value}" for name, value in options.items())
+    return ["ssh", "-i", str(KEY), *chosen, f"{user}@{site.address}", *command]
+
+
+def ssh(site, user: str, *command: str, **options: str) -> subprocess.CompletedProcess:
+    # It would leave its input in a state that Ansible does not take.
+    asked = argv(site, user, *command, **options)
+    return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def test_its_algorithms_are_those_that_ssh_audit_asks_for(site):
+    audit = Path(sys.executable).parent / "ssh-audit"
+    done = subprocess.run(
+        [audit, "--policy", POLICIES[site.name], site.address], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("user", ["debian", "root", "ada"])
+def test_no_password_lets_anybody_in(site, user):
+    site.host.check_output(f"echo {user}:correct-horse | chpasswd")
+    refused = ssh(site, user, "true", PubkeyAuthentication="no", BatchMode="no", NumberOfPasswordPrompts="1")
+    assert "Permission denied (publickey)" in refused.stderr
+    site.host.check_output(f"passwd --lock {user}")
+
+
+def test_a_tunnel_into_the_host_is_refused(site):
+    done = ssh(site, "debian", "-W", "127.0.0.1:80")
+    assert done.returncode != 0
+
+
+def test_an_administrator_logs_in_and_may_do_everything(site):
+    assert ssh(site, "ada", "sudo -n id -u").stdout == "0\n"
+
+
+def test_other_keys_of_an_administrator_do_not_last(site, play):
+    site.host.check_output("echo ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA ada >> /home/ada/.ssh/authorized_keys")
+    play("--tags=host")
+    assert site.host.file("/home/ada/.ssh/authorized_keys").content_string == KEY.with_suffix(".pub").read_text()
+
+
+def test_who_leaves_the_list_of_administrators_loses_the_access_and_may_come_back(site, play, until):
+    with subprocess.Popen(argv(site, "ada", "sleep 300"), stdin=subprocess.DEVNULL) as session:
+        until(lambda: site.host.run("pgrep -u ada sleep").rc == 0)
+        play("--tags=host", host_admins=[])
+        # Nor does the session last that was open.
+        session.wait(30)
+    assert ssh(site, "ada", "true").returncode == 255
+    assert "not allowed" in site.host.run("sudo -l -U ada").stdout
+    assert site.host.file("/home/ada").exists
+    again = play("--tags=host", host_admins=[])
+    assert "changed=0" in again
+    play("--tags=host")
+    assert ssh(site, "ada", "sudo -n id -u").stdout == "0\n"
+
+
+def test_who_guesses_is_banned_and_let_in_again(site, neighbour, until):
+    me = neighbour.check_output("hostname -I").split()[0]
+    attempt = f"ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o ConnectTimeout=3 admin@{site.address} true"
+    for _ in range(5):
+        assert neighbour.run(attempt).rc == 255
+    until(lambda: me in site.host.check_output("fail2ban-client status sshd"), 30)
+    assert "Permission denied" not in neighbour.run(attempt).stderr
+    # Others are served meanwhile.
+    assert ssh(site, "debian", "true").returncode == 0
+    site.host.check_output(f"fail2ban-client unban {me}")
+    assert "Permission denied" in neighbour.run(attempt).stderr
