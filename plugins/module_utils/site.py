@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -165,6 +166,15 @@ class Site:
         if not self.releases.is_dir():
             return []
         return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
+
+    def halves(self) -> list[Path]:
+        """What a run that died left of a release that it built or removed."""
+        found = self.releases.iterdir() if self.releases.is_dir() else ()
+        return [entry for entry in found if self.facts(entry.name) is None and entry.name != self.live]
+
+    def remove_halves(self) -> None:
+        for half in self.halves():
+            shutil.rmtree(half)
 
     def note(self, release: str, **facts) -> None:
         """Add to what the marker of a release says."""

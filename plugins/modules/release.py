@@ -803,13 +803,6 @@ def end_builds(user: str) -> None:
     subprocess.run(["systemctl", "stop", f"{user}-build-*.service"], capture_output=True, check=False)
 
 
-def remove_halves(site: Site) -> None:
-    """Remove what a run that died left half made."""
-    for entry in site.releases.iterdir() if site.releases.is_dir() else ():
-        if site.facts(entry.name) is None and entry.name != site.live:
-            shutil.rmtree(entry)
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -874,7 +867,7 @@ def main() -> None:
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after)
         end_builds(options["user"])
         with only_one(site.home):
-            remove_halves(site)
+            site.remove_halves()
             enough_space(site)
             build = Build(module, site, fingerprint)
             build.make()

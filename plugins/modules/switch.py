@@ -108,7 +108,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -397,11 +396,11 @@ class Switch:
         kept = {*lived[: self.options["keep"]], *needed, *(release for release in whole if release > self.release)}
         removed = [release for release in whole if release not in kept]
         for release in removed:
-            # Without its marker it is no release any more: a run that dies here leaves a half to clear away.
+            # Without its marker it is no release any more: when this run dies, the next one goes on here.
             (self.site.releases / release / MARKER).unlink()
-            shutil.rmtree(self.site.releases / release)
-        if removed:
+        if self.site.halves():
             self._prune_assets()
+            self.site.remove_halves()
         return removed
 
     def _prune_assets(self) -> None:
@@ -456,7 +455,8 @@ def main() -> None:
     diff = {"before": f"{before}\n", "after": f"{switch.release}\n"}
     try:
         if module.check_mode:
-            module.exit_json(changed=not switch.serves(), live=before, before=before, removed=[], diff=diff)
+            changed = not switch.serves() or bool(switch.site.halves())
+            module.exit_json(changed=changed, live=before, before=before, removed=[], diff=diff)
         if switch.site.facts(switch.release) is None:
             raise StepError(
                 "switch",
@@ -464,10 +464,12 @@ def main() -> None:
                 "Run playbooks/deploy.yml again; playbooks/releases.yml lists those there are.",
             )
         with only_one(switch.site.home):
-            if switch.serves() and switch.site.noted == switch.release:
+            done = switch.serves() and switch.site.noted == switch.release
+            if done and not switch.site.halves():
                 module.exit_json(changed=False, live=before, before=before, removed=[])
-            switch.make_live()
-            switch.retire_others()
+            if not done:
+                switch.make_live()
+                switch.retire_others()
             removed = switch.prune()
         module.exit_json(changed=True, live=switch.release, before=before, removed=removed, diff=diff)
     except StepError as error:

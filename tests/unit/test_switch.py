@@ -240,6 +240,16 @@ def test_hashed_assets_go_with_the_last_release_that_has_them(tmp_path):
     assert [path.name for path in (tmp_path / "static").iterdir()] == ["both.css"]
 
 
+def test_what_a_run_that_died_had_begun_to_remove_is_removed_with_its_assets(tmp_path):
+    switch = site_with(tmp_path, "abc", "c", [("", "a"), ("a", "b"), ("b", "c")])
+    (tmp_path / "releases" / "a" / "release.json").unlink()
+    (tmp_path / "static" / "old.css").write_text("")
+    assert [path.name for path in switch.site.halves()] == ["a"]
+    assert switch.prune() == []
+    assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == ["b", "c"]
+    assert list((tmp_path / "static").iterdir()) == []
+
+
 def test_a_line_that_a_crash_cut_short_spoils_neither_the_journal_nor_the_next_line(tmp_path):
     switch = site_with(tmp_path, "ab", "b", [("", "a")])
     with (tmp_path / "journal").open("a") as journal:
