@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROLES = ("host", "postgres", "django", "gunicorn", "letsencrypt", "nginx")
+ROLES = ("host", "postgres", "django", "gunicorn", "deployer", "letsencrypt", "nginx")
 MODULES = ("config_files", "unit", "lock", "release", "releases", "migrate", "switch", "check_inventory")
 
 

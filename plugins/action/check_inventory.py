@@ -41,7 +41,7 @@ def owners(text: str) -> dict[str, str]:
 
 
 #: Who plays which part. Other roles are for every host.
-GROUPS = {"web": ("nginx", "letsencrypt"), "app": ("django", "gunicorn"), "database": ("postgres",)}
+GROUPS = {"web": ("nginx", "letsencrypt"), "app": ("django", "gunicorn", "deployer"), "database": ("postgres",)}
 
 #: The facts of the site belong to the inventory and to no role.
 SITE = {
@@ -145,6 +145,10 @@ DOMAIN = re.compile(
 )
 ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
 SECRET = re.compile(r"key|pass|secret|token|credential|private", re.IGNORECASE)
+PUBLIC_KEY = (
+    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
+    r"\s+AAAA[A-Za-z0-9+/]+={0,3}(\s.*)?"
+)
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 Refusal = tuple[str, str]
@@ -179,6 +183,8 @@ class Case:
     login: str = ""
     #: Other hosts of the inventory behind the same address, with their values.
     neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Other hosts that run the same site.
+    colleagues: list[str] = field(default_factory=list)
     find_source: Callable[[str], Path] = Path
     find_file: Callable[[str], bool] = os.path.isfile
 
@@ -621,12 +627,18 @@ def directive(value: str) -> Refusal | None:
 
 def public_key(value: str) -> Refusal | None:
     """A line of authorized_keys."""
-    kinds = r"ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com"
-    if re.fullmatch(rf'([a-zA-Z-]+(="[^"]*")?(,|\s))*({kinds})\s+AAAA[A-Za-z0-9+/]+={{0,3}}(\s.*)?', value):
+    if re.fullmatch(rf'([a-zA-Z-]+(="[^"]*")?(,|\s))*{PUBLIC_KEY}', value):
         return None
     if "PRIVATE KEY" in value:
         return "is a private key", "write the public one, from the file that ends in .pub"
     return "is no public key of SSH", "write one such as ssh-ed25519 AAAA... ada@laptop"
+
+
+def bare_public_key(value: str) -> Refusal | None:
+    refusal = public_key(value)
+    if not refusal and not re.fullmatch(PUBLIC_KEY, value):
+        return "has options, which the stack sets itself", "write it without them: ssh-ed25519 AAAA... ci@forge"
+    return refusal
 
 
 def firewall_rule(value: str) -> Refusal | None:
@@ -719,6 +731,8 @@ RULES: dict[str, Rule] = {
     ),
     "host_timezone": timezone,
     "host_journal_size": matching(r"[1-9][0-9]*[MG]", "is no size as journald writes it", "write one such as 500M"),
+    "deployer_keys": bare_public_key,
+    "deployer_user": USER,
     "django_source": source,
     "django_version": git_version,
     "django_user": USER,
@@ -956,6 +970,20 @@ def admins_are_people(case: Case) -> Iterator[Problem]:
             yield Problem(f"host_admins.{name}", "is the user that the site runs as", "write another name")
 
 
+def deployer_is_its_own(case: Case) -> Iterator[Problem]:
+    user = case.values.get("deployer_user")
+    if not user or not case.values.get("deployer_keys"):
+        return
+    if len(user) > 32:
+        yield Problem("deployer_user", "is longer than 32 characters", "write a shorter one, such as shop-deploy", user)
+    others = {case.login, case.values.get("site_name"), case.values.get("django_user")}
+    if user in others | {admin["name"] for admin in case.values.get("host_admins", ())}:
+        yield Problem("deployer_user", "is somebody who may do other things too", "write another name", user)
+    if case.colleagues:
+        what = f"would deploy here and not on {', '.join(case.colleagues)}"
+        yield Problem("deployer_keys", what, "leave it out, and deploy by playbooks/deploy.yml")
+
+
 def archives_are_whole(case: Case) -> Iterator[Problem]:
     pair = ("host_apt_mirror", "host_apt_security_mirror")
     named = [name for name in pair if case.values.get(name)]
@@ -1014,6 +1042,7 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     somebody_hears,
     own_certificate,
     admins_are_people,
+    deployer_is_its_own,
     archives_are_whole,
     authorities_are_there,
     pre_migrate_tasks,
@@ -1143,6 +1172,7 @@ class ActionModule(ActionBase):
             bound=read_wiring(specs),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
+            colleagues=list(self.colleagues(variables)),
             find_source=self.find_source,
             find_file=self.find_file,
         )
@@ -1160,6 +1190,14 @@ class ActionModule(ActionBase):
             if self.address(theirs) == here:
                 names = (*ONE_SITE, "nginx_domains", *(n for n, spec in specs.items() if spec.get("role") == "host"))
                 yield other, settle(self._templar, theirs, specs, names)[0]
+
+    def colleagues(self, variables) -> Iterator[str]:
+        for other in variables["groups"].get("app", ()):
+            theirs = variables["hostvars"].raw_get(other)
+            if other != variables["inventory_hostname"] and self.plain(theirs, "site_name") == self.plain(
+                variables, "site_name"
+            ):
+                yield other
 
     def address(self, variables) -> tuple[str, str]:
         host = self.plain(variables, "ansible_host") or variables["inventory_hostname"]

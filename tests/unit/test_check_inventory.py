@@ -23,7 +23,7 @@ from ansible_collections.django_vps.stack.plugins.action.check_inventory import 
 )
 
 ROOT = Path(__file__).parent.parent.parent
-ROLES = ["host", "postgres", "django", "gunicorn", "letsencrypt", "nginx"]
+ROLES = ["host", "postgres", "django", "gunicorn", "deployer", "letsencrypt", "nginx"]
 LOADER = DataLoader()
 KEY = "k3y-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
 GOOD = {
@@ -329,6 +329,9 @@ BAD = [
         "is there twice",
     ),
     ("host admin typo", "host_admins", [{"name": "ada", "key": [PUBLIC]}], "write keys"),
+    ("deployer private key", "deployer_keys", ["-----BEGIN PRIVATE KEY"], "from the file that ends"),
+    ("deployer shell", "deployer_keys", [f'command="sh" {PUBLIC}'], "write it without them"),
+    ("deployer user", "deployer_user", "My User", "is no name for a user"),
     ("host port", "host_ssh_ports", [70000], "from 1 to 65535"),
     ("host no port", "host_ssh_ports", [], "is an empty list"),
     ("host port as text", "host_open_tcp", ["8080"], "without quotes"),
@@ -417,6 +420,24 @@ def test_60_two_sites_at_one_address_differ(name, same):
     (line,) = refused(neighbours={"vps1-blog": {**NEIGHBOUR, **same}})
     assert line.startswith(f"{name}: ")
     assert "vps1-blog" in line
+
+
+@pytest.mark.parametrize(
+    ("variables", "more", "what"),
+    [
+        (
+            {"deployer_user": "ada", "host_admins": [{"name": "ada", "keys": [PUBLIC]}]},
+            {},
+            "deployer_user: is somebody",
+        ),
+        ({"deployer_user": "shop"}, {}, "deployer_user: is somebody"),
+        ({"deployer_user": "deploy"}, {}, "deployer_user: is somebody"),
+        ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "deployer_user: is longer than 32 characters"),
+        ({}, {"colleagues": ["vps2"]}, "deployer_keys: would deploy here and not on vps2"),
+    ],
+)
+def test_who_may_only_deploy_is_nobody_else_and_deploys_everywhere(variables, more, what):
+    assert any(line.startswith(what) for line in refused({"deployer_keys": [PUBLIC], **variables}, **more))
 
 
 def test_60_two_sites_may_share_an_address():

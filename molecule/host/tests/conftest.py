@@ -14,6 +14,20 @@ import testinfra
 
 PROJECT = Path(__file__).parents[3]
 EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
+KEY = PROJECT / ".cache/ssh/id_ed25519"
+
+
+def argv(site, user: str, *command: str, **options: str) -> list[str]:
+    options = {"ControlPath": "none", "BatchMode": "yes", "ConnectTimeout": "5", **options}
+    options |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "IdentitiesOnly": "yes"}
+    chosen = (f"-o{name}={value}" for name, value in options.items())
+    return ["ssh", "-i", str(KEY), *chosen, f"{user}@{site.address}", *command]
+
+
+def ssh(site, user: str, *command: str, sends: bytes = b"", **options: str) -> subprocess.CompletedProcess:
+    # Its input is never the terminal's, which it would leave in a state that Ansible does not take.
+    done = subprocess.run(argv(site, user, *command, **options), input=sends, capture_output=True, check=False)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +40,7 @@ def neighbour(site) -> testinfra.host.Host:
 @pytest.fixture(scope="session")
 def key() -> str:
     """The public key that opens the servers."""
-    return (PROJECT / ".cache/ssh/id_ed25519.pub").read_text().strip()
+    return KEY.with_suffix(".pub").read_text().strip()
 
 
 @pytest.fixture(scope="session")

@@ -7,23 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import KEY, argv, ssh
 
-KEY = PROJECT / ".cache/ssh/id_ed25519"
 POLICIES = {"site12": "Hardened Debian 12 (version 3)", "site13": "Hardened Debian 13 (version 1)"}
-
-
-def argv(site, user: str, *command: str, **options: str) -> list[str]:
-    options = {"ControlPath": "none", "BatchMode": "yes", "ConnectTimeout": "5", **options}
-    options |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "IdentitiesOnly": "yes"}
-    chosen = (f"-o{name}={value}" for name, value in options.items())
-    return ["ssh", "-i", str(KEY), *chosen, f"{user}@{site.address}", *command]
-
-
-def ssh(site, user: str, *command: str, **options: str) -> subprocess.CompletedProcess:
-    # It would leave its input in a state that Ansible does not take.
-    asked = argv(site, user, *command, **options)
-    return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def test_its_algorithms_are_those_that_ssh_audit_asks_for(site):

@@ -1,0 +1,102 @@
+"""What a CI's key may do: deploy, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+
+import pytest
+from conftest import PROJECT, ssh
+
+
+def ask(site, *command: str, sends: bytes = b"", **options: str):
+    done = ssh(site, f"{site.name}-deploy", *command, sends=sends, **options)
+    print(done.stdout, done.stderr)
+    return done
+
+
+def pack(**pages: str) -> bytes:
+    """The project as git has it, and what it has in addition as static files."""
+    project = PROJECT / "sample_project"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=project, stdout=-1, check=True)
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            for name in listed.stdout.decode().split():
+                archive.add(project / name, arcname=f"./{name}")
+            for name, text in pages.items():
+                info = tarfile.TarInfo(f"./notes/static/notes/{name}.txt")
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text.encode()))
+        return packed.getvalue()
+
+
+def test_it_deploys_goes_back_and_lists_the_releases(site):
+    before = site.release
+    # What the inventory says is the same here, so the same source makes no release.
+    assert "changed=0" in ask(site, "deploy", "first", sends=pack()).stdout
+    assert ask(site, "deploy", "by-key", sends=pack(key="deployed by key")).returncode == 0
+    assert site.release != before
+    assert site.get("/static/notes/key.txt").body == "deployed by key"
+    assert f"{site.name}-deploy@" in ask(site, "releases").stdout
+    assert ask(site, "rollback").returncode == 0
+    assert site.release == before
+
+
+def test_a_source_that_is_none_is_refused_and_the_site_stays_as_it_is(site):
+    before = site.release
+    done = ask(site, "deploy", "by-key", sends=b"rubbish")
+    assert done.returncode not in (0, 64)
+    assert "source:" in done.stdout + done.stderr
+    assert site.release == before
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("", "id", "sh", "deploy", "deploy one two", "rollback one two", "releases all", "Releases"),
+        *("deploy $(id)", "deploy `id`", "deploy one;id", "deploy one&&id", "releases|id", "deploy one\nid"),
+        *("deploy {{ lookup('pipe','id') }}", "deploy {{7*7}}", "deploy --version", "releases -vvv", "deploy one=two"),
+        *("deploy 'one'", 'deploy "one"', "deploy one\\", "deploy *", "deploy @/etc/shadow", "deploy one -e a=b"),
+        *("scp -t /", "/usr/lib/openssh/sftp-server", "sudo -i", "git-receive-pack '/srv'", "rsync --server . /"),
+    ],
+)
+def test_whatever_else_it_asks_for_is_refused(site, asked):
+    done = ask(site, asked)
+    assert done.returncode == 64
+    assert "uid=" not in done.stdout + done.stderr
+
+
+def test_it_gets_no_tunnel_and_no_terminal(site):
+    assert "administratively prohibited" in ask(site, "-W", "127.0.0.1:80").stderr
+    assert "PTY allocation request failed" in ask(site, "releases", RequestTTY="force").stderr
+
+
+def test_sudo_lets_it_run_one_command_without_arguments(site):
+    user, command = f"{site.name}-deploy", f"/usr/local/sbin/{site.name}-deploy"
+    allowed = site.host.check_output(f"sudo -l -U {user}").partition("may run the following commands")[2]
+    assert [line.strip() for line in allowed.splitlines()[1:]] == [f'(root) NOPASSWD: {command} ""']
+    for refused in (f"{command} releases", "systemctl edit nginx", "-i", "sh", "-u postgres psql", "-u debian id"):
+        assert site.host.run(f"runuser -u {user} -- sudo -n {refused}").rc == 1
+    # Nor does a variable lead elsewhere.
+    asked = f"runuser -u {user} -- env SSH_ORIGINAL_COMMAND=releases ANSIBLE_LIBRARY=/tmp sudo -n {command} < /dev/null"
+    assert site.host.run(asked).rc == 0
+
+
+def test_it_reads_no_secret_and_changes_nothing_of_what_runs_for_it(site):
+    user = f"{site.name}-deploy"
+    for path in (f"/var/lib/{user}/hosts.yml", f"/etc/{site.name}/env", f"/srv/{site.name}/current/env"):
+        assert site.host.file(path).exists
+        assert site.host.run(f"runuser -u {user} -- cat {path}").rc != 0
+    for top in (f"/var/lib/{user}", "/usr/local"):
+        assert site.host.run(f"runuser -u {user} -- find {top} -writable ! -type l").stdout == ""
+
+
+def test_without_keys_the_access_and_what_was_kept_for_it_are_gone(site, play):
+    play("--tags=deployer", deployer_keys=[])
+    assert ask(site, "releases").returncode == 255
+    assert "not allowed" in site.host.run(f"sudo -l -U {site.name}-deploy").stdout
+    assert not site.host.file(f"/var/lib/{site.name}-deploy/hosts.yml").exists
+    assert "changed=0" in play("--tags=deployer", deployer_keys=[])
+    play("--tags=deployer")
+    assert ask(site, "releases").returncode == 0
