@@ -94,14 +94,16 @@ def pack(path: Path, archive) -> str:
 
 
 def from_folder(top: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    for name in sorted(names_in(top)):
+    names = sorted(names_in(top))
+    links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
+    for name in names:
         path = top / name
         info = tarfile.TarInfo(name)
         status = path.lstat()
         info.mode, info.mtime = status.st_mode, int(status.st_mtime)
         if path.is_symlink():
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-            check_link(info)
+            info.type, info.linkname = tarfile.SYMTYPE, links[name]
+            check_link(name, links)
             yield info, None
         elif path.is_file():
             content = path.read_bytes()
@@ -155,15 +157,16 @@ def from_archive(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
             if member.isfile() or member.issym() or member.islnk():
                 members[name] = member
         tops = {PurePosixPath(name).parts[0] for name in members}
-        strip = len(tops) == 1 and not (tops & set(members))
+        if len(tops) == 1 and not (tops & set(members)):
+            members = {"/".join(PurePosixPath(name).parts[1:]): member for name, member in members.items()}
+        links = {name: member.linkname for name, member in members.items() if member.issym()}
         for name in sorted(members):
             member = members[name]
-            parts = PurePosixPath(name).parts
-            info = tarfile.TarInfo("/".join(parts[1:] if strip else parts))
+            info = tarfile.TarInfo(name)
             info.mode, info.mtime = member.mode, member.mtime
             if member.issym():
                 info.type, info.linkname = tarfile.SYMTYPE, member.linkname
-                check_link(info)
+                check_link(name, links)
                 yield info, None
             else:
                 content = source.extractfile(member).read()
@@ -171,8 +174,23 @@ def from_archive(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                 yield info, content
 
 
-def check_link(info: tarfile.TarInfo) -> None:
-    """A link has to stay inside: the host's files are not the project's."""
-    target = os.path.normpath(os.path.join(os.path.dirname(info.name), info.linkname))
-    if os.path.isabs(target) or target.split("/")[0] == "..":
-        raise ValueError(f"the link {info.name} leads out of the source, to {info.linkname}")
+def check_link(name: str, links: dict[str, str]) -> None:
+    """A link has to stay inside, also where it leads on through others: the host's files are not the project's."""
+    here, steps = name.split("/")[:-1], [name.rpartition("/")[2], "."]
+    # More of them than this go in a circle.
+    for _ in range(1000):
+        if not steps:
+            return
+        step = steps.pop(0)
+        path = "/".join([*here, step])
+        if path in links and steps:
+            if links[path].startswith("/"):
+                break
+            steps = [*links[path].split("/"), *steps]
+        elif step == "..":
+            if not here:
+                break
+            here.pop()
+        elif step not in ("", "."):
+            here.append(step)
+    raise ValueError(f"the link {name} leads out of the source, to {links[name]}")

@@ -224,6 +224,8 @@ SANDBOX = (
     "NoNewPrivileges=yes",
     "CapabilityBoundingSet=",
     "RestrictSUIDSGID=yes",
+    # The cloud's metadata service hands out credentials.
+    "IPAddressDeny=169.254.169.254",
     "UMask=0027",
     # The site that serves goes first; niceness counts where there are no weights, as in a container.
     "CPUWeight=20",
@@ -509,7 +511,8 @@ class Build:
         """Whether the virtual environment names files of this release, as it does of a package that is installed -e."""
         named = glob.glob(str(self.venv / "lib/python3*/site-packages/*.pth"))
         named += glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info/direct_url.json"))
-        return any(str(self.path) in Path(name).read_text(errors="replace") for name in named)
+        files = (Path(name) for name in named if os.path.isfile(name) and not os.path.islink(name))
+        return any(str(self.path) in file.read_text(errors="replace") for file in files)
 
     def _take_over_packages(self) -> bool:
         """Share the files of an earlier release with the very same packages; they are root's and never change."""
@@ -518,6 +521,9 @@ class Build:
         if not same or self.options["force"]:
             return False
         earlier = self.site.releases / same[-1] / "venv"
+        if (earlier / "bin").is_symlink():
+            # What built it had a hand in where that leads, and root is to write there.
+            return False
         self.venv.rmdir()
         run("install", ["cp", "--archive", "--link", str(earlier), str(self.venv)])
         # These name the folder they are in.
@@ -803,6 +809,13 @@ def end_builds(user: str) -> None:
     subprocess.run(["systemctl", "stop", f"{user}-build-*.service"], capture_output=True, check=False)
 
 
+def remove_halves(site: Site) -> None:
+    """Remove what a run that died left half made."""
+    for entry in site.releases.iterdir() if site.releases.is_dir() else ():
+        if site.facts(entry.name) is None and entry.name != site.live:
+            shutil.rmtree(entry)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -867,7 +880,7 @@ def main() -> None:
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after)
         end_builds(options["user"])
         with only_one(site.home):
-            site.remove_halves()
+            remove_halves(site)
             enough_space(site)
             build = Build(module, site, fingerprint)
             build.make()

@@ -123,11 +123,21 @@ def test_an_archive_that_leads_out_of_itself_is_refused(tmp_path):
         packed(path)
 
 
-@pytest.mark.parametrize("target", ["/etc/passwd", "../../secret"])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../secret", "deep/up/../secret", "deep/up/..", "link"])
 def test_a_link_that_leads_out_of_the_source_is_refused(project, target):
+    (project / "deep").mkdir()
+    (project / "deep/up").symlink_to("..")
     (project / "link").symlink_to(target)
-    with pytest.raises(ValueError, match="leads out"):
+    with pytest.raises(ValueError, match="the link link leads out"):
         packed(project)
+
+
+def test_a_link_that_leads_through_another_and_stays_inside_is_packed(project):
+    (project / "assets/v1").mkdir(parents=True)
+    (project / "assets/v1/a.css").touch()
+    (project / "assets/current").symlink_to("v1")
+    (project / "style.css").symlink_to("assets/current/../current/a.css")
+    packed(project)
 
 
 def test_a_missing_or_empty_source_is_refused(tmp_path):
