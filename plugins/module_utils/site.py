@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -145,6 +144,8 @@ class Site:
         self.releases = self.home / "releases"
         self.current = self.home / "current"
         self.journal = self.home / "journal"
+        #: Releases on their way out; a run that dies leaves what the next one goes on to remove.
+        self.removed = self.home / ".removed"
 
     @property
     def live(self) -> str | None:
@@ -166,15 +167,6 @@ class Site:
         if not self.releases.is_dir():
             return []
         return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
-
-    def halves(self) -> list[Path]:
-        """What a run that died left of a release that it built or removed."""
-        found = self.releases.iterdir() if self.releases.is_dir() else ()
-        return [entry for entry in found if self.facts(entry.name) is None and entry.name != self.live]
-
-    def remove_halves(self) -> None:
-        for half in self.halves():
-            shutil.rmtree(half)
 
     def note(self, release: str, **facts) -> None:
         """Add to what the marker of a release says."""

@@ -108,6 +108,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -115,7 +116,6 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    MARKER,
     Site,
     StepError,
     hashed_assets,
@@ -396,11 +396,11 @@ class Switch:
         kept = {*lived[: self.options["keep"]], *needed, *(release for release in whole if release > self.release)}
         removed = [release for release in whole if release not in kept]
         for release in removed:
-            # Without its marker it is no release any more: when this run dies, the next one goes on here.
-            (self.site.releases / release / MARKER).unlink()
-        if self.site.halves():
+            self.site.removed.mkdir(mode=0o700, exist_ok=True)
+            os.rename(self.site.releases / release, self.site.removed / release)
+        if self.site.removed.exists():
             self._prune_assets()
-            self.site.remove_halves()
+            shutil.rmtree(self.site.removed)
         return removed
 
     def _prune_assets(self) -> None:
@@ -455,7 +455,7 @@ def main() -> None:
     diff = {"before": f"{before}\n", "after": f"{switch.release}\n"}
     try:
         if module.check_mode:
-            changed = not switch.serves() or bool(switch.site.halves())
+            changed = not switch.serves() or switch.site.removed.exists()
             module.exit_json(changed=changed, live=before, before=before, removed=[], diff=diff)
         if switch.site.facts(switch.release) is None:
             raise StepError(
@@ -465,7 +465,7 @@ def main() -> None:
             )
         with only_one(switch.site.home):
             done = switch.serves() and switch.site.noted == switch.release
-            if done and not switch.site.halves():
+            if done and not switch.site.removed.exists():
                 module.exit_json(changed=False, live=before, before=before, removed=[])
             if not done:
                 switch.make_live()
