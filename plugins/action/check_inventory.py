@@ -732,7 +732,6 @@ RULES: dict[str, Rule] = {
     "host_timezone": timezone,
     "host_journal_size": matching(r"[1-9][0-9]*[MG]", "is no size as journald writes it", "write one such as 500M"),
     "deployer_keys": bare_public_key,
-    "deployer_user": USER,
     "django_source": source,
     "django_version": git_version,
     "django_user": USER,
@@ -971,14 +970,18 @@ def admins_are_people(case: Case) -> Iterator[Problem]:
 
 
 def deployer_is_its_own(case: Case) -> Iterator[Problem]:
-    user = case.values.get("deployer_user")
-    if not user or not case.values.get("deployer_keys"):
+    name = case.values.get("site_name")
+    if not name or not case.values.get("deployer_keys"):
         return
+    user = f"{name}-deploy"
     if len(user) > 32:
-        yield Problem("deployer_user", "is longer than 32 characters", "write a shorter one, such as shop-deploy", user)
-    others = {case.login, case.values.get("site_name"), case.values.get("django_user")}
-    if user in others | {admin["name"] for admin in case.values.get("host_admins", ())}:
-        yield Problem("deployer_user", "is somebody who may do other things too", "write another name", user)
+        yield Problem("deployer_keys", f"{user}, who has them, is longer than 32 characters", "shorten site_name")
+    neighbours = [values.get("django_user") for values in case.neighbours.values()]
+    admins = [admin["name"] for admin in case.values.get("host_admins", ())]
+    if user in (case.login, case.values.get("django_user"), *neighbours, *admins):
+        yield Problem(
+            "deployer_keys", f"{user}, who has them, may do other things too", "give the other one another name"
+        )
     if case.colleagues:
         what = f"would deploy here and not on {', '.join(case.colleagues)}"
         yield Problem("deployer_keys", what, "leave it out, and deploy by playbooks/deploy.yml")

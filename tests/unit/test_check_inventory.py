@@ -331,7 +331,6 @@ BAD = [
     ("host admin typo", "host_admins", [{"name": "ada", "key": [PUBLIC]}], "write keys"),
     ("deployer private key", "deployer_keys", ["-----BEGIN PRIVATE KEY"], "from the file that ends"),
     ("deployer shell", "deployer_keys", [f'command="sh" {PUBLIC}'], "write it without them"),
-    ("deployer user", "deployer_user", "My User", "is no name for a user"),
     ("host port", "host_ssh_ports", [70000], "from 1 to 65535"),
     ("host no port", "host_ssh_ports", [], "is an empty list"),
     ("host port as text", "host_open_tcp", ["8080"], "without quotes"),
@@ -425,19 +424,16 @@ def test_60_two_sites_at_one_address_differ(name, same):
 @pytest.mark.parametrize(
     ("variables", "more", "what"),
     [
-        (
-            {"deployer_user": "ada", "host_admins": [{"name": "ada", "keys": [PUBLIC]}]},
-            {},
-            "deployer_user: is somebody",
-        ),
-        ({"deployer_user": "shop"}, {}, "deployer_user: is somebody"),
-        ({"deployer_user": "deploy"}, {}, "deployer_user: is somebody"),
-        ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "deployer_user: is longer than 32 characters"),
-        ({}, {"colleagues": ["vps2"]}, "deployer_keys: would deploy here and not on vps2"),
+        ({"host_admins": [{"name": "shop-deploy", "keys": [PUBLIC]}]}, {}, "shop-deploy, who has them, may do other"),
+        ({"django_user": "shop-deploy", "postgres_user": "shop-deploy"}, {}, "shop-deploy, who has them, may do other"),
+        ({}, {"neighbours": {"blog": {"django_user": "shop-deploy"}}}, "shop-deploy, who has them, may do other"),
+        ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "is longer than 32 characters"),
+        ({}, {"colleagues": ["vps2"]}, "would deploy here and not on vps2"),
     ],
 )
 def test_who_may_only_deploy_is_nobody_else_and_deploys_everywhere(variables, more, what):
-    assert any(line.startswith(what) for line in refused({"deployer_keys": [PUBLIC], **variables}, **more))
+    found = refused({"deployer_keys": [PUBLIC], **variables}, **more)
+    assert any(line.startswith("deployer_keys: ") and what in line for line in found)
 
 
 def test_60_two_sites_may_share_an_address():
