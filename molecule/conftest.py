@@ -101,10 +101,19 @@ def servers() -> list[str]:
     return sorted(path.stem for path in EPHEMERAL.glob("site*.address"))
 
 
+@pytest.fixture(scope="session")
+def sites() -> list[Site]:
+    """All of the scenario's servers."""
+    return [site_of(container) for container in servers()]
+
+
 @pytest.fixture(scope="session", params=servers(), ids=lambda name: name.split("-")[0])
 def site(request) -> Site:
     """The site on each of the scenario's servers."""
-    container = request.param
+    return site_of(request.param)
+
+
+def site_of(container: str) -> Site:
     short = container.split("-")[0]
     host = testinfra.get_host(f"docker://{container}")
     domains = [f"{short}.example.test", f"www.{short}.example.test"]

@@ -181,11 +181,16 @@ def test_no_file_that_others_can_read_holds_a_secret(site):
     # Keys that packages ship for their tests are nobody's secret.
     keys = site.host.run(f"{readable} -e '^-----BEGIN .*PRIVATE KEY' {{}} +").stdout.splitlines()
     assert [path for path in keys if not path.startswith(("/usr/share/", "/usr/lib/python3/"))] == []
-    shown = site.host.check_output(f"systemctl show '{site.name}-gunicorn@*' certbot.service nginx.service")
-    journal = site.host.check_output("journalctl --no-pager --all")
-    for secret in (key, canary):
-        assert secret not in shown
-        assert secret not in journal
+
+
+def test_no_unit_no_log_and_nothing_that_runs_left_behind_holds_a_secret(site):
+    key = site.host.check_output(f"cat /etc/{site.name}/secret_key")
+    canary = f"canary-of-{site.container.split('-')[1]}"
+    left = f"grep -r -l -F -e '{key}' -e {canary} /var/log /tmp /var/tmp /root /home /run/systemd /var/lib/dpkg"
+    assert site.host.run(left).stdout == ""
+    said = site.host.check_output("systemctl show '*'; journalctl --no-pager --all; ps -e -o args=")
+    assert key not in said
+    assert canary not in said
 
 
 def test_the_users_own_environment_is_not_readable_by_the_site(site):

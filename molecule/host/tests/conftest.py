@@ -43,33 +43,46 @@ def key() -> str:
     return KEY.with_suffix(".pub").read_text().strip()
 
 
+def site_yml(servers: list[str], *options: str, **variables) -> list[str]:
+    """What its owner types to set servers up."""
+    return [
+        *("ansible-playbook", str(PROJECT / "site.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]),
+        *("--limit", ",".join(servers), "--extra-vars", json.dumps(variables), *options),
+    ]
+
+
+def done(argv: list[str]) -> subprocess.CompletedProcess:
+    # A connection of the run before may have been cut off by it.
+    with tempfile.TemporaryDirectory(prefix="vps-", ignore_cleanup_errors=True) as connections:
+        environment = {**os.environ, "ANSIBLE_SSH_CONTROL_PATH_DIR": connections}
+        run = subprocess.run(
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    print(run.stdout)
+    return run
+
+
 @pytest.fixture(scope="session")
 def command(site) -> Callable[..., list[str]]:
-    """What its owner types to set this server up."""
-
-    def command(*options: str, **variables) -> list[str]:
-        return [
-            *("ansible-playbook", str(PROJECT / "site.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("--limit", site.container, "--extra-vars", json.dumps(variables), *options),
-        ]
-
-    return command
+    return lambda *options, **variables: site_yml([site.container], *options, **variables)
 
 
 @pytest.fixture(scope="session")
 def run(command) -> Callable[..., subprocess.CompletedProcess]:
-    def run(*options: str, **variables) -> subprocess.CompletedProcess:
-        argv = command(*options, **variables)
-        # A connection of the run before may have been cut off by it.
-        with tempfile.TemporaryDirectory(prefix="vps-", ignore_cleanup_errors=True) as connections:
-            environment = {**os.environ, "ANSIBLE_SSH_CONTROL_PATH_DIR": connections}
-            done = subprocess.run(
-                argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-            )
-        print(done.stdout)
-        return done
+    return lambda *options, **variables: done(command(*options, **variables))
 
-    return run
+
+@pytest.fixture(scope="session")
+def refused_everywhere(sites) -> Callable[..., None]:
+    """Run it on all servers at once, and each refuses; why."""
+
+    def refused_everywhere(why: str, *options: str, **variables) -> None:
+        lines = done(site_yml([site.container for site in sites], *options, **variables)).stdout.splitlines()
+        for site in sites:
+            fatal = next((line for line in lines if line.startswith(f"fatal: [{site.container}]")), "")
+            assert why in fatal, site.name
+
+    return refused_everywhere
 
 
 @pytest.fixture(scope="session")

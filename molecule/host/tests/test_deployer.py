@@ -34,7 +34,9 @@ def pack(**pages: str) -> bytes:
 def test_it_deploys_goes_back_and_lists_the_releases(site):
     before = site.release
     # What the inventory says is the same here, so the same source makes no release.
-    assert "changed=0" in ask(site, "deploy", "first", sends=pack()).stdout
+    done = ask(site, "deploy", "first", sends=pack())
+    assert (done.returncode, site.release) == (0, before)
+    assert "changed=0" in done.stdout
     assert ask(site, "deploy", "by-key", sends=pack(key="deployed by key")).returncode == 0
     assert site.release != before
     assert site.get("/static/notes/key.txt").body == "deployed by key"
@@ -77,10 +79,11 @@ def test_sudo_lets_it_run_one_command_without_arguments(site):
     allowed = site.host.check_output(f"sudo -l -U {user}").partition("may run the following commands")[2]
     assert [line.strip() for line in allowed.splitlines()[1:]] == [f'(root) NOPASSWD: {command} ""']
     for refused in (f"{command} releases", "systemctl edit nginx", "-i", "sh", "-u postgres psql", "-u debian id"):
-        assert site.host.run(f"runuser -u {user} -- sudo -n {refused}").rc == 1
+        asked = site.host.run(f"runuser -u {user} -- sudo -n {refused}")
+        assert (asked.rc, asked.stderr.strip()) == (1, "sudo: a password is required")
     # Nor does a variable lead elsewhere.
-    asked = f"runuser -u {user} -- env SSH_ORIGINAL_COMMAND=releases ANSIBLE_LIBRARY=/tmp sudo -n {command} < /dev/null"
-    assert site.host.run(asked).rc == 0
+    variables = "SSH_ORIGINAL_COMMAND=releases PYTHONHOME=/nowhere ANSIBLE_STDOUT_CALLBACK=nowhere BASH_ENV=/nowhere"
+    assert site.host.run(f"runuser -u {user} -- env {variables} sudo -n {command} < /dev/null").rc == 0
 
 
 def test_it_reads_no_secret_and_changes_nothing_of_what_runs_for_it(site):
@@ -93,10 +96,12 @@ def test_it_reads_no_secret_and_changes_nothing_of_what_runs_for_it(site):
 
 
 def test_without_keys_the_access_and_what_was_kept_for_it_are_gone(site, play):
-    play("--tags=deployer", deployer_keys=[])
-    assert ask(site, "releases").returncode == 255
-    assert "not allowed" in site.host.run(f"sudo -l -U {site.name}-deploy").stdout
-    assert not site.host.file(f"/var/lib/{site.name}-deploy/hosts.yml").exists
-    assert "changed=0" in play("--tags=deployer", deployer_keys=[])
-    play("--tags=deployer")
+    try:
+        play("--tags=deployer", deployer_keys=[])
+        assert ask(site, "releases").returncode == 255
+        assert "not allowed" in site.host.run(f"sudo -l -U {site.name}-deploy").stdout
+        assert not site.host.file(f"/var/lib/{site.name}-deploy/hosts.yml").exists
+        assert "changed=0" in play("--tags=deployer", deployer_keys=[])
+    finally:
+        play("--tags=deployer")
     assert ask(site, "releases").returncode == 0

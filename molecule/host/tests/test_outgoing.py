@@ -47,6 +47,8 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 class Hello(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
+        # Else only the end of the connection tells the end of the answer, and a client may take it for a broken one.
+        self.send_header("Content-Length", "5")
         self.end_headers()
         self.wfile.write(b"hello")
 

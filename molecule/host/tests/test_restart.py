@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from test_ssh import ssh
+from conftest import ssh
 
 
 def test_after_a_restart_all_is_in_force_and_nothing_is_left_to_do(site, play, until):

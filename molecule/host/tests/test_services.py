@@ -6,7 +6,7 @@ import re
 import shlex
 
 import pytest
-from test_ssh import ssh
+from conftest import ssh
 
 
 @pytest.fixture
