@@ -495,3 +495,24 @@ def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
     [found] = build._media_has_no_place({**FINE, "media_root": root.format(path=build.path, code=build.code)})
     assert "MEDIA_ROOT" in found
     assert build.moved == []
+
+
+@pytest.mark.parametrize("bin_is_a_link", [False, True])
+def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(tmp_path, monkeypatch, bin_is_a_link):
+    monkeypatch.setattr(release.shutil, "chown", lambda *_: None)
+    earlier, elsewhere = tmp_path / "releases/1/venv", tmp_path / "media"
+    (elsewhere if bin_is_a_link else earlier / "bin").mkdir(parents=True)
+    earlier.mkdir(exist_ok=True, parents=True)
+    if bin_is_a_link:
+        (earlier / "bin").symlink_to(elsewhere)
+    (earlier / "bin/django-admin").write_text(f"#!{earlier}/bin/python\n")
+    (earlier / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    write_file(tmp_path / "releases/1/release.json", json.dumps({"packages": "same"}))
+    params = {"id": "2", "user": "shop", "application": "", "force": False}
+    build = Build(SimpleNamespace(params=params), Site(str(tmp_path)), "")
+    build.packages = "same"
+    build.venv.mkdir(parents=True)
+    assert build._take_over_packages() is not bin_is_a_link
+    assert (earlier / "bin/django-admin").read_text() == f"#!{earlier}/bin/python\n"
+    if not bin_is_a_link:
+        assert (build.venv / "bin/django-admin").read_text() == f"#!{build.venv}/bin/python\n"
