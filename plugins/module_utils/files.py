@@ -26,7 +26,7 @@ FILE = {
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "raw"},
     "secret": {"type": "bool", "default": False, "no_log": False},
-    "pristine": {"type": "bool", "default": False},
+    "pristine": {"type": "str"},
 }
 DEFAULT_MODES = {"file": "0644", "directory": "0755"}
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -161,9 +161,9 @@ def obstacle(old, new):
     return None if os.path.isdir(parent) or new.state == "absent" else f"{parent} is no folder"
 
 
-def foreign(old):
-    """Why a file is neither ours nor as its package brought it, or None."""
-    if old.state == "absent" or (old.state == "file" and b"Ansible managed" in old.content):
+def foreign(old, mark):
+    """Why a file is neither ours, as it bears a mark, nor as its package brought it; or None."""
+    if old.state == "absent" or (old.state == "file" and mark.encode() in old.content):
         return None
     shipped = hashlib.md5(old.content, usedforsecurity=False).hexdigest()
     with open(DPKG_STATUS, encoding="utf-8") as status:
@@ -377,9 +377,9 @@ def run(specs, command, check_mode=False):
             fcntl.flock(lock, fcntl.LOCK_EX)
             mended = [entry.path for entry in entries if put_back(entry.path)]
         changes = [(old, new) for new in entries if (old := found(new.path)) != new]
-        guarded = {entry.path for entry, spec in zip(entries, specs, strict=True) if spec["pristine"]}
+        marks = {entry.path: spec["pristine"] for entry, spec in zip(entries, specs, strict=True)}
         for old, new in changes:
-            if why := obstacle(old, new) or (new.path in guarded and foreign(old)):
+            if why := obstacle(old, new) or (marks.get(new.path) and foreign(old, marks[new.path])):
                 raise Refused(f"{new.path}: {why}")
         result = {
             "changed": bool(changes or mended),

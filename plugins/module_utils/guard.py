@@ -33,16 +33,18 @@ WantedBy=sysinit.target
 
 # The rename decides between two that come at the same moment: this, and the login that proves the changes.
 TAKE_BACK = """\
-cd {folder}
+cd {folder} || exit
 mv armed going 2> /dev/null
 [ -d going ] || exit 0
+# Where it fails, as on a full disk, the next boot tries again.
+tar -C / --acls --xattrs -xpf going/kept.tar || exit
 while IFS= read -r path; do
   if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path" 2> /dev/null; else rm -f "$path"; fi
-done < going/paths
-tar -C / --acls --xattrs -xpf going/kept.tar
+done < going/absent
 sync
 {commands}
-rm -rf going
+mv going gone
+rm -rf gone
 """
 
 
@@ -77,7 +79,8 @@ class Guard:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         # What lies in a folder goes before the folder does.
-        (new / "paths").write_text("".join(f"{path}\n" for path in reversed(paths)))
+        absent = [path for path in reversed(paths) if not os.path.lexists(path)]
+        (new / "absent").write_text("".join(f"{path}\n" for path in absent))
         there = [path.lstrip("/") for path in paths if os.path.lexists(path)]
         (new / "there").write_text("".join(f"{path}\0" for path in there))
         run(
@@ -87,6 +90,7 @@ class Guard:
         subprocess.run(["/bin/sh", "-c", command], cwd=new, stderr=subprocess.DEVNULL, check=False)
         os.sync()
         new.rename(self.armed)
+        os.sync()
 
     def disarm(self) -> bool:
         """Let the changes stay; false when they have been taken back."""

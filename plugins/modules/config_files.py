@@ -73,10 +73,9 @@ options:
         default: false
       pristine:
         description:
-          - Replaces a file only where it says C(Ansible managed), or is as its package brought it, so that nothing is
-            lost that somebody else wrote.
-        type: bool
-        default: false
+          - Text that only our own file has. A file without it is replaced only when it is as its package brought it, so
+            that nothing is lost that somebody else wrote.
+        type: str
   validate:
     description:
       - Command that judges the files where they stand, as a list of words or as a string split

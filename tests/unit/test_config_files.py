@@ -16,7 +16,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils import files as c
 from ansible_collections.django_vps.stack.plugins.module_utils.files import Refused, beside, run
 
 ME = {"owner": pwd.getpwuid(os.geteuid())[0], "group": grp.getgrgid(os.getegid())[0]}
-UNSET = {"state": None, "content": None, "target": None, "mode": None, "secret": False, "pristine": False}
+UNSET = {"state": None, "content": None, "target": None, "mode": None, "secret": False, "pristine": None}
 YES, NO = ["true"], ["false"]
 
 
@@ -127,7 +127,8 @@ def test_the_judge_is_asked_when_nothing_changed(etc, whole_change):
 
 
 @pytest.mark.parametrize(
-    ("content", "replaced"), [("theirs", False), ("# Ansible managed\nours", True), ("as shipped", True), (None, True)]
+    ("content", "replaced"),
+    [("# Ansible managed\ntheirs", False), ("# table ours", True), ("as shipped", True), (None, True)],
 )
 def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_path, monkeypatch, content, replaced):
     path, status = etc / "daemon.conf", tmp_path / "status"
@@ -135,7 +136,7 @@ def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_p
     monkeypatch.setattr(config_files, "DPKG_STATUS", str(status))
     if content:
         path.write_text(content)
-    new = [entry(etc / "other", content="other"), entry(path, content="new", pristine=True)]
+    new = [entry(etc / "other", content="other"), entry(path, content="new", pristine="table ours")]
     if replaced:
         run(new, YES)
         assert path.read_text() == "new"

@@ -104,16 +104,30 @@ def test_copies_that_are_not_whole_are_not_put_back(guard, etc):
     guard.arm([], "", "true")
     guard.disarm()
     (guard.folder / "new").mkdir(parents=True)
-    (guard.folder / "new/paths").write_text(f"{etc}/file\n")
+    (guard.folder / "new/absent").write_text(f"{etc}/file\n")
     guard.take_back()
     assert (etc / "file").read_text() == "old"
+
+
+def test_where_the_copies_cannot_be_put_back_nothing_is_removed_and_the_next_boot_tries_again(guard, etc):
+    (etc / "file").write_text("old")
+    guard.arm([str(etc / "file"), str(etc / "made")], "", "true")
+    copies = (guard.armed / "kept.tar").read_bytes()
+    (guard.armed / "kept.tar").write_bytes(copies[:100])
+    (etc / "file").write_text("new")
+    (etc / "made").write_text("new")
+    guard.take_back()
+    assert {path.name for path in etc.iterdir()} == {"file", "made"}
+    (guard.folder / "going/kept.tar").write_bytes(copies)
+    guard.take_back()
+    assert [path.read_text() for path in etc.iterdir()] == ["old"]
 
 
 # The module
 
 
 def options(path, content, **more):
-    unset = {"state": None, "target": None, "mode": None, "secret": False, "pristine": False}
+    unset = {"state": None, "target": None, "mode": None, "secret": False, "pristine": None}
     me = {"owner": str(os.geteuid()), "group": str(os.getegid())}
     spec = {"path": str(path), "content": content, **unset, **me}
     return {"files": [spec], "validate": None, "units": [], "guard": {"keep": "", "take_back": "true"}, **more}
