@@ -67,6 +67,16 @@ def test_who_scans_or_guesses_passwords_of_the_site_is_banned(site, visit, visit
     assert visit("/health/") == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "failures"),
+    [("/api/v1/login", 200, 0), ("/api/v1/login", 401, 1), ("/accounts/login/", 200, 1), ("/accounts/login/", 302, 0)],
+)
+def test_a_login_that_succeeds_is_none_that_fails(host, path, status, failures):
+    line = f'192.0.2.7 - - [22/Nov/2026:00:00:00 +0000] "POST {path} HTTP/1.1" {status} 12 "-" "-"'
+    said = host.run(f"fail2ban-regex '{line}' /etc/fail2ban/filter.d/django_vps-login.conf").stdout
+    assert f"Failregex: {failures} total" in said
+
+
 def test_security_updates_are_installed_by_themselves(host):
     plan = host.run("unattended-upgrade --dry-run --debug")
     assert plan.rc == 0, plan.stderr

@@ -37,9 +37,14 @@ def test_an_administrator_logs_in_and_may_do_everything(site):
     assert ssh(site, "ada", "sudo -n id -u").stdout == "0\n"
 
 
-def test_other_keys_of_an_administrator_do_not_last(site, play):
+def test_other_keys_of_an_administrator_do_not_last_and_rules_of_others_for_sudo_do(site, play):
     site.host.check_output("echo ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA ada >> /home/ada/.ssh/authorized_keys")
+    # sudo minds this mode as little as the role does; visudo would.
+    rule = "/etc/sudoers.d/joe"
+    site.host.check_output(f"echo 'games ALL=(root) NOPASSWD: /usr/bin/id' > {rule}; chmod 644 {rule}")
     play("--tags=host")
+    assert "/usr/bin/id" in site.host.check_output("sudo -l -U games")
+    site.host.check_output(f"rm {rule}")
     assert site.host.file("/home/ada/.ssh/authorized_keys").content_string == KEY.with_suffix(".pub").read_text()
 
 
