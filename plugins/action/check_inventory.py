@@ -55,6 +55,13 @@ TYPED = words("django_force_release django_allow_breaking_migrations")
 #: What two sites on one host must not share.
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
+#: What all hosts of one site have to say the same of.
+AGREED = (
+    *ONE_SITE,
+    *("nginx_domains", "nginx_peer_port", "letsencrypt_share_port", "host_identity", "postgres_user"),
+    *("django_static_url", "django_media_url", "django_secret_key"),
+)
+
 SAMPLES = {
     "site_name": "shop",
     "site_domains": "[shop.example.com, www.shop.example.com]",
@@ -183,8 +190,8 @@ class Case:
     login: str = ""
     #: Other hosts of the inventory behind the same address, with their values.
     neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: Other hosts that run the same site.
-    colleagues: list[str] = field(default_factory=list)
+    #: Other hosts of the same site, with their values.
+    colleagues: dict[str, dict[str, Any]] = field(default_factory=dict)
     find_source: Callable[[str], Path] = Path
     find_file: Callable[[str], bool] = os.path.isfile
 
@@ -660,6 +667,18 @@ def network(value: str) -> Refusal | None:
     return None
 
 
+def host_address(value: str) -> Refusal | None:
+    try:
+        found = ipaddress.ip_address(value)
+    except ValueError:
+        return "is no address", "write one such as 10.0.0.11, without a port or a network"
+    if found.is_loopback or found.is_unspecified or found.is_multicast or found.is_link_local:
+        return "is none by which others reach the host", "write one such as 10.0.0.11"
+    if value != str(found):
+        return "is not in its short form", f"write {found}"
+    return None
+
+
 def proxy(value: str) -> Refusal | None:
     if re.match(r"[^/]*//[^/]*@", value):
         return "has credentials, and everybody on the host would see them", "write one that asks for none"
@@ -704,6 +723,7 @@ CALENDAR = (
     r"(?i)(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually"
     rf"|{DAYS}( {DATE})?( {TIME})?|{DATE}( {TIME})?|{TIME})( [a-z][a-z0-9_+-]*(/[a-z0-9_+-]+)*)?"
 )
+BATCH = r"[1-9][0-9]*|[1-9][0-9]?%|100%"
 DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 #: What a spec cannot say. Of a list the rule judges each entry, of a dict each name and value.
@@ -729,6 +749,8 @@ RULES: dict[str, Rule] = {
         "is no name of a host",
         "write lower-case letters, digits and dashes, such as vps1",
     ),
+    "host_address": host_address,
+    "host_identity": path,
     "host_timezone": timezone,
     "host_journal_size": matching(r"[1-9][0-9]*[MG]", "is no size as journald writes it", "write one such as 500M"),
     "deployer_keys": bare_public_key,
@@ -766,6 +788,7 @@ RULES: dict[str, Rule] = {
         r"/[!-~]*", "is no path of a site", "write one that starts with /, such as /health/"
     ),
     "django_health_timeout": between(1, 600),
+    "django_batches": matching(BATCH, "is no number of hosts and no share of them", 'write one such as "2" or "25%"'),
     "django_keep_releases": between(2, 50),
     "django_pre_migrate_tasks": matching(r"[/~].+", "is not a full path", "write one that starts with / or ~"),
     "django_lock_timeout": matching(
@@ -774,6 +797,7 @@ RULES: dict[str, Rule] = {
     "postgres_user": postgres_name,
     "postgres_database": postgres_name,
     "postgres_socket_dir": path,
+    "postgres_passfile": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
     "gunicorn_service": both(
         matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"), not_reserved
@@ -799,6 +823,7 @@ RULES: dict[str, Rule] = {
     "nginx_client_max_body_size": matching(
         r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k"
     ),
+    "nginx_peer_port": PORT,
     "nginx_hsts_max_age": between(0, 2**31 - 1),
     "letsencrypt_email": email,
     "letsencrypt_domains": domain,
@@ -810,6 +835,7 @@ RULES: dict[str, Rule] = {
     "letsencrypt_ca_bundle": matching(
         r"/[A-Za-z0-9_./-]+", "is no absolute path", "write one of letters, digits and _ . / - only"
     ),
+    "letsencrypt_share_port": PORT,
     "letsencrypt_certificate": file_named("fullchain.pem"),
     "letsencrypt_certificate_key": file_named("privkey.pem"),
 }
@@ -987,6 +1013,27 @@ def deployer_is_its_own(case: Case) -> Iterator[Problem]:
         yield Problem("deployer_keys", what, "leave it out, and deploy by playbooks/deploy.yml")
 
 
+def hosts_find_each_other(case: Case) -> Iterator[Problem]:
+    if not case.colleagues or "host_address" in case.failed:
+        return
+    address = case.values.get("host_address")
+    if address == "":
+        what = f"is not set, and {', '.join(case.colleagues)} of the same site have to find this host"
+        yield Problem("host_address", what, "write the host's address, best in a private network")
+    same = [other for other, values in case.colleagues.items() if address and values.get("host_address") == address]
+    if same:
+        advice = "write the one that this host alone has"
+        yield Problem("host_address", f"is that of {', '.join(same)} too", advice, address)
+
+
+def hosts_agree(case: Case) -> Iterator[Problem]:
+    for name in AGREED:
+        others = [host for host, theirs in case.colleagues.items() if theirs.get(name) != case.values.get(name)]
+        if others and name in case.values:
+            what = f"is another on {', '.join(others)} of the same site"
+            yield Problem(name, what, "write it once, into group_vars/all.yml", case.values[name])
+
+
 def archives_are_whole(case: Case) -> Iterator[Problem]:
     pair = ("host_apt_mirror", "host_apt_security_mirror")
     named = [name for name in pair if case.values.get(name)]
@@ -1046,6 +1093,8 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     own_certificate,
     admins_are_people,
     deployer_is_its_own,
+    hosts_find_each_other,
+    hosts_agree,
     archives_are_whole,
     authorities_are_there,
     pre_migrate_tasks,
@@ -1175,7 +1224,7 @@ class ActionModule(ActionBase):
             bound=read_wiring(specs),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
-            colleagues=list(self.colleagues(variables)),
+            colleagues=dict(self.colleagues(variables, specs)),
             find_source=self.find_source,
             find_file=self.find_file,
         )
@@ -1185,22 +1234,22 @@ class ActionModule(ActionBase):
         return str(settle(self._templar, variables, {}, [name])[0].get(name, ""))
 
     def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
-        me, hostvars = variables["inventory_hostname"], variables["hostvars"]
-        others = {host for group in GROUPS for host in variables["groups"].get(group, ())} - {me}
         here = self.address(variables)
-        for other in sorted(others):
-            theirs = hostvars.raw_get(other)
+        names = (*ONE_SITE, "nginx_domains", *(n for n, spec in specs.items() if spec.get("role") == "host"))
+        for other, theirs in self.others(variables):
             if self.address(theirs) == here:
-                names = (*ONE_SITE, "nginx_domains", *(n for n, spec in specs.items() if spec.get("role") == "host"))
                 yield other, settle(self._templar, theirs, specs, names)[0]
 
-    def colleagues(self, variables) -> Iterator[str]:
-        for other in variables["groups"].get("app", ()):
-            theirs = variables["hostvars"].raw_get(other)
-            if other != variables["inventory_hostname"] and self.plain(theirs, "site_name") == self.plain(
-                variables, "site_name"
-            ):
-                yield other
+    def colleagues(self, variables, specs) -> Iterator[tuple[str, dict]]:
+        site = self.plain(variables, "site_name")
+        for other, theirs in self.others(variables):
+            if site and self.plain(theirs, "site_name") == site:
+                yield other, settle(self._templar, theirs, specs, ("host_address", *AGREED))[0]
+
+    def others(self, variables) -> Iterator[tuple[str, dict]]:
+        names = {host for group in GROUPS for host in variables["groups"].get(group, ())}
+        for other in sorted(names - {variables["inventory_hostname"]}):
+            yield other, variables["hostvars"].raw_get(other)
 
     def address(self, variables) -> tuple[str, str]:
         host = self.plain(variables, "ansible_host") or variables["inventory_hostname"]

@@ -39,7 +39,10 @@ options:
     type: path
     required: true
   id:
-    description: Name of a new release, digits and letters that sort by time. By default the time in UTC.
+    description:
+      - Name of the release, digits and letters that sort by time, for hosts that are to call it the same. Only one of
+        this name counts as the same then.
+      - By default it is the one that there is, and the time in UTC for a new one.
     type: str
   version:
     description: What people call this version, kept with the release.
@@ -75,6 +78,12 @@ options:
     description: Folder of the uploads, shared by all releases.
     type: path
     required: true
+  several:
+    description:
+      - Whether the site has several hosts. Then uploads that a project keeps on disk need a O(media) that all hosts
+        share, a network file system, or the release is refused.
+    type: bool
+    default: false
   python:
     description: Interpreter the virtual environment is made with.
     type: path
@@ -167,6 +176,20 @@ pending:
   description: Whether the database may lack migrations of the release.
   returned: success
   type: bool
+same:
+  description: Ids of the whole releases that are good and of just the same, and so may be the answer.
+  returned: in check mode
+  type: list
+  elements: str
+others:
+  description: Ids of the whole releases that are not.
+  returned: in check mode
+  type: list
+  elements: str
+next:
+  description: Id that a new release would have.
+  returned: in check mode
+  type: str
 """
 
 import base64
@@ -236,8 +259,11 @@ SANDBOX = (
 # Asked of the project under its production environment; all in one process, since starting Django takes longest.
 EXAMINE = """
 import os
+from django.apps import apps
 from django.conf import settings
+from django.core.files.storage import FileSystemStorage
 from django.core.management import call_command
+from django.db.models import FileField
 from django.http.request import validate_host
 databases = [database for database in settings.DATABASES.values() if "sqlite" in database.get("ENGINE", "")]
 answer({
@@ -259,6 +285,11 @@ answer({
     "static_root": str(settings.STATIC_ROOT or ""),
     "media_url": settings.MEDIA_URL or "",
     "media_root": str(settings.MEDIA_ROOT or ""),
+    "stored": sorted({
+        f"{model._meta.label}.{field.name}"
+        for model in apps.get_models() for field in model._meta.get_fields()
+        if isinstance(field, FileField) and isinstance(field.storage, FileSystemStorage)
+    }),
 })
 # Elsewhere it has no business; why, is said of its settings.
 inside = os.path.realpath(settings.STATIC_ROOT or "/").startswith(ARGUMENTS["path"] + "/")
@@ -316,6 +347,12 @@ ADVICE = (
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
 
+#: Kinds of file systems that several hosts may have mounted; those of FUSE are called fuse.something.
+SHARED = re.compile(
+    r"nfs4?|cifs|smb3|ceph|lustre|gfs2?|ocfs2|9p|virtiofs|afs|beegfs|gpfs|orangefs"
+    r"|fuse\.(?!(lxcfs|gvfs|gvfsd-fuse|overlayfs|fuse-overlayfs|mergerfs|encfs|gocryptfs|portal|snapfuse|squashfuse)$).*"
+)
+
 #: Room for a first release, of which nothing is known yet.
 FIRST = {"bytes": 100 << 20, "files": 5000}
 
@@ -334,7 +371,7 @@ class Build:
         self.options = module.params
         self.site = site
         self.fingerprint = fingerprint
-        self.id = self.options["id"] or self._next_id()
+        self.id = self.options["id"] or next_id(site)
         self.path = site.releases / self.id
         self.code = self.path / "code"
         self.project = self.code
@@ -342,14 +379,6 @@ class Build:
         self.static = self.path / "static"
         self.cache = Path("/var/cache") / self.options["user"]
         self.application = self.options["application"]
-
-    def _next_id(self) -> str:
-        now = time.time()
-        # A clock that was set back must not make a release older than those there are.
-        newest = max((entry.name for entry in self.site.releases.glob("*")), default="")
-        while (name := time.strftime(ID, time.gmtime(now))) <= newest:
-            now = max(now, calendar.timegm(time.strptime(newest, ID))) + 1
-        return name
 
     def make(self) -> None:
         try:
@@ -624,6 +653,7 @@ class Build:
             *self._wrong_url("MEDIA_URL", facts["media_url"] if facts["media_root"] else "", "media_url"),
             *self._static_has_no_place(facts),
             *self._media_has_no_place(facts),
+            *self._media_is_not_shared(facts),
         ]
         if findings:
             raise StepError("settings", f"{facts['module']}:\n" + "\n".join(f"- {finding}" for finding in findings))
@@ -685,6 +715,15 @@ class Build:
             link = 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && ln -s "$2" "$1"'
             self.sandboxed("media", "sh", "-c", link, "sh", str(root), str(shared))
 
+    def _media_is_not_shared(self, facts: dict):
+        """What one host takes the others have to serve."""
+        if self.options["several"] and facts["stored"] and not is_shared(self.options["media"]):
+            yield (
+                f"{', '.join(facts['stored'])} would be kept on the host that takes it, and the site has several;"
+                " keep uploads elsewhere, as by django-storages with S3 in STORAGES, or mount a network file system"
+                f" at {self.options['media']} on all app hosts"
+            )
+
     def _guess_application(self) -> str:
         found = sorted(self.project.glob("*/wsgi.py"))
         if len(found) != 1:
@@ -738,6 +777,15 @@ class Build:
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")
 
 
+def next_id(site: Site) -> str:
+    now = time.time()
+    # A clock that was set back must not make a release older than those there are.
+    newest = max((entry.name for entry in site.releases.glob("*")), default="")
+    while (name := time.strftime(ID, time.gmtime(now))) <= newest:
+        now = max(now, calendar.timegm(time.strptime(newest, ID))) + 1
+    return name
+
+
 def take(folder: Path, group: str, public: bool = False) -> None:
     """Make a tree root's; a link is changed itself, never what it names. The web server reads what is public."""
     gid = grp.getgrnam(group).gr_gid
@@ -774,6 +822,19 @@ def fingerprint_of(options: dict) -> str:
         except FileNotFoundError:
             known[path] = None
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def is_shared(folder: str, mounts: str = "/proc/self/mountinfo") -> bool:
+    """Whether a folder lies on a file system that other hosts may have too."""
+    path = os.path.realpath(folder)
+    kinds = {}
+    for line in Path(mounts).read_text(errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        # Spaces and the like are written as octal numbers; of two at one place the later is on top.
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+        kinds[point] = after.split()[0]
+    above = (point for point in kinds if path == point or path.startswith(f"{point.rstrip('/')}/"))
+    return bool(SHARED.fullmatch(kinds[max(above, key=len)]))
 
 
 def size_of(folder: Path) -> dict[str, int]:
@@ -834,6 +895,7 @@ def main() -> None:
             "copies": {"type": "list", "elements": "path", "default": []},
             "depends_on": {"type": "list", "elements": "path", "default": []},
             "media": {"type": "path", "required": True},
+            "several": {"type": "bool", "default": False},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "installer": {"type": "str", "choices": ["uv", "pip"], "default": "uv"},
             "uv": {"type": "str", "default": ""},
@@ -861,23 +923,32 @@ def main() -> None:
             "after": f"{after} {options['version']}".strip() + "\n",
         }
 
-    def answer(fingerprint: str) -> str | None:
+    def those_of_the_same(fingerprint: str) -> list[str]:
         known = {name: site.facts(name) for name in ([] if options["force"] else site.whole())}
-        same = [name for name, facts in known.items() if facts["fingerprint"] == fingerprint and not facts.get("bad")]
+        return [name for name, facts in known.items() if facts["fingerprint"] == fingerprint and not facts.get("bad")]
+
+    def answer(same: list[str]) -> str | None:
+        if options["id"]:
+            return options["id"] if options["id"] in same else None
         return live if live in same else (same or [None])[-1]
 
     try:
         if not module.check_mode:
             secret_key(Path(options["secret_key_file"]))
         fingerprint = fingerprint_of(options)
-        found = answer(fingerprint)
+        same = those_of_the_same(fingerprint)
+        found = answer(same)
+        told = {}
+        if module.check_mode:
+            others = [name for name in site.whole() if name not in same]
+            told = {"same": same, "others": others, "next": next_id(site)}
         if found:
             # A release that is live has been migrated: only then was it switched to. A rollback may have died since.
             pending = found != live or bool(site.facts(found).get("undone"))
-            module.exit_json(changed=False, release=found, live=live, pending=pending)
+            module.exit_json(changed=False, release=found, live=live, pending=pending, **told)
         if module.check_mode or not (options["archive"] or options["content"]):
             after = before_and_after("(a new release)")
-            module.exit_json(changed=True, release="", live=live, pending=True, diff=after)
+            module.exit_json(changed=True, release="", live=live, pending=True, diff=after, **told)
         end_builds(options["user"])
         with only_one(site.home):
             remove_halves(site)

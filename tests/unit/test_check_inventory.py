@@ -339,6 +339,14 @@ BAD = [
     ("host net", "host_never_banned", ["office"], "is no address and no network"),
     ("host sexagesimal", "host_reboot_time", 750, "quote it"),
     ("host time", "host_reboot_time", "25:00", "is no time of the day"),
+    *(
+        ("host address", "host_address", value, "such as 10.0.0.11")
+        for value in ("app1", "10.0.0.0/24", "10.0.0.1:22", "127.0.0.1", "0.0.0.0", "fe80::1")
+    ),
+    ("host address", "host_address", "FD00::0:1", "write fd00::1"),
+    ("host port of nginx", "nginx_peer_port", 0, "from 1 to 65535"),
+    *(("batches", "django_batches", [value], 'such as "2"') for value in ("0", "half", "101%", "-1", "1.5")),
+    ("batches as a number", "django_batches", [1], "quote it"),
     ("host zone", "host_timezone", "Europe/Wien", "is no time zone"),
     ("host proxy", "host_proxy", "http://me:geheim@proxy:3128", "has credentials"),
     ("host proxy port", "host_proxy", "proxy.example", "is no address of a proxy"),
@@ -421,6 +429,26 @@ def test_60_two_sites_at_one_address_differ(name, same):
     assert "vps1-blog" in line
 
 
+COLLEAGUE = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "host_address": "10.0.0.2"}
+
+
+def test_several_hosts_have_to_find_each_other():
+    (line,) = refused(colleagues={"vps2": COLLEAGUE})
+    assert line.startswith("host_address: is not set, and vps2 of the same site")
+    (line,) = refused({"host_address": "10.0.0.2"}, colleagues={"vps2": COLLEAGUE})
+    assert line.startswith("host_address: is that of vps2 too")
+    assert refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("postgres_database", "other"), ("nginx_peer_port", 9443), ("django_secret_key", KEY)]
+)
+def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
+    (line,) = refused({"host_address": "10.0.0.1", name: value}, colleagues={"vps2": COLLEAGUE})
+    assert line.startswith(f"{name}: is another on vps2")
+    assert KEY not in line
+
+
 @pytest.mark.parametrize(
     ("variables", "more", "what"),
     [
@@ -428,7 +456,7 @@ def test_60_two_sites_at_one_address_differ(name, same):
         ({"django_user": "shop-deploy", "postgres_user": "shop-deploy"}, {}, "shop-deploy, who has them, may do other"),
         ({}, {"neighbours": {"blog": {"django_user": "shop-deploy"}}}, "shop-deploy, who has them, may do other"),
         ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "is longer than 32 characters"),
-        ({}, {"colleagues": ["vps2"]}, "would deploy here and not on vps2"),
+        ({}, {"colleagues": {"vps2": COLLEAGUE}}, "would deploy here and not on vps2"),
     ],
 )
 def test_who_may_only_deploy_is_nobody_else_and_deploys_everywhere(variables, more, what):

@@ -27,7 +27,13 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     write_file,
 )
 from ansible_collections.django_vps.stack.plugins.modules import release
-from ansible_collections.django_vps.stack.plugins.modules.release import Build, enough_space, fingerprint_of
+from ansible_collections.django_vps.stack.plugins.modules.release import (
+    Build,
+    enough_space,
+    fingerprint_of,
+    is_shared,
+    next_id,
+)
 
 
 def packed(path):
@@ -323,10 +329,9 @@ def test_a_note_about_a_release_keeps_what_is_known_of_it(site):
 
 
 def test_a_clock_that_was_set_back_makes_no_older_release(tmp_path):
-    made = object.__new__(Build)
-    made.site = Site(str(tmp_path))
-    (made.site.releases / "29991231T235959Z").mkdir(parents=True)
-    assert made._next_id() == "30000101T000000Z"
+    site = Site(str(tmp_path))
+    (site.releases / "29991231T235959Z").mkdir(parents=True)
+    assert next_id(site) == "30000101T000000Z"
 
 
 def test_the_same_requirements_are_the_same_packages(tmp_path):
@@ -516,3 +521,28 @@ def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(
     assert (earlier / "bin/django-admin").read_text() == f"#!{earlier}/bin/python\n"
     if not bin_is_a_link:
         assert (build.venv / "bin/django-admin").read_text() == f"#!{build.venv}/bin/python\n"
+
+
+@pytest.mark.parametrize(
+    ("folder", "shared"),
+    [
+        ("/srv/shop/media", True),
+        ("/srv/shop/media/private", True),
+        ("/srv/shop", False),
+        ("/srv/shop/media2", False),
+        ("/mnt/two words", True),
+        ("/mnt/encrypted", False),
+        ("/mnt/over", False),
+    ],
+)
+def test_a_folder_is_shared_where_a_network_file_system_is_mounted(tmp_path, folder, shared):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        "30 22 0:40 / /srv/shop/media rw,relatime shared:9 - nfs4 10.0.0.5:/media rw,vers=4.2\n"
+        "31 22 0:41 / /mnt/two\\040words rw - fuse.sshfs root@files:/media rw\n"
+        "32 22 0:42 / /mnt/encrypted rw - fuse.gocryptfs /srv/x rw\n"
+        "33 22 0:43 / /mnt/over rw - cifs //files/x rw\n"
+        "34 33 8:2 / /mnt/over rw - xfs /dev/sdb1 rw\n"
+    )
+    assert is_shared(folder, str(mounts)) is shared
