@@ -18,6 +18,30 @@ import testinfra
 PROJECT = Path(__file__).parent.parent
 EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
 
+# Asks every port for a connection. One that is dropped gives no answer, so many are asked at once.
+SCAN = """
+import errno, json, select, socket, sys
+
+address, found = sys.argv[1], []
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+for first in range(1, 65536, 4000):
+    poll, asked = select.poll(), {}
+    for port in range(first, min(first + 4000, 65536)):
+        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+            asked[one.fileno()] = port, one
+            poll.register(one, select.POLLOUT)
+    while ready := poll.poll(1000):
+        for number, _ in ready:
+            port, one = asked[number]
+            poll.unregister(one)
+            if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                found.append(port)
+    for _, one in asked.values():
+        one.close()
+print(json.dumps(found))
+"""
+
 
 @dataclass
 class Answer:
@@ -165,3 +189,13 @@ def unit(site):
     yield get
     for name in names:
         print(site.host.run(f"journalctl --no-pager -n 30 -u {name}").stdout)
+
+
+@pytest.fixture(scope="session")
+def open_ports() -> Callable[..., list[int]]:
+    """The TCP ports of an address that a host can connect to."""
+
+    def scan(from_host: testinfra.host.Host, address: str) -> list[int]:
+        return json.loads(from_host.check_output(f"ulimit -n 20000; python3 -c '{SCAN}' {address}"))
+
+    return scan

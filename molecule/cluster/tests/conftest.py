@@ -1,0 +1,85 @@
+"""The hosts of the site by their parts, and what their owner types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import testinfra
+
+PROJECT = Path(__file__).parents[3]
+EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
+RUN = os.environ.get("VPS_RUN", "")
+SOURCE = EPHEMERAL / "project"
+NAME = "shop.example.test"
+ROOTS = EPHEMERAL / "roots.pem"
+
+sys.path.append(str(PROJECT / "tests"))
+
+# As nginx on a web host asks an app host.
+IDENTITY = "--cert /etc/ssl/django_vps/host.pem --key /etc/ssl/django_vps/host.key"
+PEERS = "--cacert /etc/ssl/django_vps/shop-{}.pem"
+
+
+class Host:
+    """One of the hosts."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.container = name, f"{name}-{RUN}"
+        self.host = testinfra.get_host(f"docker://{self.container}")
+        self.address = (EPHEMERAL / f"{self.container}.address").read_text()
+
+    def run(self, command: str) -> str:
+        return self.host.check_output(command)
+
+    @property
+    def live(self) -> str:
+        return self.run("basename $(readlink /srv/shop/current)")
+
+    def can_connect(self, other: Host, port: int) -> bool:
+        return self.host.run(f"timeout 2 bash -c '< /dev/tcp/{other.address}/{port}'").rc == 0
+
+    def ask(self, other: Host, path: str, options: str = "") -> tuple[int, str]:
+        """Ask an app host as the web server does; the status and the body."""
+        done = self.host.run(
+            f"curl -s --max-time 20 {IDENTITY} {PEERS.format('app')} {options} -H 'Host: {NAME}' -w '\n%{{http_code}}'"
+            f" --connect-to ::{other.address}:8443 https://shop.django-vps.internal:8443{path}"
+        )
+        body, _, status = done.stdout.rpartition("\n")
+        return int(status), body
+
+    def docker(self, verb: str, *options: str) -> None:
+        subprocess.run(["docker", verb, *options, self.container], check=True, capture_output=True)
+
+
+def visit(web: Host, path: str, *options: str) -> subprocess.CompletedProcess:
+    """A visitor of one of the web hosts."""
+    argv = ["curl", "-sS", "--max-time", "20", "--cacert", str(ROOTS), "--noproxy", "*", *options]
+    to = ["--connect-to", f"::{web.address}:443", f"https://{NAME}{path}"]
+    return subprocess.run([*argv, *to], capture_output=True, text=True, errors="replace", check=False)
+
+
+def play(playbook: str, *options: str, **variables: str) -> subprocess.CompletedProcess:
+    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
+    argv = ["nice", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
+    return subprocess.run(
+        [*argv, *options, *extra], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def hosts() -> dict[str, Host]:
+    return {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "pebble")}
+
+
+@pytest.fixture(scope="session", params=["web1", "web2"])
+def web(request, hosts) -> Host:
+    return hosts[request.param]
+
+
+@pytest.fixture(scope="session", params=["app1", "app2"])
+def app(request, hosts) -> Host:
+    return hosts[request.param]

@@ -1,0 +1,76 @@
+"""One certificate for all web hosts: ordered once, handed on to those who may have it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from conftest import NAME, ROOTS, visit
+
+FETCH = "socat -u -T 5 OPENSSL:{}:8444,{},verify=0 STDOUT"
+OWN = "cert=/etc/ssl/django_vps/host.pem,key=/etc/ssl/django_vps/host.key"
+
+
+def serial(web) -> str:
+    """Of the certificate that is served, which the roots have to vouch for."""
+    context = ssl.create_default_context(cafile=str(ROOTS))
+    with (
+        socket.create_connection((web.address, 443), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=NAME) as connection,
+    ):
+        return connection.getpeercert()["serialNumber"]
+
+
+def test_it_was_ordered_once_and_is_served_by_all(hosts):
+    assert serial(hosts["web1"]) == serial(hosts["web2"])
+    assert hosts["web1"].run("ls /etc/letsencrypt/live | grep -c shop") == "1"
+    assert not hosts["web2"].host.file("/etc/letsencrypt/live").exists
+    assert not hosts["web2"].host.package("certbot").is_installed
+
+
+def test_the_ca_was_answered_by_the_host_that_did_not_order(hosts):
+    # The names of the site led it there.
+    assert "/.well-known/acme-challenge/" in hosts["web2"].run("cat /var/log/nginx/access.log")
+
+
+def test_a_renewal_comes_to_all(hosts, until):
+    first, second = hosts["web1"], hosts["web2"]
+    before = serial(second)
+    environment = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem"
+    first.run(f"{environment} certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
+    until(lambda: serial(first) != before, 20)
+    master = second.run("systemctl show -P MainPID nginx")
+    # What the timer does every hour.
+    second.run("systemctl start shop-certificate.service")
+    until(lambda: serial(second) == serial(first), 20)
+    assert second.run("systemctl show -P MainPID nginx") == master
+    assert second.run("ls -d /etc/shop/fetched-* | wc -l") == "1"
+    assert "shop-certificate.timer" in second.run("systemctl list-timers --all")
+    # Again, it is all the same.
+    second.run("systemctl start shop-certificate.service")
+    assert visit(second, "/health/").returncode == 0
+
+
+def test_it_is_handed_to_web_hosts_and_to_nobody_else(hosts):
+    first, second = hosts["web1"], hosts["web2"]
+    assert "PRIVATE KEY" in second.host.run(FETCH.format(first.address, OWN)).stdout
+    second.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x -days 1"
+        " -keyout /root/own.key -out /root/own.pem 2> /dev/null"
+    )
+    for stranger in ("cert=/root/own.pem,key=/root/own.key", "forever=0"):
+        assert "PRIVATE KEY" not in second.host.run(FETCH.format(first.address, stranger)).stdout
+
+
+def test_what_the_first_cannot_give_leaves_the_other_as_it_was(hosts):
+    first, second = hosts["web1"], hosts["web2"]
+    before = serial(second)
+    first.run("systemctl stop shop-certificate.service")
+    try:
+        assert second.host.run("systemctl start shop-certificate.service").rc != 0
+        assert second.run("systemctl is-failed shop-certificate.service") == "failed"
+        assert serial(second) == before
+        assert second.run("ls -A /etc/shop | grep -c '^.fetched' || true") == "0"
+    finally:
+        first.run("systemctl start shop-certificate.service")
+    second.run("systemctl start shop-certificate.service")

@@ -1,0 +1,187 @@
+"""Who comes to whom, over what, and who does not."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import subprocess
+
+import pytest
+from conftest import IDENTITY, NAME, PEERS, play, visit
+
+# Keeps what passes on a host's wires, until the end of its input.
+EAR = """
+import socket, sys, threading
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+ear.settimeout(0.2)
+heard = open(sys.argv[1], "wb")
+print("listening", flush=True)
+while not over.is_set():
+    try:
+        heard.write(ear.recv(65535))
+    except TimeoutError:
+        pass
+heard.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "ports"), [("web1", [22, 80, 443]), ("web2", [22, 80, 443]), ("app1", [22]), ("app2", [22]), ("db1", [22])]
+)
+def test_the_world_reaches_ssh_and_the_web_and_nothing_else(hosts, open_ports, name, ports):
+    assert open_ports(hosts["pebble"].host, hosts[name].address) == ports
+
+
+@pytest.mark.parametrize(
+    ("comer", "host", "port", "may"),
+    [
+        ("web1", "app1", 8443, True),
+        ("web2", "app2", 8443, True),
+        ("app1", "app2", 8443, False),
+        ("db1", "app1", 8443, False),
+        ("app1", "db1", 5432, True),
+        ("web1", "db1", 5432, False),
+        ("web2", "web1", 8444, True),
+        ("app1", "web1", 8444, False),
+    ],
+)
+def test_a_host_reaches_what_its_part_needs(hosts, comer, host, port, may):
+    assert hosts[comer].can_connect(hosts[host], port) is may
+
+
+def test_visitors_of_each_web_host_are_served_by_each_app_host(hosts, web):
+    before = {name: count(hosts[name]) for name in ("app1", "app2")}
+    for _ in range(6):
+        assert json.loads(visit(web, "/health/").stdout)["status"] == "ok"
+    assert all(count(hosts[name]) > before[name] for name in before)
+
+
+def count(app) -> int:
+    return int(app.run("grep -c GET./health/ /var/log/nginx/access.log || true"))
+
+
+def test_who_the_visitor_is_and_how_he_comes_is_carried_through_and_never_believed_from_him(hosts, web):
+    lies = ("X-Real-IP: 6.6.6.6", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.test")
+    path = f"/nowhere-{web.name}/"
+    answer = visit(web, path, *[word for lie in lies for word in ("-H", lie)], "-D", "-")
+    # Were http believed, Django would redirect to https.
+    assert answer.stdout.startswith("HTTP/2 404")
+    assert answer.stdout.lower().count("strict-transport-security") == 1
+    lines = [line for app in ("app1", "app2") for line in log(hosts[app]) if path in line]
+    gateway = web.address.rsplit(".", 1)[0] + ".1"
+    assert [line.split()[0] for line in lines] == [gateway]
+
+
+def log(app) -> list[str]:
+    return app.run("cat /var/log/nginx/access.log").splitlines()
+
+
+def test_an_app_host_serves_web_hosts_and_nobody_else(hosts, app):
+    web = hosts["web1"]
+    assert web.ask(app, "/health/")[0] == 200
+    # Neither without a certificate nor with one of another part, from an address that may come.
+    without = web.host.run(f"curl -sk -o /dev/null -w '%{{http_code}}' https://{app.address}:8443/health/")
+    assert without.stdout in ("000", "400")
+    pair = "cat /etc/ssl/django_vps/host.pem /etc/ssl/django_vps/host.key"
+    stolen = base64.b64encode(hosts["db1"].run(pair).encode()).decode()
+    web.run(f"(umask 077; echo {stolen} | base64 -d > /root/stolen.pem)")
+    other = web.host.run(
+        f"curl -sk --cert /root/stolen.pem -o /dev/null -w '%{{http_code}}' https://{app.address}:8443/health/"
+    )
+    assert other.stdout in ("000", "400")
+
+
+def test_a_web_host_takes_nobody_else_for_an_app_host(hosts, web):
+    # Who has the address of an app host, but not its key, is not spoken to.
+    done = web.host.run(
+        f"curl -s {IDENTITY} {PEERS.format('app')} --connect-to ::{hosts['web1'].address}:443"
+        " https://shop.django-vps.internal:8443/health/"
+    )
+    assert done.rc in (35, 60)
+
+
+def connect(app, parameters: str) -> str:
+    """Connect to the database as the site's user, with the driver of the site."""
+    program = (
+        f"import psycopg2; c = psycopg2.connect('{parameters}').cursor(); c.execute('select 1'); print(c.fetchone())"
+    )
+    return app.host.run(f'cd / && runuser -u shop -- /srv/shop/current/venv/bin/python -c "{program}" 2>&1').stdout
+
+
+def test_the_database_takes_the_site_over_tls_with_its_password_and_nothing_less(hosts, app):
+    to = f"host={hosts['db1'].address} user=shop dbname=shop connect_timeout=5"
+    whole = f"{to} sslmode=verify-full sslrootcert=/etc/ssl/django_vps/shop-database.pem passfile=/etc/shop/pgpass"
+    assert "(1,)" in connect(app, whole)
+    assert "no pg_hba.conf entry" in connect(app, f"{to} sslmode=disable passfile=/etc/shop/pgpass")
+    assert "no password supplied" in connect(app, f"{to} sslmode=require passfile=/nowhere")
+    assert "authentication failed" in connect(app, f"{to} sslmode=require password=wrong")
+    assert "no pg_hba.conf entry" in connect(app, whole.replace("user=shop", "user=postgres"))
+    assert "certificate verify failed" in connect(app, whole.replace("shop-database", "shop-web"))
+
+
+def test_the_password_is_for_the_site_alone(hosts, app):
+    assert app.host.run("runuser -u nobody -- cat /etc/shop/pgpass").rc != 0
+    password = hosts["db1"].run("cat /etc/shop/database_password")
+    assert len(password) == 64
+    assert app.host.run(f"grep -r {password} /srv/shop/releases /etc/systemd /var/log /srv/shop/journal").rc == 1
+    assert app.run(f"grep -rl {password} /etc") == "/etc/shop/pgpass"
+
+
+def test_no_secret_is_in_the_output(hosts):
+    said = play("site", "-vvvv", "--diff")
+    assert said.returncode == 0, said.stdout[-3000:]
+    for host, path in (("db1", "/etc/shop/database_password"), ("app1", "/etc/shop/secret_key")):
+        secret = hosts[host].run(f"cat {path}")
+        assert secret not in said.stdout
+        assert base64.b64encode(secret.encode()).decode()[:40] not in said.stdout
+
+
+def test_the_app_hosts_have_one_secret_key(hosts):
+    assert hosts["app1"].run("cat /etc/shop/secret_key") == hosts["app2"].run("cat /etc/shop/secret_key")
+
+
+def test_a_session_and_its_upload_are_there_whichever_host_is_asked(web, tmp_path):
+    jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
+    page = visit(web, "/private/", *jar).stdout
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[1]
+    (tmp_path / "letter.txt").write_text(f"by way of {web.name}")
+    form = ["-F", f"csrfmiddlewaretoken={token}", "-F", f"file=@{tmp_path / 'letter.txt'}"]
+    posted = visit(web, "/private/", *jar, *form, "-H", f"Referer: https://{NAME}/private/", "-D", "-")
+    assert posted.stdout.startswith("HTTP/2 302"), posted.stdout
+    (address,) = re.findall(r'"(/private/[0-9a-f-]{36}/)"', visit(web, "/private/", *jar).stdout)
+    assert {visit(web, address, *jar).stdout for _ in range(8)} == {f"by way of {web.name}"}
+    assert visit(web, address).stdout != f"by way of {web.name}"
+
+
+@contextlib.contextmanager
+def listening(host):
+    """Keep all that passes on the wires of a host; what was heard is in the list afterwards."""
+    argv = ["docker", "exec", "--interactive", host.container, "python3", "-c", EAR, "/root/heard"]
+    heard = []
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ear:
+        ear.stdout.readline()
+        yield heard
+        ear.communicate()
+    argv = ["docker", "exec", host.container, "cat", "/root/heard"]
+    heard.append(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def test_nothing_between_the_hosts_can_be_read(hosts):
+    app, database = hosts["app1"], hosts["db1"]
+    password = database.run("cat /etc/shop/database_password")
+    with listening(app) as by_app, listening(database) as by_database:
+        for _ in range(6):
+            assert '"ok"' in visit(hosts["web1"], "/health/", "--cookie", "sessionid=canary-on-the-wire").stdout
+        to = f"host={database.address} user=shop dbname=shop passfile=/etc/shop/pgpass sslmode=require"
+        assert "(1,)" in connect(app, to)
+        # What is sent in the clear would be heard.
+        hosts["web1"].run(f"bash -c 'echo plain-on-the-wire > /dev/tcp/{app.address}/22'; sleep 0.5")
+    assert b"plain-on-the-wire" in by_app[0]
+    for heard in (*by_app, *by_database):
+        assert len(heard) > 10_000
+        for secret in ("canary-on-the-wire", password, "select 1", "SELECT 1", NAME, "GET /health/"):
+            assert secret.encode() not in heard
