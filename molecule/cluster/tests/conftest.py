@@ -75,11 +75,11 @@ def hosts() -> dict[str, Host]:
     return {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "pebble")}
 
 
-@pytest.fixture(scope="session", params=["web1", "web2"])
+@pytest.fixture(params=["web1", "web2"])
 def web(request, hosts) -> Host:
     return hosts[request.param]
 
 
-@pytest.fixture(scope="session", params=["app1", "app2"])
+@pytest.fixture(params=["app1", "app2"])
 def app(request, hosts) -> Host:
     return hosts[request.param]
