@@ -116,6 +116,7 @@ MANAGED_ENV = owners(
     DJANGO_SECRET_KEY=django_secret_key DEBUG= ALLOWED_HOSTS=django_allowed_hosts
     CSRF_TRUSTED_ORIGINS=django_csrf_trusted_origins DATABASE_URL=postgres_database STATIC_ROOT=
     MEDIA_ROOT=django_media_root RELEASE= APPLICATION=django_application
+    DATABASE_REPLICA_URL=postgres_database PGSERVICEFILE=postgres_service_file
     """
 )
 MANAGED_POSTGRES = owners(
@@ -797,7 +798,7 @@ RULES: dict[str, Rule] = {
     "postgres_user": postgres_name,
     "postgres_database": postgres_name,
     "postgres_socket_dir": path,
-    "postgres_passfile": path,
+    "postgres_service_file": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
     "gunicorn_service": both(
         matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"), not_reserved

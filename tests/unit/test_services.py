@@ -24,6 +24,8 @@ SITE = {
     "django_services": [],
     "django_timers": [],
     "ansible_managed": "managed",
+    "inventory_hostname": "vps1",
+    "django_release_hosts": ["vps1"],
 }
 
 
@@ -96,3 +98,10 @@ def test_what_is_no_longer_listed_goes(services, timers, files, units):
     paths, patterns = gone([*WORKERS, *CLEANUPS], django_services=services, django_timers=timers)
     assert paths == [f"{UNITS}/{path}" for path in files]
     assert patterns == units
+
+
+def test_of_several_hosts_the_first_alone_has_timers():
+    for host, files in (("vps1", []), ("vps2", CLEANUPS)):
+        several = {"inventory_hostname": host, "django_release_hosts": ["vps1", "vps2"]}
+        paths, _ = gone([*WORKERS, *CLEANUPS], django_services=[WORKER], django_timers=[CLEANUP], **several)
+        assert paths == [f"{UNITS}/{path}" for path in files]

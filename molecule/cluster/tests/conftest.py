@@ -72,7 +72,7 @@ def play(playbook: str, *options: str, **variables: str) -> subprocess.Completed
 
 @pytest.fixture(scope="session")
 def hosts() -> dict[str, Host]:
-    return {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "pebble")}
+    return {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "db2", "pebble")}
 
 
 @pytest.fixture(params=["web1", "web2"])
