@@ -33,14 +33,18 @@ CSRF_TRUSTED_ORIGINS = words(os.environ.get("CSRF_TRUSTED_ORIGINS", ""))
 STATIC_ROOT = Path(env("STATIC_ROOT", str(BASE_DIR / "staticfiles")))
 MEDIA_ROOT = Path(env("MEDIA_ROOT", str(BASE_DIR / "media")))
 RELEASE = os.environ.get("RELEASE") or "development"
-DATABASES = {
-    "default": dj_database_url.parse(
-        env("DATABASE_URL", f"sqlite:///{BASE_DIR / 'db.sqlite3'}"),
-        # 0 under ASGI, where each request would leave a connection behind.
-        conn_max_age=int(os.environ.get("CONN_MAX_AGE", "60")),
-        conn_health_checks=True,
-    )
-}
+
+
+def database(url: str) -> dict:
+    # Not kept under ASGI, where each request would leave a connection behind.
+    age = int(os.environ.get("CONN_MAX_AGE", "60"))
+    return dj_database_url.parse(url, conn_max_age=age, conn_health_checks=True)
+
+
+DATABASES = {"default": database(env("DATABASE_URL", f"sqlite:///{BASE_DIR / 'db.sqlite3'}"))}
+if replica := os.environ.get("DATABASE_REPLICA_URL"):
+    DATABASES["replica"] = {**database(replica), "TEST": {"MIRROR": "default"}}
+    DATABASE_ROUTERS = ["config.routers.BoardOnReplica"]
 
 # The application
 

@@ -85,6 +85,15 @@ class SettingsTest(TestCase):
     def test_the_environment_says_how_long_a_connection_is_kept(self) -> None:
         assert "'CONN_MAX_AGE': 0" in setting("DATABASES['default']", **PRODUCTION, CONN_MAX_AGE="0")
 
+    def test_the_board_is_read_from_a_replica_where_there_is_one(self) -> None:
+        replica = {"DATABASE_REPLICA_URL": "postgres://lane@/lane?service=lane-replica"}
+        assert "'OPTIONS': {'service': 'lane-replica'}" in setting("DATABASES['replica']", **PRODUCTION, **replica)
+        code = "from notes.models import Notice, PrivateFile as P; print(Notice.objects.all().db, P.objects.all().db)"
+        run = manage("shell", "--no-imports", "-c", code, **PRODUCTION, **replica)
+        assert run.stdout.split() == ["replica", "default"], run.stderr
+        run = manage("shell", "--no-imports", "-c", code, **PRODUCTION)
+        assert run.stdout.split() == ["default", "default"], run.stderr
+
     def test_assets_get_hashed_names(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = manage("collectstatic", "--no-input", **PRODUCTION | {"STATIC_ROOT": folder})
