@@ -45,7 +45,7 @@ class Host:
     def ask(self, other: Host, path: str, options: str = "") -> tuple[int, str]:
         """Ask an app host as the web server does; the status and the body."""
         done = self.host.run(
-            f"curl -s --max-time 20 {IDENTITY} {PEERS.format('app')} {options} -H 'Host: {NAME}' -w '\n%{{http_code}}'"
+            f"curl -s --max-time 20 {IDENTITY} {PEERS.format('app')} {options} -w '\n%{{http_code}}'"
             f" --connect-to ::{other.address}:8443 https://shop.django-vps.internal:8443{path}"
         )
         body, _, status = done.stdout.rpartition("\n")

@@ -65,12 +65,12 @@ def test_it_is_handed_to_web_hosts_and_to_nobody_else(hosts):
 def test_what_the_first_cannot_give_leaves_the_other_as_it_was(hosts):
     first, second = hosts["web1"], hosts["web2"]
     before = serial(second)
-    first.run("systemctl stop shop-certificate.service")
+    first.run("systemctl stop shop-certificate-share.service")
     try:
         assert second.host.run("systemctl start shop-certificate.service").rc != 0
         assert second.run("systemctl is-failed shop-certificate.service") == "failed"
         assert serial(second) == before
         assert second.run("ls -A /etc/shop | grep -c '^.fetched' || true") == "0"
     finally:
-        first.run("systemctl start shop-certificate.service")
+        first.run("systemctl start shop-certificate-share.service")
     second.run("systemctl start shop-certificate.service")
