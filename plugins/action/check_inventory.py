@@ -1075,6 +1075,11 @@ def sites_differ(case: Case) -> Iterator[Problem]:
             for name in (name for name in mine if name in theirs):
                 advice = "leave it to one of the sites"
                 yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
+        port = case.values.get("letsencrypt_share_port")
+        web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]
+        if len(web) > 1 and case.host in web and values.get("letsencrypt_share_port") == port:
+            advice = "write another port for one of the sites"
+            yield Problem("letsencrypt_share_port", f"{other} on the same address has it too", advice, port)
         for name in (name for name, spec in case.specs.items() if spec.get("role") == "host"):
             if name in values and name in case.values and values[name] != case.values[name]:
                 advice = "write the same for both: the host has it once"
@@ -1236,7 +1241,12 @@ class ActionModule(ActionBase):
 
     def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
         here = self.address(variables)
-        names = (*ONE_SITE, "nginx_domains", *(n for n, spec in specs.items() if spec.get("role") == "host"))
+        names = (
+            *ONE_SITE,
+            "nginx_domains",
+            "letsencrypt_share_port",
+            *(n for n, spec in specs.items() if spec.get("role") == "host"),
+        )
         for other, theirs in self.others(variables):
             if self.address(theirs) == here:
                 yield other, settle(self._templar, theirs, specs, names)[0]

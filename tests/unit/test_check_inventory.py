@@ -440,6 +440,16 @@ def test_several_hosts_have_to_find_each_other():
     assert refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}) == []
 
 
+def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_their_own():
+    groups = {**GROUPS, "web": ["vps1", "vps2"]}
+    there = {"colleagues": {"vps2": COLLEAGUE}, "groups": groups}
+    neighbours = {"vps1-blog": {**NEIGHBOUR, "letsencrypt_share_port": 8444}}
+    (line,) = refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there)
+    assert line.startswith("letsencrypt_share_port: vps1-blog on the same address has it too")
+    neighbours["vps1-blog"]["letsencrypt_share_port"] = 8445
+    assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("postgres_database", "other"), ("nginx_peer_port", 9443), ("django_secret_key", KEY)]
 )
