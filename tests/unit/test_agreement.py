@@ -1,0 +1,108 @@
+"""What several hosts agree on: by what name they call a release, where they go back to, which database is promoted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLES = Path(__file__).parent.parent.parent / "roles"
+
+
+def agreed(role: str, name: str, hosts: dict[str, dict], **variables):
+    """A variable of the role, by what is known of each host; the first one is asked."""
+    ours = yaml.safe_load((ROLES / role / "vars/main.yml").read_text())
+    texts = {name: trust_as_template(value) if isinstance(value, str) else value for name, value in ours.items()}
+    known = {"hostvars": hosts, "inventory_hostname": next(iter(hosts)), "ansible_play_hosts": list(hosts)}
+    return Templar(loader=DataLoader(), variables={**texts, **known, **variables}).template(texts[name])
+
+
+def survey(same: str = "", others: str = "", live: str = "", following: str = "r9") -> dict:
+    return {"__django_survey": {"same": same.split(), "others": others.split(), "live": live, "next": following}}
+
+
+@pytest.mark.parametrize(
+    ("surveys", "name"),
+    [
+        ([survey(), survey()], "r9"),
+        ([survey(following="r7"), survey(following="r8")], "r8"),
+        # All have it; one that a killed run has not built everywhere; one that joins.
+        ([survey("r1", live="r1"), survey("r1", live="r1")], "r1"),
+        ([survey("r2", "r1", live="r1"), survey("", "r1", live="r1")], "r2"),
+        ([survey("r1 r2", live="r1"), survey("r2", live="r2")], "r2"),
+        # What is live wins over what is newer and the same.
+        ([survey("r1 r2", live="r1"), survey("r1 r2", live="r1")], "r1"),
+        # Of the same name, but bad or of something else on another host.
+        ([survey("r2", live="r2"), survey("", "r2", live="r1")], "r9"),
+    ],
+)
+def test_hosts_call_a_release_by_one_name_that_is_nothing_else_on_any(surveys, name):
+    hosts = {f"app{number}": one for number, one in enumerate(surveys, 1)}
+    assert agreed("django", "__django_agreed", hosts, django_release_hosts=list(hosts)) == name
+
+
+def known(live: str, previous: str) -> dict:
+    return {"__django_known": {"live": live, "previous": previous}}
+
+
+@pytest.mark.parametrize(
+    ("states", "leader", "back"),
+    [
+        ([known("r3", "r2"), known("r3", "r2")], "app1", "r2"),
+        # A roll that stopped: back is where the others still are, be it a deploy or a rollback that did.
+        ([known("r3", "r2"), known("r2", "r1")], "app1", "r2"),
+        ([known("r2", "r1"), known("r3", "r2")], "app2", "r2"),
+    ],
+)
+def test_the_way_back_is_told_by_the_host_that_went_farthest(states, leader, back):
+    hosts = {f"app{number}": one for number, one in enumerate(states, 1)}
+    variables = {"django_release_hosts": list(hosts)}
+    assert agreed("django", "__django_leader", hosts, **variables) == leader
+    assert agreed("django", "__django_back", hosts, **variables) == back
+
+
+def test_a_host_alone_leads_and_asks_nobody():
+    variables = {"django_release_hosts": ["vps1"]}
+    assert agreed("django", "__django_leader", {"vps1": {}}, **variables) == "vps1"
+    assert agreed("django", "__django_back", {"vps1": {}}, **variables) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "target"),
+    [
+        (["primary 0", "replica 100"], "", "db2"),
+        (["replica 100", "primary 0"], "", "db1"),
+        (["primary 0", "replica 100", "replica 200"], "", "db3"),
+        (["primary 0", "replica 200", "replica 200"], "", "db3"),
+        (["primary 0", "replica 100", "replica 200"], "db2", "db2"),
+        # It has died, and is not in the run; a run has died that had stopped it, or that had promoted the other too.
+        ([None, "replica 100"], "", "db2"),
+        (["down 0", "replica 100"], "", "db2"),
+        (["down 0", "primary 0"], "", "db2"),
+        (["primary 0", "new 0"], "", ""),
+        (["primary 0"], "", ""),
+    ],
+)
+def test_who_is_promoted(said, wanted, target):
+    hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} if one else {} for number, one in enumerate(said, 1)}
+    servers = {name: f"10.0.0.{number}" for number, name in enumerate(hosts)}
+    variables = {"postgres_servers": servers, "postgres_promoted": wanted}
+    assert agreed("postgres", "__postgres_target", hosts, **variables) == target
+
+
+@pytest.mark.parametrize(
+    ("said", "primary"),
+    [
+        (["new 0", "new 0"], "db1"),
+        (["primary 0", "replica 100"], "db1"),
+        (["replica 100", "primary 0"], "db2"),
+        (["replica 100", "primary 0", "new 0"], "db2"),
+    ],
+)
+def test_the_servers_say_who_takes_the_writes(said, primary):
+    hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} for number, one in enumerate(said, 1)}
+    servers = {name: f"10.0.0.{number}" for number, name in enumerate(hosts)}
+    assert agreed("postgres", "__postgres_primary", hosts, postgres_servers=servers) == primary
