@@ -12,12 +12,13 @@ from ansible.template import Templar, trust_as_template
 ROLES = Path(__file__).parent.parent.parent / "roles"
 
 
-def agreed(role: str, name: str, hosts: dict[str, dict], **variables):
-    """A variable of the role, by what is known of each host; the first one is asked."""
+def agreed(role: str, expression: str, hosts: dict[str, dict], **variables):
+    """A variable of the role or what is said with them, by what is known of each host; the first one is asked."""
     ours = yaml.safe_load((ROLES / role / "vars/main.yml").read_text())
     texts = {name: trust_as_template(value) if isinstance(value, str) else value for name, value in ours.items()}
     known = {"hostvars": hosts, "inventory_hostname": next(iter(hosts)), "ansible_play_hosts": list(hosts)}
-    return Templar(loader=DataLoader(), variables={**texts, **known, **variables}).template(texts[name])
+    templar = Templar(loader=DataLoader(), variables={**texts, **known, **variables})
+    return templar.template(trust_as_template(f"{{{{ {expression} }}}}"))
 
 
 def survey(same: str = "", others: str = "", live: str = "", following: str = "r9") -> dict:
@@ -106,3 +107,34 @@ def test_the_servers_say_who_takes_the_writes(said, primary):
     hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} for number, one in enumerate(said, 1)}
     servers = {name: f"10.0.0.{number}" for number, name in enumerate(hosts)}
     assert agreed("postgres", "__postgres_primary", hosts, postgres_servers=servers) == primary
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said", "wanted", "goes_on"),
+    [
+        ("candidate.yml", ["primary 0", "replica 100"], "", True),
+        ("candidate.yml", ["primary 0", "replica 100"], "db1", True),
+        ("candidate.yml", ["primary 0", "new 0"], "", False),
+        ("candidate.yml", ["primary 0", "new 0"], "db2", False),
+        ("candidate.yml", ["primary 0", "replica 100"], "db9", False),
+        ("primary.yml", ["new 0", "new 0"], "", True),
+        ("primary.yml", ["primary 0", "new 0"], "", True),
+        ("primary.yml", ["primary 0", "primary 0"], "", False),
+        ("primary.yml", ["down 0", "new 0"], "", False),
+        ("primary.yml", ["down 0", "replica 100"], "", False),
+    ],
+)
+def test_what_would_lose_data_is_refused(tasks, said, wanted, goes_on):
+    hosts = {
+        f"db{number}": {"__postgres_asked": {"stdout": one}, "ansible_facts": {"distribution_release": "trixie"}}
+        for number, one in enumerate(said, 1)
+    }
+    variables = {"postgres_servers": dict.fromkeys(hosts, "10.0.0.1"), "postgres_promoted": wanted}
+    conditions = []
+    for task in yaml.safe_load((ROLES / "postgres/tasks" / tasks).read_text()):
+        that = task.get("ansible.builtin.assert", {"that": []})["that"]
+        for condition in that if isinstance(that, list) else [that]:
+            mine = {name: trust_as_template(text) for name, text in task.get("vars", {}).items()}
+            conditions.append(agreed("postgres", condition, hosts, **variables, **mine))
+    assert conditions
+    assert all(conditions) is goes_on

@@ -21,7 +21,7 @@ sys.path.append(str(PROJECT / "tests"))
 
 # As nginx on a web host asks an app host.
 IDENTITY = "--cert /etc/ssl/django_vps/host.pem --key /etc/ssl/django_vps/host.key"
-PEERS = "--cacert /etc/ssl/django_vps/shop-{}.pem"
+PEERS = "--cacert /etc/ssl/django_vps/shop-app.pem"
 
 
 class Host:
@@ -42,17 +42,17 @@ class Host:
     def can_connect(self, other: Host, port: int) -> bool:
         return self.host.run(f"timeout 2 bash -c '< /dev/tcp/{other.address}/{port}'").rc == 0
 
-    def ask(self, other: Host, path: str, options: str = "") -> tuple[int, str]:
+    def ask(self, other: Host, path: str) -> tuple[int, str]:
         """Ask an app host as the web server does; the status and the body."""
         done = self.host.run(
-            f"curl -s --max-time 20 {IDENTITY} {PEERS.format('app')} {options} -w '\n%{{http_code}}'"
+            f"curl -s --max-time 20 {IDENTITY} {PEERS} -w '\n%{{http_code}}'"
             f" --connect-to ::{other.address}:8443 https://shop.django-vps.internal:8443{path}"
         )
         body, _, status = done.stdout.rpartition("\n")
         return int(status), body
 
-    def docker(self, verb: str, *options: str) -> None:
-        subprocess.run(["docker", verb, *options, self.container], check=True, capture_output=True)
+    def docker(self, verb: str) -> None:
+        subprocess.run(["docker", verb, self.container], check=True, capture_output=True)
 
 
 def visit(web: Host, path: str, *options: str) -> subprocess.CompletedProcess:

@@ -98,7 +98,7 @@ def test_an_app_host_serves_web_hosts_and_nobody_else(hosts, app):
 def test_a_web_host_takes_nobody_else_for_an_app_host(hosts, web):
     # Who has the address of an app host, but not its key, is not spoken to.
     done = web.host.run(
-        f"curl -s {IDENTITY} {PEERS.format('app')} --connect-to ::{hosts['web1'].address}:443"
+        f"curl -s {IDENTITY} {PEERS} --connect-to ::{hosts['web1'].address}:443"
         " https://shop.django-vps.internal:8443/health/"
     )
     assert done.rc in (35, 60)
