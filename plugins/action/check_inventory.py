@@ -41,7 +41,15 @@ def owners(text: str) -> dict[str, str]:
 
 
 #: Who plays which part. Other roles are for every host.
-GROUPS = {"web": ("nginx", "letsencrypt"), "app": ("django", "gunicorn", "deployer"), "database": ("postgres",)}
+GROUPS = {
+    "web": ("nginx", "letsencrypt"),
+    "app": ("django", "gunicorn", "deployer"),
+    "database": ("postgres",),
+    "valkey": ("valkey",),
+}
+
+#: What a site can do without.
+OPTIONAL = ("valkey",)
 
 #: The facts of the site belong to the inventory and to no role.
 SITE = {
@@ -58,7 +66,7 @@ ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gun
 #: What all hosts of one site have to say the same of.
 AGREED = (
     *ONE_SITE,
-    *("nginx_domains", "nginx_peer_port", "letsencrypt_share_port", "host_identity", "postgres_user"),
+    *("nginx_domains", "nginx_peer_port", "letsencrypt_share_port", "host_identity", "postgres_user", "valkey_port"),
     *("django_static_url", "django_media_url", "django_secret_key"),
 )
 
@@ -82,7 +90,7 @@ RESERVED = words(
     nogroup adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow
     utmp video sasl plugdev staff users input sgx kvm render crontab netdev messagebus sshd polkitd
     tss uuidd tcpdump ntp ntpsec chrony postfix dovecot exim
-    postgres postgresql nginx certbot letsencrypt gunicorn django redis mysql memcached apache2 ssh
+    postgres postgresql nginx certbot letsencrypt gunicorn django redis valkey mysql memcached apache2 ssh
     cron dbus rsyslog journald systemd udev networking ufw fail2ban nftables iptables docker
     template0 template1 public none
     alternatives apparmor apt bash ca-certificates cloud console-setup cryptsetup default dhcp dpkg
@@ -124,6 +132,14 @@ MANAGED_POSTGRES = owners(
     listen_addresses= port= unix_socket_directories=postgres_socket_dir unix_socket_group=
     unix_socket_permissions= password_encryption= data_directory= config_file= hba_file=
     ident_file= external_pid_file=
+    """
+)
+MANAGED_VALKEY = owners(
+    """
+    port= tls-port=valkey_port bind= bind-source-addr= unixsocket= unixsocketgroup= unixsocketperm= tls-cert-file=
+    tls-key-file= tls-key-file-pass= tls-auth-clients= tls-protocols= protected-mode= user= aclfile= requirepass= dir=
+    logfile= pidfile= daemonize= supervised= include= rename-command= enable-protected-configs=
+    enable-debug-command= enable-module-command= replicaof= slaveof= cluster-enabled=
     """
 )
 MANAGED_GUNICORN = owners(
@@ -800,6 +816,8 @@ RULES: dict[str, Rule] = {
     "postgres_socket_dir": path,
     "postgres_service_file": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
+    "valkey_port": PORT,
+    "valkey_settings": setting(MANAGED_VALKEY, r"[a-z][a-z0-9-]*"),
     "gunicorn_service": both(
         matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"), not_reserved
     ),
@@ -847,7 +865,7 @@ RULES: dict[str, Rule] = {
 
 def empty_groups(case: Case) -> Iterator[Problem]:
     for group, roles in GROUPS.items():
-        if not case.groups.get(group):
+        if not case.groups.get(group) and group not in OPTIONAL:
             yield Problem(
                 group,
                 f"no host is in this group, which runs {' and '.join(roles)}",
@@ -1035,6 +1053,16 @@ def hosts_agree(case: Case) -> Iterator[Problem]:
             yield Problem(name, what, "write it once, into group_vars/all.yml", case.values[name])
 
 
+def valkey_is_one(case: Case) -> Iterator[Problem]:
+    hosts = [host for host in (case.host, *case.colleagues) if host in case.groups.get("valkey", ())]
+    if len(hosts) > 1:
+        what = f"{' and '.join(sorted(hosts))} of one site are in this group, and none would follow the other"
+        yield Problem("valkey", what, "leave it one")
+    if hosts and "REDIS_URL" in case.values.get("django_env", ()):
+        advice = f"leave it out, or {hosts[0]} out of the group valkey"
+        yield Problem("django_env.REDIS_URL", "is where the site's own valkey is", advice)
+
+
 def archives_are_whole(case: Case) -> Iterator[Problem]:
     pair = ("host_apt_mirror", "host_apt_security_mirror")
     named = [name for name in pair if case.values.get(name)]
@@ -1080,6 +1108,10 @@ def sites_differ(case: Case) -> Iterator[Problem]:
         if len(web) > 1 and case.host in web and values.get("letsencrypt_share_port") == port:
             advice = "write another port for one of the sites"
             yield Problem("letsencrypt_share_port", f"{other} on the same address has it too", advice, port)
+        port, both_have = case.values.get("valkey_port"), {case.host, other} <= set(case.groups.get("valkey", ()))
+        if case.colleagues and both_have and values.get("valkey_port") == port:
+            advice = "write another port for one of the sites"
+            yield Problem("valkey_port", f"{other} on the same address has it too", advice, port)
         for name in (name for name, spec in case.specs.items() if spec.get("role") == "host"):
             if name in values and name in case.values and values[name] != case.values[name]:
                 advice = "write the same for both: the host has it once"
@@ -1101,6 +1133,7 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     deployer_is_its_own,
     hosts_find_each_other,
     hosts_agree,
+    valkey_is_one,
     archives_are_whole,
     authorities_are_there,
     pre_migrate_tasks,
@@ -1244,7 +1277,7 @@ class ActionModule(ActionBase):
         names = (
             *ONE_SITE,
             "nginx_domains",
-            "letsencrypt_share_port",
+            *("letsencrypt_share_port", "valkey_port"),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),
         )
         for other, theirs in self.others(variables):

@@ -46,6 +46,11 @@ if replica := os.environ.get("DATABASE_REPLICA_URL"):
     DATABASES["replica"] = {**database(replica), "TEST": {"MIRROR": "default"}}
     DATABASE_ROUTERS = ["config.routers.BoardOnReplica"]
 
+if valkey := os.environ.get("REDIS_URL"):
+    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": valkey}}
+    # In the database too, should that be away for good.
+    SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+
 # The application
 
 INSTALLED_APPS = [

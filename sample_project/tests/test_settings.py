@@ -94,6 +94,11 @@ class SettingsTest(TestCase):
         run = manage("shell", "--no-imports", "-c", code, **PRODUCTION)
         assert run.stdout.split() == ["default", "default"], run.stderr
 
+    def test_sessions_and_cache_are_in_valkey_where_there_is_one(self) -> None:
+        valkey = {"REDIS_URL": "unix:///run/lane-valkey/valkey.sock"}
+        assert "'LOCATION': 'unix:///run/lane-valkey/valkey.sock'" in setting("CACHES", **PRODUCTION, **valkey)
+        assert "cached_db" in setting("SESSION_ENGINE", **PRODUCTION, **valkey)
+
     def test_assets_get_hashed_names(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = manage("collectstatic", "--no-input", **PRODUCTION | {"STATIC_ROOT": folder})

@@ -23,7 +23,7 @@ from ansible_collections.django_vps.stack.plugins.action.check_inventory import 
 )
 
 ROOT = Path(__file__).parent.parent.parent
-ROLES = ["host", "postgres", "django", "gunicorn", "deployer", "letsencrypt", "nginx"]
+ROLES = ["host", "postgres", "django", "valkey", "gunicorn", "deployer", "letsencrypt", "nginx"]
 LOADER = DataLoader()
 KEY = "k3y-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
 GOOD = {
@@ -448,6 +448,28 @@ def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_t
     assert line.startswith("letsencrypt_share_port: vps1-blog on the same address has it too")
     neighbours["vps1-blog"]["letsencrypt_share_port"] = 8445
     assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
+
+
+def test_two_valkeys_that_app_hosts_come_to_have_ports_of_their_own():
+    there = {"colleagues": {"vps2": COLLEAGUE}, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
+    neighbours = {"vps1-blog": {**NEIGHBOUR, "valkey_port": 6379}}
+    (line,) = refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there)
+    assert line.startswith("valkey_port: vps1-blog on the same address has it too")
+    neighbours["vps1-blog"]["valkey_port"] = 6380
+    assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
+
+
+def test_a_site_has_one_valkey():
+    groups = {**GROUPS, "valkey": ["vps1", "vps2", "of-another-site"]}
+    (line,) = refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}, groups=groups)
+    assert line.startswith("valkey: vps1 and vps2 of one site are in this group")
+
+
+def test_where_the_own_valkey_is_nobody_else_says():
+    changes = {"django_env": {"REDIS_URL": "rediss://elsewhere.example.com"}}
+    assert refused(changes) == []
+    (line,) = refused(changes, groups={**GROUPS, "valkey": ["vps1"]})
+    assert line.startswith("django_env.REDIS_URL: is where the site's own valkey is; leave it out, or vps1 out of")
 
 
 @pytest.mark.parametrize(

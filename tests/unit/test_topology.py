@@ -40,7 +40,7 @@ def test_on_one_vps_nobody_comes_to_anybody(groups):
     for name in ("__fronts", "__backends", "__serving_backends", "__clients", "__peers", "__followers"):
         assert seen[name] == [], name
     assert (seen["__several"], seen["__balanced"], seen["__at_home"]) == (False, False, True)
-    assert (seen["__issuer"], seen["__ask_issuer"]) == ("", "")
+    assert (seen["__issuer"], seen["__ask_issuer"], seen["__valkey"]) == ("", "", "")
     assert seen["__rolling"] == ["vps1"]
     assert seen["__batches"] == "100%"
 
@@ -61,6 +61,20 @@ def test_on_several_hosts_each_part_comes_to_the_next():
 def test_one_web_host_orders_and_the_others_ask_it():
     assert (told(SPREAD, "web1")["__ask_issuer"], told(SPREAD, "web2")["__ask_issuer"]) == ("", "10.0.0.6")
     assert told(SPREAD, "web1")["__followers"] == ["10.0.0.7"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "address"),
+    [
+        ({"app": "vps1", "valkey": "vps1"}, ""),
+        ({"app": "vps1 vps2-blog", "valkey": "vps2-blog vps1"}, ""),
+        ({"app": "vps1 vps2", "valkey": "vps1"}, "10.0.0.1"),
+        ({"app": "vps1", "valkey": "vps2"}, "10.0.0.2"),
+    ],
+)
+def test_the_only_app_host_comes_to_its_own_valkey_by_a_socket(groups, address):
+    seen = told({"web": "vps1", "database": "vps1", **groups}, "vps1")
+    assert (seen["__valkey"] in groups["valkey"], seen["__valkey_address"]) == (True, address)
 
 
 def test_a_vps_that_got_a_second_app_host_keeps_its_database_at_home():

@@ -47,6 +47,8 @@ def test_the_world_reaches_ssh_and_the_web_and_nothing_else(hosts, open_ports, n
         ("web1", "db1", 5432, False),
         ("web2", "web1", 8444, True),
         ("app1", "web1", 8444, False),
+        ("app2", "web1", 6379, True),
+        ("web2", "web1", 6379, False),
     ],
 )
 def test_a_host_reaches_what_its_part_needs(hosts, comer, host, port, may):
@@ -134,10 +136,41 @@ def test_the_password_is_for_the_site_alone(hosts, app):
 def test_no_secret_is_in_the_output(hosts):
     said = play("site", "-vvvv", "--diff")
     assert said.returncode == 0, said.stdout[-3000:]
-    for host, path in (("db1", "/etc/shop/database_password"), ("app1", "/etc/shop/secret_key")):
+    for host, path in (
+        ("db1", "/etc/shop/database_password"),
+        ("web1", "/etc/shop/valkey_password"),
+        ("app1", "/etc/shop/secret_key"),
+    ):
         secret = hosts[host].run(f"cat {path}")
         assert secret not in said.stdout
         assert base64.b64encode(secret.encode()).decode()[:40] not in said.stdout
+
+
+def cached(app, code: str) -> str:
+    """What code says that has the cache of the project on an app host."""
+    return app.run(f"shop-manage shell -v 0 -c 'from django.core.cache import cache; {code}'")
+
+
+def test_the_cache_is_one_for_all_app_hosts(hosts):
+    cached(hosts["app1"], 'cache.set("kept", "by app1")')
+    assert cached(hosts["app2"], 'print(cache.get("kept"))') == "by app1"
+
+
+def test_valkey_takes_the_site_over_tls_with_its_password_and_nothing_less(hosts, app):
+    url = app.run("cat /etc/shop/valkey_url")
+    (password,) = re.findall("rediss://shop:([0-9a-f]{64})@", url)
+    for path in ("/etc/shop/valkey_url", "/srv/shop/current/env"):
+        assert app.host.run(f"runuser -u shop -- cat {path}").rc != 0
+
+    def ping(url: str) -> str:
+        program = f"import redis; print(redis.from_url('{url}').ping())"
+        return app.host.run(f'/srv/shop/current/venv/bin/python -c "{program}" 2>&1').stdout.splitlines()[-1]
+
+    assert ping(url) == "True"
+    assert "AuthenticationError" in ping(url.replace(f"shop:{password}@", ""))
+    assert "invalid username-password pair" in ping(url.replace(password, "0" * 64))
+    assert "ConnectionError" in ping(url.replace("rediss://", "redis://").partition("?")[0])
+    assert "certificate verify failed" in ping(url.replace("shop-valkey", "shop-web2"))
 
 
 def test_the_app_hosts_have_one_secret_key(hosts):
@@ -172,16 +205,25 @@ def listening(host):
 
 def test_nothing_between_the_hosts_can_be_read(hosts):
     app, database = hosts["app1"], hosts["db1"]
-    password = database.run("cat /etc/shop/database_password")
+    passwords = [database.run("cat /etc/shop/database_password"), hosts["web1"].run("cat /etc/shop/valkey_password")]
     with listening(app) as by_app, listening(database) as by_database:
         for _ in range(6):
             assert '"ok"' in visit(hosts["web1"], "/health/", "--cookie", "sessionid=canary-on-the-wire").stdout
         to = f"host={database.address} user=shop dbname=shop passfile=/etc/shop/pgpass sslmode=require"
         assert "(1,)" in connect(app, to)
+        cached(app, 'cache.set("kept", "cached-on-the-wire")')
         # What is sent in the clear would be heard.
         hosts["web1"].run(f"bash -c 'echo plain-on-the-wire > /dev/tcp/{app.address}/22'; sleep 0.5")
     assert b"plain-on-the-wire" in by_app[0]
     for heard in (*by_app, *by_database):
         assert len(heard) > 5_000
-        for secret in ("canary-on-the-wire", password, "select 1", "SELECT 1", NAME, "GET /health/"):
+        for secret in (
+            "canary-on-the-wire",
+            "cached-on-the-wire",
+            *passwords,
+            "select 1",
+            "SELECT 1",
+            NAME,
+            "GET /health/",
+        ):
             assert secret.encode() not in heard

@@ -141,6 +141,10 @@ def test_only_ssh_and_the_web_listen(host):
     assert {address.rsplit(":", 1)[1] for address in outside} == {"22", "80", "443"}
 
 
+def test_debians_own_valkey_which_asks_nobody_for_a_password_does_not_run(host):
+    assert "6379" not in host.check_output("ss -Hltn")
+
+
 @pytest.mark.parametrize("user", ["nobody", "www-data", "debian"])
 def test_another_user_of_the_host_cannot_reach_the_database(site, psql, user):
     assert psql("SELECT 1", user=user).rc != 0
@@ -155,11 +159,31 @@ def test_the_role_of_the_site_may_use_its_database_and_nothing_else(psql):
     assert psql("SELECT 1", database="template1").rc != 0
 
 
-@pytest.mark.parametrize("user", ["nobody", "debian"])
-def test_another_user_of_the_host_cannot_speak_to_gunicorn(site, user):
-    socket_path = f"/srv/{site.name}/current/gunicorn.sock"
-    asked = site.host.run(f"runuser -u {user} -- curl -s --unix-socket {socket_path} http://localhost/")
-    assert asked.rc == 7
+@pytest.mark.parametrize("user", ["nobody", "debian", "www-data"])
+@pytest.mark.parametrize(
+    ("path", "comer"),
+    [("/srv/{name}/current/gunicorn.sock", "www-data"), ("/run/{name}-valkey/valkey.sock", "{name}")],
+    ids=["gunicorn", "valkey"],
+)
+def test_only_whom_it_is_for_can_speak_to_a_service(site, path, comer, user):
+    path, comer = path.format(name=site.name), comer.format(name=site.name)
+    asked = site.host.run(
+        f"runuser -u {user} -- curl -s --max-time 5 --unix-socket {path} telnet://localhost/ < /dev/null"
+    )
+    assert (asked.rc != 7) is (user == comer)
+
+
+def test_whoever_is_the_site_does_not_become_its_valkey(site):
+    code = """
+from django.core.cache import cache
+for command in ("CONFIG GET dir", "MODULE LIST", "REPLICAOF 192.0.2.1 6379", "ACL LIST", "SHUTDOWN"):
+    try:
+        print(cache._cache.get_client(write=True).execute_command(command))
+    except Exception as error:
+        print(type(error).__name__)
+"""
+    said = site.manage("shell", "-v", "0", "-c", code)
+    assert said.split() == ["NoPermissionError"] * 5
 
 
 def test_the_site_may_not_write_its_own_code(site):

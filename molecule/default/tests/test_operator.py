@@ -91,6 +91,18 @@ def test_the_database_keeps_checksums_and_committed_rows_survive_a_killed_server
     until(lambda: site.get("/health/").status == 200, 10)
 
 
+def test_what_valkey_holds_survives_a_killed_server(site, until):
+    def cache(code: str) -> str:
+        done = site.host.run(f"{site.name}-manage shell -v 0 -c 'from django.core.cache import cache; {code}'")
+        return done.stdout.strip()
+
+    cache('cache.set("kept", "still here", None)')
+    # What was written within the last second may be lost.
+    time.sleep(1.5)
+    site.host.check_output(f"systemctl kill --signal=KILL --kill-whom=main '*-server@{site.name}.service'")
+    until(lambda: cache('print(cache.get("kept")); cache.delete("kept")') == "still here", 15)
+
+
 @pytest.mark.parametrize("service", ["nginx.service", "{name}-gunicorn@{release}.service"])
 def test_a_killed_service_comes_back_by_itself(site, unit, service, until):
     name = service.format(name=site.name, release=site.release)
