@@ -108,13 +108,17 @@ def only_one(home: Path, patience: float = 300):
 
 
 def hashed_assets(static: Path) -> list[str]:
-    """Names of the assets that bear a hash, as Django's manifest storage lists them; of plain files only."""
+    """Names of the assets that bear a hash, as Django's manifest storage lists them; of plain files only.
+
+    Those that were compressed are among them.
+    """
     try:
         named = json.loads((static / "staticfiles.json").read_text())["paths"].values()
     except (OSError, ValueError, KeyError, AttributeError):
         return []
     names = [name for name in named if isinstance(name, str) and not name.startswith("/")]
-    return [name for name in names if ".." not in Path(name).parts and (static / name).is_file()]
+    names = [f"{name}{kind}" for name in names if ".." not in Path(name).parts for kind in ("", ".gz", ".br")]
+    return [name for name in names if (static / name).is_file()]
 
 
 def ask_project(step: str, argv: list[str], program: str, arguments: dict, **options) -> tuple[dict, str]:

@@ -256,6 +256,26 @@ SANDBOX = (
     "Nice=10",
 )
 
+#: Files that get smaller, and the bytes from which on it is worth it.
+TEXTS = frozenset(
+    f".{kind}" for kind in ("css", "eot", "htm", "html", "js", "json", "map", "mjs", "otf", "svg", "ttf", "txt", "xml")
+)
+WORTH = 1024
+# For each name that comes in: as it was compressed for a release before, or anew.
+COMPRESS = """
+cd "$1"
+while IFS= read -r name; do
+  for kind in gz br; do
+    [ ! -e "$name.$kind" ] || continue
+    cp -- "$2/$name.$kind" "$name.$kind" 2> /dev/null && continue
+    case $kind in
+      gz) gzip --best --keep --no-name -- "$name" ;;
+      br) ! command -v brotli > /dev/null || brotli --best --keep -- "$name" ;;
+    esac || exit
+  done
+done
+"""
+
 # Asked of the project under its production environment; all in one process, since starting Django takes longest.
 EXAMINE = """
 import os
@@ -389,6 +409,7 @@ class Build:
             self._install()
             self._examine()
             self._move_static()
+            self._compress_static()
             self._seal()
         except StepError as error:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -739,6 +760,17 @@ class Build:
             # The project collects into its own folder, where the web server has no business: move it out.
             move = 'cp -a "$1/." "$2/" && rm -rf "$1" && ln -s "$2" "$1"'
             self.sandboxed("collectstatic", "sh", "-c", move, "sh", str(self.static_root), str(self.static))
+
+    def _compress_static(self) -> None:
+        """Once here and not at each request; where names bear a hash, nobody asks for the others."""
+        every = (str(path.relative_to(self.static)) for path in self.static.rglob("*") if path.is_file())
+        names = hashed_assets(self.static) or every
+        wanted = [name for name in sorted(names) if Path(name).suffix in TEXTS and "\n" not in name]
+        wanted = [name for name in wanted if (self.static / name).stat().st_size >= WORTH]
+        if wanted:
+            folders = (str(self.static), str(self.site.home / "static"))
+            lines = "".join(f"{name}\n" for name in wanted)
+            self.sandboxed("collectstatic", "sh", "-c", COMPRESS, "sh", *folders, stdin=None, input=lines)
 
     def _keep_hashed_assets(self) -> None:
         """Put the assets whose name says what they hold where they outlive this release."""

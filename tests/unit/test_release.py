@@ -237,10 +237,11 @@ def test_only_plain_files_below_the_static_folder_count_as_hashed_assets(tmp_pat
     static = tmp_path / "static"
     static.mkdir()
     (static / "site.0123456789ab.css").write_text("")
+    (static / "site.0123456789ab.css.br").write_text("")
     (tmp_path / "secret").write_text("")
     names = ["site.0123456789ab.css", "../secret", "/etc/passwd", "gone.css", 7]
     (static / "staticfiles.json").write_text(json.dumps({"paths": {str(key): key for key in names}}))
-    assert hashed_assets(static) == ["site.0123456789ab.css"]
+    assert hashed_assets(static) == ["site.0123456789ab.css", "site.0123456789ab.css.br"]
 
 
 def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
