@@ -63,6 +63,9 @@ TYPED = words("django_force_release django_allow_breaking_migrations")
 #: What two sites on one host must not share.
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
+#: What a host has once, though another role than that of the host says it.
+HOST_WIDE = ("nginx_tls_profile", "nginx_http3")
+
 #: What all hosts of one site have to say the same of.
 AGREED = (
     *ONE_SITE,
@@ -79,6 +82,9 @@ SAMPLES = {
     "name": "worker",
     "command": "python manage.py db_worker",
     "on_calendar": "daily",
+    # Of a limit.
+    "path": "/accounts/login/",
+    "rate": "10r/m",
     # Of an administrator.
     "keys": '["ssh-ed25519 AAAA... ada@laptop"]',
 }
@@ -149,6 +155,13 @@ MANAGED_GUNICORN = owners(
     worker_class=gunicorn_worker_class proc_name=gunicorn_service user=django_user
     group=django_user chdir= daemon= pidfile= pythonpath= forwarded_allow_ips= worker_tmp_dir=
     control_socket_disable=
+    """
+)
+MANAGED_HEADERS = owners(
+    """
+    Strict-Transport-Security=nginx_hsts_max_age Alt-Svc=nginx_http3 Cache-Control= Content-Disposition=
+    Content-Encoding= Content-Length= Content-Type= Connection= Date= Location= Retry-After= Server= Set-Cookie=
+    Transfer-Encoding= Vary=
     """
 )
 MANAGED_UNIT = owners(
@@ -615,6 +628,23 @@ def setting(names: dict[str, str], pattern: str) -> Rule:
     return rule
 
 
+def header(key: str, value: Any) -> Refusal | None:
+    """A header that the web server adds, and that ends up in quotes."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z-]{0,60}[A-Za-z]", key):
+        return "is no name of a header", "write one such as Permissions-Policy"
+    if refusal := managed(MANAGED_HEADERS, key.title()) or wrong_kind(value, "str") or unclean(value):
+        return refusal
+    if re.search(r'["$\\]|[^ -~]', value):
+        return "has a sign that nginx reads in its own way", "write it without quotes, dollars and backslashes"
+    return None
+
+
+def body_limit(key: str, value: Any) -> Refusal | None:
+    if refusal := LOCATION(key):
+        return refusal
+    return wrong_kind(value, "str") or BODY(value)
+
+
 def job_name(value: str) -> Refusal | None:
     """A service or a timer."""
     if value == "gunicorn":
@@ -684,6 +714,19 @@ def network(value: str) -> Refusal | None:
     return None
 
 
+def narrow(rule: Rule) -> Rule:
+    """Not everybody."""
+
+    def judge(value: str) -> Refusal | None:
+        if refusal := rule(value):
+            return refusal
+        if ipaddress.ip_network(value, strict=False).prefixlen == 0:
+            return "would believe everybody", "write the networks of what is in front"
+        return None
+
+    return judge
+
+
 def host_address(value: str) -> Refusal | None:
     try:
         found = ipaddress.ip_address(value)
@@ -731,6 +774,8 @@ PORT = between(1, 65535)
 ARCHIVE = matching(
     r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?", "is no address of an archive", "write one that starts with https://"
 )
+BODY = matching(r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k")
+LOCATION = matching(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_/-]", "is no path of a site", "write one such as /accounts/login/")
 URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
 DAY = r"(mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun(day)?)"
 DAYS = rf"{DAY}((\.\.|,|-){DAY})*"
@@ -839,11 +884,20 @@ RULES: dict[str, Rule] = {
     "nginx_domains": domain,
     "nginx_acme_webroot": folder,
     "nginx_service": matching(r"[a-z][a-z0-9@_.-]*\.service", "is no name of a service", "write nginx.service"),
-    "nginx_client_max_body_size": matching(
-        r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k"
-    ),
+    "nginx_client_max_body_size": BODY,
     "nginx_peer_port": PORT,
     "nginx_hsts_max_age": between(0, 2**31 - 1),
+    "nginx_headers": header,
+    "nginx_requests_per_address": between(1, 65535),
+    "nginx_rate_limits": entry(
+        path=LOCATION,
+        rate=matching(r"[1-9][0-9]{0,5}r/[sm]", "is no rate as nginx writes it", "write one such as 10r/m"),
+        burst=between(0, 10000),
+    ),
+    "nginx_body_limits": body_limit,
+    "nginx_websocket_paths": LOCATION,
+    "nginx_trusted_proxies": narrow(network),
+    "nginx_maintenance_admits": network,
     "letsencrypt_email": email,
     "letsencrypt_domains": domain,
     "letsencrypt_directory_url": matching(
@@ -1077,6 +1131,20 @@ def authorities_are_there(case: Case) -> Iterator[Problem]:
             yield Problem("host_ca_certificates", "there is no such file", "write the path on the controller", path)
 
 
+def preload_is_meant(case: Case) -> Iterator[Problem]:
+    if not case.values.get("nginx_hsts_preload"):
+        return
+    if not case.values.get("nginx_hsts_subdomains") or case.values.get("nginx_hsts_max_age", 0) < 31536000:
+        advice = "write nginx_hsts_subdomains: true, and leave nginx_hsts_max_age at a year or more"
+        yield Problem("nginx_hsts_preload", "is taken only for all names below, and for a year", advice)
+
+
+def files_of_nginx(case: Case) -> Iterator[Problem]:
+    for name in ("nginx_maintenance_page", "nginx_error_page", "nginx_directives"):
+        if case.values.get(name) and case.plays("nginx"):
+            yield from no_such_file(case, name)
+
+
 def pre_migrate_tasks(case: Case) -> Iterator[Problem]:
     if case.values.get("django_pre_migrate_tasks") and case.plays("django"):
         yield from no_such_file(case, "django_pre_migrate_tasks")
@@ -1112,7 +1180,7 @@ def sites_differ(case: Case) -> Iterator[Problem]:
         if case.colleagues and both_have and values.get("valkey_port") == port:
             advice = "write another port for one of the sites"
             yield Problem("valkey_port", f"{other} on the same address has it too", advice, port)
-        for name in (name for name, spec in case.specs.items() if spec.get("role") == "host"):
+        for name in HOST_WIDE + tuple(name for name, spec in case.specs.items() if spec.get("role") == "host"):
             if name in values and name in case.values and values[name] != case.values[name]:
                 advice = "write the same for both: the host has it once"
                 yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
@@ -1136,6 +1204,8 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     valkey_is_one,
     archives_are_whole,
     authorities_are_there,
+    preload_is_meant,
+    files_of_nginx,
     pre_migrate_tasks,
     sites_differ,
 )
@@ -1277,7 +1347,7 @@ class ActionModule(ActionBase):
         names = (
             *ONE_SITE,
             "nginx_domains",
-            *("letsencrypt_share_port", "valkey_port"),
+            *("letsencrypt_share_port", "valkey_port", *HOST_WIDE),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),
         )
         for other, theirs in self.others(variables):

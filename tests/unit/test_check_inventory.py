@@ -207,6 +207,28 @@ BAD = [
     ),
     ("53 HSTS below", "nginx_hsts_max_age", -5, "from 0 to"),
     ("53 HSTS in years", "nginx_hsts_max_age", "1y", "write a whole number"),
+    ("53 preload alone", "nginx_hsts_preload", True, "nginx_hsts_subdomains: true"),
+    ("38 profile", "nginx_tls_profile", "Intermediate", "write one of: intermediate, modern"),
+    ("front header", "nginx_headers", {"X Frame": "x"}, "is no name of a header"),
+    *(
+        ("front header", "nginx_headers", {"X-A": value}, "write it without")
+        for value in ('a"; b', "$host", "a\\", "ä")
+    ),
+    ("front header", "nginx_headers", {"X-A": "a\nb"}, "write one line"),
+    ("front header", "nginx_headers", {"strict-transport-security": "x"}, "set nginx_hsts_max_age instead"),
+    ("front header", "nginx_headers", {"Cache-Control": "x"}, "leave it out"),
+    *(("front rate", "nginx_rate_limits", [{"path": "/a/", "rate": rate}], "10r/m") for rate in ("10", "0r/s", "9r/h")),
+    ("front rate", "nginx_rate_limits", [{"path": "/a/"}], "has no rate; write rate: 10r/m"),
+    ("front path", "nginx_rate_limits", [{"path": "login", "rate": "1r/s"}], "such as /accounts/login/"),
+    ("front path", "nginx_websocket_paths", ["/ws/ {"], "such as /accounts/login/"),
+    ("front body", "nginx_body_limits", {"/a/": "10 MB"}, "such as 20m"),
+    ("front body", "nginx_body_limits", {"a": "10m"}, "such as /accounts/login/"),
+    ("front proxies", "nginx_trusted_proxies", ["cdn.example"], "such as 192.0.2.7"),
+    ("front proxies", "nginx_trusted_proxies", ["0.0.0.0/0"], "would believe everybody"),
+    ("front pages", "nginx_maintenance_page", "/no/such/file", "there is no such file"),
+    ("front requests", "nginx_requests_per_address", 0, "from 1 to"),
+    ("valkey setting", "valkey_settings", {"requirepass": "x"}, "leave it out"),
+    ("valkey setting", "valkey_settings", {"maxmemory policy": "x"}, "write its own name"),
     ("56 typo", "site_domian", "x", "write site_domains"),
     ("56 typo", "gunicorn_worker", 2, "write gunicorn_workers"),
     ("56 unheard of", "django_zzz_qqq", 2, "leave it out"),
@@ -562,6 +584,17 @@ def test_no_secret_is_repeated():
         {"gunicorn_settings": {"max_requests": 5000, "loglevel": "debug", "accesslog": "-"}},
         {"gunicorn_worker_class": "asgi", "gunicorn_workers": 0, "gunicorn_threads": 1},
         {"nginx_client_max_body_size": "512k", "nginx_hsts_max_age": 0},
+        {"nginx_headers": {"Content-Security-Policy": "default-src 'self'; img-src *", "X-Frame-Options": ""}},
+        {
+            "nginx_rate_limits": [
+                {"path": "/accounts/login/", "rate": "10r/m"},
+                {"path": "/api", "rate": "5r/s", "burst": 0},
+            ]
+        },
+        {"nginx_hsts_preload": True, "nginx_hsts_subdomains": True, "nginx_hsts_max_age": 63072000},
+        {"nginx_trusted_proxies": ["198.51.100.0/24", "2001:db8::/32"], "nginx_maintenance_admits": ["192.0.2.7"]},
+        {"nginx_body_limits": {"/upload": "1000m"}, "nginx_websocket_paths": ["/ws/", "/live"]},
+        {"valkey_settings": {"maxmemory": "1gb", "notify-keyspace-events": "", "appendonly": False, "hz": 20}},
         {"django_services": [SERVICE, {"name": "w-2", "command": "/usr/bin/python3 x", "stop_timeout": 86400}]},
         {"django_services": [{**SERVICE, "command": "sh -c 'a ; b' 100% $HOME \"it's\" \\;"}]},
         *(
@@ -592,7 +625,10 @@ def test_the_defaults_of_the_roles_would_pass_if_they_were_written_down():
 
 def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
     assert set(RULES) <= set(SPECS)
-    by_choice_or_file = {"letsencrypt_own_certificate", "letsencrypt_own_key", "host_ca_certificates"}
+    by_choice_or_file = {
+        *("letsencrypt_own_certificate", "letsencrypt_own_key", "host_ca_certificates"),
+        *("nginx_maintenance_page", "nginx_error_page", "nginx_directives"),
+    }
     texts = {
         name for name, spec in SPECS.items() if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
     }

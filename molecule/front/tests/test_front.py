@@ -1,0 +1,289 @@
+"""What every visitor gets from the front, whoever answers behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import PROJECT, servers, site_of
+
+sys.path.append(str(PROJECT / "tests"))
+from load import Load
+
+# Answers each request with the request.
+MIRROR = """
+import socket, sys
+heard = socket.fromfd(3, socket.AF_UNIX, socket.SOCK_STREAM)
+while True:
+    one, _ = heard.accept()
+    said = b""
+    while b"\\r\\n\\r\\n" not in said:
+        said += one.recv(65536)
+    one.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n%s" % (len(said), said))
+    one.close()
+"""
+
+
+def play(site, playbook: str, *options: str, **variables: str) -> subprocess.CompletedProcess:
+    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
+    argv = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", site.container]
+    return subprocess.run(
+        [*argv, *options, *extra], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+
+@contextlib.contextmanager
+def nothing_behind(site):
+    """The release that is live is down."""
+    live = f"{site.name}-gunicorn@{site.release}"
+    site.host.check_output(f"systemctl stop {live}.socket {live}.service")
+    try:
+        yield
+    finally:
+        site.host.check_output(f"systemctl start {live}.socket {live}.service")
+
+
+@contextlib.contextmanager
+def behind(site, *command: str):
+    """Instead of the site a command that gets its socket."""
+    socket_path = f"/srv/{site.name}/current/gunicorn.sock"
+    with nothing_behind(site):
+        options = f"--unit=mirror --socket-property=ListenStream={socket_path} --socket-property=RemoveOnStop=yes"
+        site.host.check_output(f"rm -f {socket_path}; systemd-run --quiet {options} {shlex.join(command)}")
+        try:
+            yield
+        finally:
+            site.host.check_output("systemctl stop mirror.socket mirror.service")
+
+
+def mirror_behind(site):
+    return behind(site, "python3", "-c", MIRROR)
+
+
+@contextlib.contextmanager
+def closed(site):
+    done = play(site, "playbooks/maintenance.yml", maintenance="on")
+    assert done.returncode == 0, done.stdout
+    try:
+        yield
+    finally:
+        done = play(site, "playbooks/maintenance.yml", maintenance="off")
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def other(site):
+    """The server that stands in front of this one."""
+    (name,) = set(servers()) - {site.container}
+    return site_of(name)
+
+
+def secure(answer, name: str = "") -> None:
+    assert answer.header("strict-transport-security") == "max-age=31536000; includeSubDomains", name
+    assert answer.header("x-content-type-options") == "nosniff", name
+    assert answer.header("permissions-policy") == "camera=(), microphone=()", name
+    assert answer.header("x-frame-options") in ("DENY", "SAMEORIGIN"), name
+    assert answer.header("cross-origin-opener-policy") == "same-origin", name
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/", 200), ("/nowhere/", 404), ("/static/notes/site.css", 200), ("/static/nothing.css", 404)),
+        *(("/media/nothing.png", 404), ("/.env", 404), ("/own/", 200), ("/media/private/x", 404), ("/health/", 200)),
+    ],
+)
+def test_every_answer_has_the_headers_once(site, path, status):
+    answer = site.get(path)
+    assert answer.status == status
+    secure(answer, path)
+
+
+def test_errors_of_the_front_have_them_too(site, tmp_path):
+    (tmp_path / "large").write_bytes(bytes(21 << 20))
+    answer = site.get("/", "--data-binary", f"@{tmp_path}/large")
+    assert answer.status == 413
+    secure(answer)
+    with nothing_behind(site):
+        answer = site.get("/")
+    assert (answer.status, answer.header("retry-after")) == (502, "10")
+    assert "Please try again" in answer.body
+    secure(answer)
+
+
+def test_what_the_site_says_of_itself_stands_and_an_empty_header_is_left_out(site):
+    assert site.get("/").header("x-frame-options") == "DENY"
+    assert site.get("/").header("referrer-policy") == "same-origin"
+    stylesheet = site.get("/static/notes/site.css")
+    assert (stylesheet.header("x-frame-options"), stylesheet.header("referrer-policy")) == ("SAMEORIGIN", None)
+
+
+@pytest.mark.parametrize("kind", ["br", "gzip"])
+def test_assets_were_compressed_before_anybody_asked(site, kind):
+    (stylesheet,) = re.findall(r'href="(/static/notes/site\.[0-9a-f]{12}\.css)"', site.get("/").body)
+    plain = site.get(stylesheet)
+    packed = site.get(stylesheet, "-H", f"Accept-Encoding: {kind}", "--output", "/dev/null", "-D", "/dev/stdout")
+    assert (packed.header("content-encoding"), packed.header("vary")) == (kind, "Accept-Encoding")
+    # What is compressed on the way has no length.
+    assert int(packed.header("content-length")) < len(plain.body) / 2
+    assert packed.header("cache-control") == "public, max-age=31536000, immutable"
+
+
+def test_who_asks_for_the_login_too_often_is_told_so_and_others_are_not(site, other):
+    statuses = [site.get("/admin/login/").status for _ in range(8)]
+    assert statuses[:4] == [200] * 4
+    assert statuses[4:] == [429] * 4
+    assert site.get("/").status == 200
+    others = f"curl -sk -o /dev/null -w '%{{http_code}}' --resolve {site.canonical}:443:{site.address}"
+    assert other.host.check_output(f"{others} https://{site.canonical}/admin/login/") == "200"
+
+
+def test_a_path_may_take_larger_bodies(site, tmp_path):
+    (tmp_path / "large").write_bytes(bytes(25 << 20))
+    assert site.get("/large/", "--data-binary", f"@{tmp_path}/large").status in (403, 404)
+    (tmp_path / "large").write_bytes(bytes(31 << 20))
+    assert site.get("/large/", "--data-binary", f"@{tmp_path}/large").status == 413
+
+
+def test_one_address_has_so_many_requests_under_way_and_no_more(site):
+    with behind(site, "sleep", "60"):
+        statuses = asked_at_once(site, 60)
+    assert statuses.count(429) == 10
+
+
+def asked_at_once(site, number: int) -> list[int]:
+    url = f"https://{site.canonical}/"
+    to = [
+        "--noproxy",
+        "*",
+        "--connect-to",
+        f"::{site.address}:443",
+        "-k",
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+    ]
+    running = [
+        subprocess.Popen(["curl", "--http1.1", "--max-time", "10", *to, url], stdout=subprocess.PIPE, text=True)
+        for _ in range(number)
+    ]
+    return [int(one.communicate()[0]) for one in running]
+
+
+def test_only_a_path_of_websockets_is_passed_on_with_an_upgrade(site):
+    wish = ("--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket")
+    with mirror_behind(site):
+        there, elsewhere, plain = site.get("/ws/chat/", *wish), site.get("/chat/", *wish), site.get("/ws/chat/")
+    assert "Upgrade: websocket\r\nConnection: upgrade\r\n" in there.body
+    assert "pgrade" not in elsewhere.body
+    assert "pgrade" not in plain.body
+
+
+def test_who_stands_in_front_is_believed_and_nobody_else(site, other):
+    lie = "X-Forwarded-For: 198.51.100.7"
+    with mirror_behind(site):
+        direct = site.get("/", "-H", lie).body
+        asked = f"curl -sk -H '{lie}' --resolve {site.canonical}:443:{site.address} https://{site.canonical}/"
+        through = other.host.check_output(asked)
+    gateway = site.address.rsplit(".", 1)[0] + ".1"
+    assert re.findall(r"X-(?:Real-IP|Forwarded-For): (\S+)", direct) == [gateway, gateway]
+    assert re.findall(r"X-(?:Real-IP|Forwarded-For): (\S+)", through) == ["198.51.100.7", "198.51.100.7"]
+
+
+def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_request(site, other):
+    with Load(site.address, site.canonical, path=["/health/"], rate=50) as load:
+        time.sleep(1)
+        with closed(site):
+            for path, options in (("/", ()), ("/static/notes/site.css", ()), ("/", ("-X", "POST", "-d", "a=b"))):
+                answer = site.get(path, *options)
+                assert (answer.status, answer.header("retry-after")) == (503, "300"), (path, options)
+                assert "Back soon" in answer.body
+                secure(answer)
+            asked = f"curl -sk -o /dev/null -w '%{{http_code}}' --resolve {site.canonical}:443:{site.address}"
+            assert other.host.check_output(f"{asked} https://{site.canonical}/") == "200"
+        time.sleep(1)
+    result = load.result()
+    assert set(result["statuses"]) == {"200", "503"}
+    assert result["errors"] == 0
+    assert site.get("/").status == 200
+
+
+def test_a_directive_that_nginx_does_not_take_leaves_all_as_it_was(site, tmp_path):
+    assert site.get("/own/").body == "of your own"
+    (tmp_path / "nginx.conf").write_text("location = /own/ {\n    return 200 better;\n}\nnonsense here;\n")
+    done = play(site, "site.yml", "--tags=nginx", nginx_directives=f"{tmp_path}/nginx.conf")
+    assert done.returncode != 0
+    assert f'unknown directive \\"nonsense\\" in /etc/nginx/{site.name}.d/inventory.conf:4' in done.stdout
+    site.host.check_output("nginx -t -q && systemctl restart nginx")
+    assert site.get("/own/").body == "of your own"
+
+
+def test_1700_slow_connections_keep_no_visitor_waiting_and_are_gone_in_15_seconds(site):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    slow, waited, began = [], [], time.monotonic()
+    try:
+        for _ in range(1700):
+            one = context.wrap_socket(socket.create_connection((site.address, 443), 20), server_hostname=site.canonical)
+            one.sendall(b"GET / HTTP/1.1\r\nHost: ")
+            slow.append(one)
+        opened = time.monotonic()
+        print(f"opened within {opened - began:.1f} s")
+        while time.monotonic() < opened + 15:
+            asked = time.monotonic()
+            assert site.get("/health/").status == 200
+            waited.append(time.monotonic() - asked)
+            time.sleep(0.5)
+        established = "ss -Htn state established '( sport = :443 )' | wc -l"
+        assert int(site.host.check_output(established)) < 20
+    finally:
+        for one in slow:
+            one.close()
+    assert max(waited) < 1, sorted(waited)[-5:]
+
+
+def test_tls_is_the_profile_that_was_asked_for(site):
+    old = ("--tlsv1.2", "--tls-max", "1.2")
+    assert site.get("/health/", *old).status == 200
+    try:
+        done = play(site, "site.yml", "--tags=nginx", nginx_tls_profile="modern")
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert site.get("/health/", *old).status == 0
+        assert site.get("/health/").status == 200
+    finally:
+        done = play(site, "site.yml", "--tags=nginx")
+        assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_http_3_is_there_where_it_was_asked_for(site, other):
+    if site.name == "site12":
+        done = play(site, "site.yml", "--tags=nginx", "--extra-vars", '{"nginx_http3": true}')
+        assert "has no HTTP/3" in done.stdout
+        assert site.get("/").header("alt-svc") is None
+        return
+    assert site.get("/").header("alt-svc") == 'h3=":443"; ma=86400'
+    # From outside, through the firewall.
+    argv = ["docker", "run", "--rm", f"--network=vps-{os.environ['VPS_RUN']}", "--entrypoint=curl"]
+    asked = ["-sk", "--http3-only", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]
+    to = ["--resolve", f"{site.canonical}:443:{site.address}", f"https://{site.canonical}/"]
+    argv += ["django-vps/debian:trixie", *asked, *to]
+    assert subprocess.run(argv, check=False, capture_output=True, text=True).stdout == "3 200"
+
+
+def test_scanners_find_nothing(site):
+    whole = ["--all"] if site.name == "site13" else []
+    where = [f"--address={site.address}", f"--domain={site.canonical}", f"--container={site.container}"]
+    argv = [sys.executable, str(PROJECT / "tests/scores"), *where, f"--roots={site.roots}", *whole]
+    done = subprocess.run(argv, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout
