@@ -71,6 +71,7 @@ AGREED = (
     *ONE_SITE,
     *("nginx_domains", "nginx_peer_port", "letsencrypt_share_port", "host_identity", "postgres_user", "valkey_port"),
     *("django_static_url", "django_media_url", "django_secret_key"),
+    *("nginx_client_max_body_size", "nginx_body_limits", "nginx_websocket_paths"),
 )
 
 SAMPLES = {
@@ -106,7 +107,7 @@ RESERVED = words(
     ppp profile protocols python python3 resolv rpc runit security selinux services shells skel ssl
     subgid subuid sudoers supervisor sv sysctl terminfo timezone tmpfiles ufw vim wgetrc xattr xdg
     private
-    dbus-org snap
+    conf dbus-org snap
     """
 )
 
@@ -157,6 +158,8 @@ MANAGED_GUNICORN = owners(
     control_socket_disable=
     """
 )
+#: What roles/nginx adds by itself.
+HEADERS = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy")
 MANAGED_HEADERS = owners(
     """
     Strict-Transport-Security=nginx_hsts_max_age Alt-Svc=nginx_http3 Cache-Control= Content-Disposition=
@@ -632,6 +635,11 @@ def header(key: str, value: Any) -> Refusal | None:
     """A header that the web server adds, and that ends up in quotes."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z-]{0,60}[A-Za-z]", key):
         return "is no name of a header", "write one such as Permissions-Policy"
+    for known in HEADERS:
+        if key.lower() == known.lower() and key != known:
+            return "is written in another way than the stack writes it", f"write {known}"
+    if len(str(value)) > 4000:
+        return "is longer than nginx takes", "write at most 4000 characters"
     if refusal := managed(MANAGED_HEADERS, key.title()) or wrong_kind(value, "str") or unclean(value):
         return refusal
     if re.search(r'["$\\]|[^ -~]', value):
@@ -709,6 +717,8 @@ def firewall_rule(value: str) -> Refusal | None:
 def network(value: str) -> Refusal | None:
     try:
         ipaddress.ip_network(value, strict=False)
+        if not re.fullmatch(r"[^/]+(/[0-9]+)?", value):
+            raise ValueError
     except ValueError:
         return "is no address and no network", "write one such as 192.0.2.7 or 192.0.2.0/24"
     return None
@@ -892,7 +902,7 @@ RULES: dict[str, Rule] = {
     "nginx_rate_limits": entry(
         path=LOCATION,
         rate=matching(r"[1-9][0-9]{0,5}r/[sm]", "is no rate as nginx writes it", "write one such as 10r/m"),
-        burst=between(0, 10000),
+        burst=between(1, 10000),
     ),
     "nginx_body_limits": body_limit,
     "nginx_websocket_paths": LOCATION,
@@ -1139,6 +1149,18 @@ def preload_is_meant(case: Case) -> Iterator[Problem]:
         yield Problem("nginx_hsts_preload", "is taken only for all names below, and for a year", advice)
 
 
+def paths_of_nginx(case: Case) -> Iterator[Problem]:
+    """What has a location of its own already."""
+    static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
+    for name in ("nginx_body_limits", "nginx_websocket_paths"):
+        for path in case.values.get(name, ()):
+            if path in (static, media, f"{media}private/"):
+                yield Problem(name, "is served from the disk", "write a path that Django answers", path)
+    headers = [key.lower() for key in case.values.get("nginx_headers", ())]
+    for key in sorted({key for key in headers if headers.count(key) > 1}):
+        yield Problem("nginx_headers", "is there twice, for browsers do not mind the case", "write it once", key)
+
+
 def files_of_nginx(case: Case) -> Iterator[Problem]:
     for name in ("nginx_maintenance_page", "nginx_error_page", "nginx_directives"):
         if case.values.get(name) and case.plays("nginx"):
@@ -1205,6 +1227,7 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     archives_are_whole,
     authorities_are_there,
     preload_is_meant,
+    paths_of_nginx,
     files_of_nginx,
     pre_migrate_tasks,
     sites_differ,

@@ -267,7 +267,7 @@ cd "$1"
 while IFS= read -r name; do
   for kind in gz br; do
     [ ! -e "$name.$kind" ] || continue
-    cp -- "$2/$name.$kind" "$name.$kind" 2> /dev/null && continue
+    cmp -s -- "$2/$name" "$name" && cp -- "$2/$name.$kind" "$name.$kind" 2> /dev/null && continue
     case $kind in
       gz) gzip --best --keep --no-name -- "$name" ;;
       br) ! command -v brotli > /dev/null || brotli --best --keep -- "$name" ;;

@@ -220,6 +220,13 @@ BAD = [
     *(("front rate", "nginx_rate_limits", [{"path": "/a/", "rate": rate}], "10r/m") for rate in ("10", "0r/s", "9r/h")),
     ("front rate", "nginx_rate_limits", [{"path": "/a/"}], "has no rate; write rate: 10r/m"),
     ("front path", "nginx_rate_limits", [{"path": "login", "rate": "1r/s"}], "such as /accounts/login/"),
+    ("front burst", "nginx_rate_limits", [{"path": "/a", "rate": "1r/s", "burst": 0}], "from 1 to"),
+    ("front path", "nginx_body_limits", {"/media/": "500m"}, "write a path that Django answers"),
+    ("front header", "nginx_headers", {"x-frame-options": "DENY"}, "write X-Frame-Options"),
+    ("front header", "nginx_headers", {"X-A": "1", "x-a": "2"}, "is there twice"),
+    ("front header", "nginx_headers", {"X-A": "a" * 4001}, "at most 4000"),
+    ("front proxies", "nginx_trusted_proxies", ["10.0.0.0/255.0.0.0"], "such as 192.0.2.7"),
+    ("51 taken", "site_name", "conf", "write another"),
     ("front path", "nginx_websocket_paths", ["/ws/ {"], "such as /accounts/login/"),
     ("front body", "nginx_body_limits", {"/a/": "10 MB"}, "such as 20m"),
     ("front body", "nginx_body_limits", {"a": "10m"}, "such as /accounts/login/"),
@@ -588,7 +595,7 @@ def test_no_secret_is_repeated():
         {
             "nginx_rate_limits": [
                 {"path": "/accounts/login/", "rate": "10r/m"},
-                {"path": "/api", "rate": "5r/s", "burst": 0},
+                {"path": "/api", "rate": "5r/s", "burst": 1},
             ]
         },
         {"nginx_hsts_preload": True, "nginx_hsts_subdomains": True, "nginx_hsts_max_age": 63072000},

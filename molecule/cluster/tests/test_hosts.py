@@ -170,7 +170,7 @@ def test_valkey_takes_the_site_over_tls_with_its_password_and_nothing_less(hosts
     assert "AuthenticationError" in ping(url.replace(f"shop:{password}@", ""))
     assert "invalid username-password pair" in ping(url.replace(password, "0" * 64))
     assert "ConnectionError" in ping(url.replace("rediss://", "redis://").partition("?")[0])
-    assert "certificate verify failed" in ping(url.replace("shop-valkey", "shop-web2"))
+    assert "certificate verify failed" in ping(url.replace("shop-valkey", "shop-database"))
 
 
 def test_the_app_hosts_have_one_secret_key(hosts):

@@ -200,11 +200,13 @@ def test_who_stands_in_front_is_believed_and_nobody_else(site, other):
     assert re.findall(r"X-(?:Real-IP|Forwarded-For): (\S+)", through) == ["198.51.100.7", "198.51.100.7"]
 
 
-def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_request(site, other):
+def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_request(site, other, tmp_path):
+    (tmp_path / "large").write_bytes(bytes(25 << 20))
+    upload = ("--data-binary", f"@{tmp_path}/large")
     with Load(site.address, site.canonical, path=["/health/"], rate=50) as load:
         time.sleep(1)
         with closed(site):
-            for path, options in (("/", ()), ("/static/notes/site.css", ()), ("/", ("-X", "POST", "-d", "a=b"))):
+            for path, options in (("/", ()), ("/static/notes/site.css", ()), ("/", ("-d", "a=b")), ("/", upload)):
                 answer = site.get(path, *options)
                 assert (answer.status, answer.header("retry-after")) == (503, "300"), (path, options)
                 assert "Back soon" in answer.body
