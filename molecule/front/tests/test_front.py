@@ -230,28 +230,35 @@ def test_a_directive_that_nginx_does_not_take_leaves_all_as_it_was(site, tmp_pat
     assert site.get("/own/").body == "of your own"
 
 
+def seconds_of_a_visit(site) -> float:
+    asked = time.monotonic()
+    assert site.get("/health/").status == 200
+    return time.monotonic() - asked
+
+
 def test_1700_slow_connections_keep_no_visitor_waiting_and_are_gone_in_15_seconds(site):
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    slow, waited, began = [], [], time.monotonic()
+    usual = [seconds_of_a_visit(site) for _ in range(10)]
+    slow, waited = [], []
     try:
-        for _ in range(1700):
+        for number in range(1700):
             one = context.wrap_socket(socket.create_connection((site.address, 443), 20), server_hostname=site.canonical)
             one.sendall(b"GET / HTTP/1.1\r\nHost: ")
             slow.append(one)
+            if number % 200 == 199:
+                waited.append(seconds_of_a_visit(site))
         opened = time.monotonic()
-        print(f"opened within {opened - began:.1f} s")
         while time.monotonic() < opened + 15:
-            asked = time.monotonic()
-            assert site.get("/health/").status == 200
-            waited.append(time.monotonic() - asked)
+            waited.append(seconds_of_a_visit(site))
             time.sleep(0.5)
         established = "ss -Htn state established '( sport = :443 )' | wc -l"
         assert int(site.host.check_output(established)) < 20
     finally:
         for one in slow:
             one.close()
-    assert max(waited) < 1, sorted(waited)[-5:]
+    # Where other things keep the machine busy, a visit takes as long without them.
+    assert max(waited) < max(1, 2 * max(usual)), (sorted(usual)[-3:], sorted(waited)[-3:])
 
 
 def test_tls_is_the_profile_that_was_asked_for(site):
