@@ -510,7 +510,8 @@ INSTEAD: dict[str, Asks] = {
     "sshd-36": {sshd: {"clientaliveinterval": "[1-9][0-9]?"}},
     "sshd-37": {sshd: {"clientalivecountmax": "[1-3]"}},
     "sshd-45": {sshd: {"printlastlog": "yes"}},
-    "nginx-06": {nginx: {"client_max_body_size": r"\d{1,2}m"}},
+    # 0 is that of the pages for a closed and a broken site, which are for whoever came with whatever.
+    "nginx-06": {nginx: {"client_max_body_size": r"(0; )?\d{1,2}m"}},
     "nginx-08": {answers: {"page x-frame-options": "DENY"}},
     "nginx-09": {answers: {"page x-xss-protection": "|0"}},
     "nginx-12": {
