@@ -158,8 +158,6 @@ MANAGED_GUNICORN = owners(
     control_socket_disable=
     """
 )
-#: What roles/nginx adds by itself.
-HEADERS = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy")
 MANAGED_HEADERS = owners(
     """
     Strict-Transport-Security=nginx_hsts_max_age Alt-Svc=nginx_http3 Cache-Control= Content-Disposition=
@@ -635,9 +633,6 @@ def header(key: str, value: Any) -> Refusal | None:
     """A header that the web server adds, and that ends up in quotes."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z-]{0,60}[A-Za-z]", key):
         return "is no name of a header", "write one such as Permissions-Policy"
-    for known in HEADERS:
-        if key.lower() == known.lower() and key != known:
-            return "is written in another way than the stack writes it", f"write {known}"
     if len(str(value)) > 4000:
         return "is longer than nginx takes", "write at most 4000 characters"
     if refusal := managed(MANAGED_HEADERS, key.title()) or wrong_kind(value, "str") or unclean(value):
@@ -724,17 +719,12 @@ def network(value: str) -> Refusal | None:
     return None
 
 
-def narrow(rule: Rule) -> Rule:
-    """Not everybody."""
-
-    def judge(value: str) -> Refusal | None:
-        if refusal := rule(value):
-            return refusal
-        if ipaddress.ip_network(value, strict=False).prefixlen == 0:
-            return "would believe everybody", "write the networks of what is in front"
-        return None
-
-    return judge
+def network_in_front(value: str) -> Refusal | None:
+    if refusal := network(value):
+        return refusal
+    if ipaddress.ip_network(value, strict=False).prefixlen == 0:
+        return "would believe everybody", "write the networks of what is in front"
+    return None
 
 
 def host_address(value: str) -> Refusal | None:
@@ -906,7 +896,7 @@ RULES: dict[str, Rule] = {
     ),
     "nginx_body_limits": body_limit,
     "nginx_websocket_paths": LOCATION,
-    "nginx_trusted_proxies": narrow(network),
+    "nginx_trusted_proxies": network_in_front,
     "nginx_maintenance_admits": network,
     "letsencrypt_email": email,
     "letsencrypt_domains": domain,
@@ -1156,9 +1146,15 @@ def paths_of_nginx(case: Case) -> Iterator[Problem]:
         for path in case.values.get(name, ()):
             if path in (static, media, f"{media}private/"):
                 yield Problem(name, "is served from the disk", "write a path that Django answers", path)
-    headers = [key.lower() for key in case.values.get("nginx_headers", ())]
-    for key in sorted({key for key in headers if headers.count(key) > 1}):
-        yield Problem("nginx_headers", "is there twice, for browsers do not mind the case", "write it once", key)
+
+
+def headers_are_one(case: Case) -> Iterator[Problem]:
+    """Browsers do not mind the case of a name."""
+    written: dict[str, str] = {}
+    for key in (*headers_of_nginx(), *case.values.get("nginx_headers", ())):
+        known = written.setdefault(key.lower(), key)
+        if key != known:
+            yield Problem("nginx_headers", "is there twice, but for the case", f"write {known}", key)
 
 
 def files_of_nginx(case: Case) -> Iterator[Problem]:
@@ -1193,15 +1189,16 @@ def sites_differ(case: Case) -> Iterator[Problem]:
             for name in (name for name in mine if name in theirs):
                 advice = "leave it to one of the sites"
                 yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
-        port = case.values.get("letsencrypt_share_port")
         web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]
-        if len(web) > 1 and case.host in web and values.get("letsencrypt_share_port") == port:
-            advice = "write another port for one of the sites"
-            yield Problem("letsencrypt_share_port", f"{other} on the same address has it too", advice, port)
-        port, both_have = case.values.get("valkey_port"), {case.host, other} <= set(case.groups.get("valkey", ()))
-        if case.colleagues and both_have and values.get("valkey_port") == port:
-            advice = "write another port for one of the sites"
-            yield Problem("valkey_port", f"{other} on the same address has it too", advice, port)
+        both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
+        for name, is_used in (
+            ("letsencrypt_share_port", len(web) > 1 and case.host in web),
+            ("valkey_port", case.colleagues and both_have_valkey),
+        ):
+            port = case.values.get(name)
+            if is_used and values.get(name) == port:
+                advice = "write another port for one of the sites"
+                yield Problem(name, f"{other} on the same address has it too", advice, port)
         for name in HOST_WIDE + tuple(name for name, spec in case.specs.items() if spec.get("role") == "host"):
             if name in values and name in case.values and values[name] != case.values[name]:
                 advice = "write the same for both: the host has it once"
@@ -1228,6 +1225,7 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     authorities_are_there,
     preload_is_meant,
     paths_of_nginx,
+    headers_are_one,
     files_of_nginx,
     pre_migrate_tasks,
     sites_differ,
@@ -1272,6 +1270,12 @@ def read_specs(roles: list[str]) -> dict[str, dict]:
             for name, spec in entry.get("options", {}).items():
                 specs.setdefault(name, {**spec, "role": role})
     return specs
+
+
+@functools.cache
+def headers_of_nginx() -> tuple[str, ...]:
+    """What the role adds by itself."""
+    return tuple(read(COLLECTION / "roles/nginx/vars/main.yml")["__nginx_headers"])
 
 
 def read_wiring(specs: dict[str, dict]) -> dict[str, str]:

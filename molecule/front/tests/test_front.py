@@ -86,6 +86,12 @@ def other(site):
     return site_of(name)
 
 
+def status_for(other, site, path: str) -> str:
+    """What one server is answered by the other."""
+    to = f"--resolve {site.canonical}:443:{site.address} https://{site.canonical}{path}"
+    return other.host.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {to}")
+
+
 def secure(answer, name: str = "") -> None:
     assert answer.header("strict-transport-security") == "max-age=31536000; includeSubDomains", name
     assert answer.header("x-content-type-options") == "nosniff", name
@@ -142,8 +148,7 @@ def test_who_asks_for_the_login_too_often_is_told_so_and_others_are_not(site, ot
     assert statuses[:4] == [200] * 4
     assert statuses[4:] == [429] * 4
     assert site.get("/").status == 200
-    others = f"curl -sk -o /dev/null -w '%{{http_code}}' --resolve {site.canonical}:443:{site.address}"
-    assert other.host.check_output(f"{others} https://{site.canonical}/admin/login/") == "200"
+    assert status_for(other, site, "/admin/login/") == "200"
 
 
 def test_a_path_may_take_larger_bodies(site, tmp_path):
@@ -160,23 +165,9 @@ def test_one_address_has_so_many_requests_under_way_and_no_more(site):
 
 
 def asked_at_once(site, number: int) -> list[int]:
-    url = f"https://{site.canonical}/"
-    to = [
-        "--noproxy",
-        "*",
-        "--connect-to",
-        f"::{site.address}:443",
-        "-k",
-        "-s",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-    ]
-    running = [
-        subprocess.Popen(["curl", "--http1.1", "--max-time", "10", *to, url], stdout=subprocess.PIPE, text=True)
-        for _ in range(number)
-    ]
+    curl = "curl --http1.1 --max-time 10 --noproxy * -k -s -o /dev/null -w %{http_code}"
+    argv = [*curl.split(), "--connect-to", f"::{site.address}:443", f"https://{site.canonical}/"]
+    running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(number)]
     return [int(one.communicate()[0]) for one in running]
 
 
@@ -211,8 +202,7 @@ def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_requ
                 assert (answer.status, answer.header("retry-after")) == (503, "300"), (path, options)
                 assert "Back soon" in answer.body
                 secure(answer)
-            asked = f"curl -sk -o /dev/null -w '%{{http_code}}' --resolve {site.canonical}:443:{site.address}"
-            assert other.host.check_output(f"{asked} https://{site.canonical}/") == "200"
+            assert status_for(other, site, "/") == "200"
         time.sleep(1)
     result = load.result()
     assert set(result["statuses"]) == {"200", "503"}
