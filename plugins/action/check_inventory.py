@@ -57,6 +57,17 @@ SITE = {
     "site_domains": {"type": "list", "elements": "str", "required": True},
 }
 
+#: Plugins of certbot's in Debian that find their login in a file of names and values.
+DNS_PLUGINS = ("cloudflare", "digitalocean", "dnsimple", "gandi", "gehirn", "linode", "ovh", "rfc2136", "sakuracloud")
+
+#: What is set together or not at all.
+PAIRS = (
+    ("letsencrypt_own_certificate", "letsencrypt_own_key"),
+    ("letsencrypt_eab_kid", "letsencrypt_eab_hmac_key"),
+    ("letsencrypt_dns_plugin", "letsencrypt_dns_credentials"),
+    ("host_apt_mirror", "host_apt_security_mirror"),
+)
+
 #: What is typed for one run, as -e name=true, and so arrives as a text.
 TYPED = words("django_force_release django_allow_breaking_migrations")
 
@@ -64,7 +75,7 @@ TYPED = words("django_force_release django_allow_breaking_migrations")
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
 #: What a host has once, though another role than that of the host says it.
-HOST_WIDE = ("nginx_tls_profile", "nginx_http3")
+HOST_WIDE = ("nginx_tls_profile", "nginx_http3", "nginx_log_format", "nginx_log_truncated_addresses")
 
 #: What all hosts of one site have to say the same of.
 AGREED = (
@@ -483,7 +494,7 @@ def inside(what: str) -> Rule:
 
 ODD_DOMAINS = (
     (r"[\w+.-]+://.*", "is an address, not a bare name"),
-    (r".*\*.*", "has a wildcard, which no challenge over HTTP can prove"),
+    (r".*\*.*", "has a wildcard that stands for no whole label"),
     (r".*/.*", "has a path"),
     (r".*\s.*", "has a space"),
     (r".*:\d*", "has a port"),
@@ -503,6 +514,10 @@ def domain(value: str) -> Refusal | None:
         return "is an IP address", "write a domain name"
     what = next((what for odd, what in ODD_DOMAINS if re.fullmatch(odd, value)), "is no domain name")
     return what, f"write {bare_name(value) or 'a name such as shop.example.com'}"
+
+
+def name_or_wildcard(value: str) -> Refusal | None:
+    return domain(value.removeprefix("*."))
 
 
 def is_ip_address(value: str) -> bool:
@@ -791,7 +806,7 @@ DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 #: What a spec cannot say. Of a list the rule judges each entry, of a dict each name and value.
 RULES: dict[str, Rule] = {
     "site_name": site_name,
-    "site_domains": domain,
+    "site_domains": name_or_wildcard,
     "host_admins": entry(name=both(USER_NAME, not_of_the_system), keys=public_key),
     "host_ssh_ports": PORT,
     "host_open_tcp": PORT,
@@ -881,7 +896,7 @@ RULES: dict[str, Rule] = {
     "gunicorn_timeout": between(1, 3600),
     "gunicorn_graceful_timeout": between(1, 600),
     "gunicorn_settings": setting(MANAGED_GUNICORN, r"[a-z][a-z0-9_]*"),
-    "nginx_domains": domain,
+    "nginx_domains": name_or_wildcard,
     "nginx_acme_webroot": folder,
     "nginx_service": matching(r"[a-z][a-z0-9@_.-]*\.service", "is no name of a service", "write nginx.service"),
     "nginx_client_max_body_size": BODY,
@@ -899,7 +914,7 @@ RULES: dict[str, Rule] = {
     "nginx_trusted_proxies": network_in_front,
     "nginx_maintenance_admits": network,
     "letsencrypt_email": email,
-    "letsencrypt_domains": domain,
+    "letsencrypt_domains": name_or_wildcard,
     "letsencrypt_directory_url": matching(
         r"https://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/[!-~]*",
         "is no address of a CA",
@@ -908,6 +923,16 @@ RULES: dict[str, Rule] = {
     "letsencrypt_ca_bundle": matching(
         r"/[A-Za-z0-9_./-]+", "is no absolute path", "write one of letters, digits and _ . / - only"
     ),
+    "letsencrypt_eab_kid": matching(r"[!-~]+", "is no name that a CA gives", "write it as the CA shows it"),
+    "letsencrypt_eab_hmac_key": matching(
+        r"[A-Za-z0-9_-]{16,}={0,2}", "is no key in base64url", "write it as the CA shows it"
+    ),
+    "letsencrypt_dns_plugin": matching(
+        "|".join(DNS_PLUGINS),
+        "is no plugin of Debian's that takes its login from a file",
+        f"write one of: {', '.join(DNS_PLUGINS)}; or write a letsencrypt_dns_hook",
+    ),
+    "letsencrypt_dns_credentials": setting({}, r"[a-z][a-z0-9_-]*"),
     "letsencrypt_share_port": PORT,
     "letsencrypt_certificate": file_named("fullchain.pem"),
     "letsencrypt_certificate_key": file_named("privkey.pem"),
@@ -1046,17 +1071,52 @@ def somebody_hears(case: Case) -> Iterator[Problem]:
         yield Problem(name, "is not set, and the CA needs an address for troubles", advice)
 
 
+def pairs_are_whole(case: Case) -> Iterator[Problem]:
+    for pair in PAIRS:
+        for name, other in (pair, reversed(pair)):
+            if case.values.get(other) and not case.values.get(name) and name not in case.failed:
+                yield Problem(name, f"is not set, but {other} is", "set both or neither")
+
+
 def own_certificate(case: Case) -> Iterator[Problem]:
-    pair = ("letsencrypt_own_certificate", "letsencrypt_own_key")
-    named = [name for name in pair if case.values.get(name)]
-    for name in pair:
-        if len(named) == 1 and name not in named and name not in case.failed:
-            yield Problem(name, f"is not set, but {named[0]} is", "set both or neither")
-    for name in named:
-        if case.values.get("letsencrypt_enabled") is True:
+    for name in PAIRS[0]:
+        if case.values.get(name) and case.values.get("letsencrypt_enabled") is True:
             yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
-        elif case.plays("letsencrypt"):
+        elif case.values.get(name) and case.plays("letsencrypt"):
             yield from no_such_file(case, name)
+
+
+def wildcards_are_meant(case: Case) -> Iterator[Problem]:
+    """One stands beside the canonical name, and is proven by a record in the DNS."""
+    for name in wildcards(case, "nginx_domains")[:1]:
+        if name == case.values["nginx_domains"][0]:
+            what = "has a wildcard in the place of the canonical name"
+            yield Problem(said_as(case, "nginx_domains"), what, "write that first", name)
+            return
+    by_dns = case.values.get("letsencrypt_dns_plugin") or case.values.get("letsencrypt_dns_hook")
+    if case.values.get("letsencrypt_enabled") is True and not by_dns:
+        for name in wildcards(case, "letsencrypt_domains"):
+            what = "has a wildcard, which no challenge over HTTP can prove"
+            advice = "write letsencrypt_dns_plugin or letsencrypt_dns_hook too"
+            yield Problem(said_as(case, "letsencrypt_domains"), what, advice, name)
+
+
+def wildcards(case: Case, name: str) -> list[str]:
+    domains = case.values.get(name)
+    return [each for each in domains if str(each).startswith("*.")] if isinstance(domains, list) else []
+
+
+def said_as(case: Case, name: str) -> str:
+    """Where the domains of a role were written."""
+    return name if name in case.given else "site_domains"
+
+
+def one_way_to_prove(case: Case) -> Iterator[Problem]:
+    name = "letsencrypt_dns_hook"
+    if case.values.get(name) and case.values.get("letsencrypt_dns_plugin"):
+        yield Problem(name, "is not used beside letsencrypt_dns_plugin", "leave one of them out")
+    elif case.values.get(name) and case.plays("letsencrypt"):
+        yield from no_such_file(case, name)
 
 
 def admins_are_people(case: Case) -> Iterator[Problem]:
@@ -1115,14 +1175,6 @@ def valkey_is_one(case: Case) -> Iterator[Problem]:
     if hosts and "REDIS_URL" in case.values.get("django_env", ()):
         advice = f"leave it out, or {hosts[0]} out of the group valkey"
         yield Problem("django_env.REDIS_URL", "is where the site's own valkey is", advice)
-
-
-def archives_are_whole(case: Case) -> Iterator[Problem]:
-    pair = ("host_apt_mirror", "host_apt_security_mirror")
-    named = [name for name in pair if case.values.get(name)]
-    for name in pair:
-        if len(named) == 1 and name not in named:
-            yield Problem(name, f"is not set, but {named[0]} is", "set both or neither")
 
 
 def authorities_are_there(case: Case) -> Iterator[Problem]:
@@ -1199,6 +1251,11 @@ def sites_differ(case: Case) -> Iterator[Problem]:
             if is_used and values.get(name) == port:
                 advice = "write another port for one of the sites"
                 yield Problem(name, f"{other} on the same address has it too", advice, port)
+        name = "letsencrypt_eab_kid"
+        kids = {case.values.get(name), values.get(name)} - {"", None}
+        if len(kids) > 1 and values.get("letsencrypt_directory_url") == case.values.get("letsencrypt_directory_url"):
+            advice = "write the same for both: a host is one customer of a CA"
+            yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
         for name in HOST_WIDE + tuple(name for name, spec in case.specs.items() if spec.get("role") == "host"):
             if name in values and name in case.values and values[name] != case.values[name]:
                 advice = "write the same for both: the host has it once"
@@ -1215,13 +1272,15 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     folders_differ,
     certificate_is_whole,
     somebody_hears,
+    pairs_are_whole,
     own_certificate,
+    wildcards_are_meant,
+    one_way_to_prove,
     admins_are_people,
     deployer_is_its_own,
     hosts_find_each_other,
     hosts_agree,
     valkey_is_one,
-    archives_are_whole,
     authorities_are_there,
     preload_is_meant,
     paths_of_nginx,
@@ -1374,7 +1433,8 @@ class ActionModule(ActionBase):
         names = (
             *ONE_SITE,
             "nginx_domains",
-            *("letsencrypt_share_port", "valkey_port", *HOST_WIDE),
+            *("letsencrypt_share_port", "letsencrypt_directory_url", "letsencrypt_eab_kid"),
+            *("valkey_port", *HOST_WIDE),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),
         )
         for other, theirs in self.others(variables):

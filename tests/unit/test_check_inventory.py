@@ -95,6 +95,14 @@ BAD = [
     ("13 IP address", "site_domains", ["192.0.2.1"], "write a domain name"),
     ("13 IPv6 address", "site_domains", ["2001:db8::1"], "write a domain name"),
     ("13 wildcard", "site_domains", ["*.example.com"], "has a wildcard"),
+    ("13 wildcard over HTTP", "site_domains", ["example.com", "*.example.com"], "write letsencrypt_dns_plugin or"),
+    ("13 half a wildcard", "site_domains", ["example.com", "a*.example.com"], "stands for no whole label"),
+    (
+        "13 wildcard of its own",
+        "letsencrypt_domains",
+        ["*.example.com"],
+        "letsencrypt_domains: has a wildcard, which no",
+    ),
     ("14 upper case", "site_domains", ["Shop.Example.com"], "write shop.example.com"),
     ("14 IDN", "site_domains", ["bücher.example"], "write xn--bcher-kva.example"),
     ("15 names in one text", "site_domains", "a.com, b.com", "write a list: [a.com, b.com]"),
@@ -338,6 +346,13 @@ BAD = [
     ("-- sandbox", "django_sandbox", ["User=root"], "set django_user instead"),
     ("-- tasks", "django_pre_migrate_tasks", "pre_migrate.yml", "starts with /"),
     ("-- tasks", "django_pre_migrate_tasks", "/no/such.yml", "path of a file on the controller"),
+    ("dns plugin", "letsencrypt_dns_plugin", "route53", "or write a letsencrypt_dns_hook"),
+    ("dns plugin", "letsencrypt_dns_plugin", "cloudflare", "letsencrypt_dns_credentials: is not set"),
+    ("dns login", "letsencrypt_dns_credentials", {"a_token": "x"}, "letsencrypt_dns_plugin: is not set"),
+    ("dns hook", "letsencrypt_dns_hook", "/no/such.sh", "there is no such file"),
+    ("eab", "letsencrypt_eab_kid", "kid-1", "letsencrypt_eab_hmac_key: is not set"),
+    ("eab", "letsencrypt_eab_hmac_key", "a key", "as the CA shows it"),
+    ("log", "nginx_log_format", "JSON", "write one of: combined, json"),
     ("-- own, but issued", "letsencrypt_own_certificate", "/x.pem", "letsencrypt_enabled: false"),
     ("-- own without key", "letsencrypt_own_key", "/x.pem", "set both or neither"),
     ("host no key", "host_admins", [{"name": "ada", "keys": []}], "host_admins.ada.keys: is an empty list"),
@@ -395,6 +410,16 @@ def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
     assert any(name in line and advice in line for line in found), found
     # One mistake is one line; the certificate of one's own has two halves.
     assert len(found) == 1 or name.startswith("letsencrypt_own"), found
+
+
+def test_a_name_is_proven_in_one_way():
+    both = {
+        "letsencrypt_dns_plugin": "ovh",
+        "letsencrypt_dns_credentials": {"a": "b"},
+        "letsencrypt_dns_hook": __file__,
+    }
+    (line,) = refused(both)
+    assert line.startswith("letsencrypt_dns_hook: is not used beside letsencrypt_dns_plugin")
 
 
 @pytest.mark.parametrize("name", ["site_name", "site_domains", "django_source", "letsencrypt_email"])
@@ -456,6 +481,15 @@ def test_60_two_sites_at_one_address_differ(name, same):
     (line,) = refused(neighbours={"vps1-blog": {**NEIGHBOUR, **same}})
     assert line.startswith(f"{name}: ")
     assert "vps1-blog" in line
+
+
+def test_two_sites_at_one_address_are_one_customer_of_a_ca():
+    mine = {"letsencrypt_eab_kid": "a", "letsencrypt_eab_hmac_key": "k" * 20}
+    theirs = {"letsencrypt_eab_kid": "b", "letsencrypt_directory_url": "https://acme-v02.api.letsencrypt.org/directory"}
+    (line,) = refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **theirs}})
+    assert line.startswith("letsencrypt_eab_kid: vps1-blog")
+    elsewhere = {**theirs, "letsencrypt_directory_url": "https://ca.example/dir"}
+    assert refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **elsewhere}}) == []
 
 
 COLLEAGUE = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "host_address": "10.0.0.2"}
@@ -567,6 +601,18 @@ def test_no_secret_is_repeated():
         {"site_name": "a"},
         {"site_name": "my-shop-2", "site_domains": ["xn--bcher-kva.example"]},
         {"django_env": {"PASSWORD": "a$b'c\"d %f\\ # ~`;{}", "HOME_PAGE": "", "X": "äöü"}},
+        {"site_domains": ["a.com", "*.a.com"], "letsencrypt_dns_hook": __file__},
+        {"site_domains": ["a.com", "*.a.com"], "letsencrypt_enabled": False},
+        {
+            "letsencrypt_domains": ["*.a.com"],
+            "letsencrypt_dns_plugin": "cloudflare",
+            "letsencrypt_dns_credentials": {"dns_cloudflare_api_token": "{{ token }}"},
+            "token": "abc",
+        },
+        {
+            "letsencrypt_eab_kid": "kid-1",
+            "letsencrypt_eab_hmac_key": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3M",
+        },
         {"django_env": {"MEDIA": "{{ django_media_root }}/x", "DB": "{{ postgres_database }}"}},
         {"django_secret_key": KEY},
         {"django_source": "git@github.com:me/shop.git"},
@@ -633,7 +679,7 @@ def test_the_defaults_of_the_roles_would_pass_if_they_were_written_down():
 def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
     assert set(RULES) <= set(SPECS)
     by_choice_or_file = {
-        *("letsencrypt_own_certificate", "letsencrypt_own_key", "host_ca_certificates"),
+        *("letsencrypt_own_certificate", "letsencrypt_own_key", "letsencrypt_dns_hook", "host_ca_certificates"),
         *("nginx_maintenance_page", "nginx_error_page", "nginx_directives"),
     }
     texts = {

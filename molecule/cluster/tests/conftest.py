@@ -62,14 +62,6 @@ def visit(web: Host, path: str, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run([*argv, *to], capture_output=True, text=True, errors="replace", check=False)
 
 
-def play(playbook: str, *options: str, **variables: str) -> subprocess.CompletedProcess:
-    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
-    argv = ["nice", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
-    return subprocess.run(
-        [*argv, *options, *extra], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-
-
 @pytest.fixture(scope="session")
 def hosts() -> dict[str, Host]:
     return {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "db2", "pebble")}

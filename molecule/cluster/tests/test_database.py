@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from conftest import NAME, ROOTS, play, visit
+from conftest import NAME, ROOTS, visit
 from load import Load, summary
+from play import play
 
 
 def sql(host, query: str) -> str:

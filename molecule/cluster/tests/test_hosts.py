@@ -9,7 +9,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import IDENTITY, NAME, PEERS, play, visit
+from conftest import IDENTITY, NAME, PEERS, visit
+from play import play
 
 # Keeps what passes on a host's wires, until the end of its input.
 EAR = """

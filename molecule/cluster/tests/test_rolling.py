@@ -9,8 +9,9 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from conftest import NAME, ROOTS, SOURCE, play, visit
+from conftest import NAME, ROOTS, SOURCE, visit
 from load import Load, summary
+from play import play
 
 # Those with a host that fails or dies come to it, while the same visitors are there: five deploys and two rollbacks.
 RUNS = ["code", "rollback", "migration", "code"]

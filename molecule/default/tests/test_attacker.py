@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from dataclasses import dataclass
 
 import pytest
 
@@ -52,18 +53,75 @@ def test_a_known_name_in_the_handshake_does_not_help_an_unknown_host_header(site
     assert "<h1" not in answer
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "Content-Length: 4\r\nTransfer-Encoding: chunked",
-        "Content-Length: 4\r\nContent-Length: 5",
-        "Transfer-Encoding: xchunked",
-        "Host: evil.example.org",
-    ],
-)
-def test_an_ambiguous_request_is_refused(site, head):
-    answer = raw(site, f"POST / HTTP/1.1\r\nHost: {site.canonical}\r\n{head}\r\nConnection: close\r\n\r\n0\r\n\r\n")
-    assert answer.split()[1] in ("400", "501"), answer[:200]
+@dataclass
+class Attack:
+    """A request as bytes, and the statuses that will do; none stands for a connection that is closed without a word."""
+
+    name: str
+    line: str
+    head: str = ""
+    statuses: tuple[int, ...] = (400,)
+    body: str = "0\r\n\r\n"
+    host: str = "Host: {site}\r\n"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+POST, GET = "POST / HTTP/1.1", "GET / HTTP/1.1"
+ATTACKS = [
+    # Where two servers would see two different requests.
+    Attack("length and chunks", POST, "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
+    Attack("two lengths", POST, "Content-Length: 4\r\nContent-Length: 5\r\n"),
+    Attack("the same length twice", POST, "Content-Length: 5\r\nContent-Length: 5\r\n"),
+    Attack("a length with a sign", POST, "Content-Length: +5\r\n"),
+    Attack("a length below zero", POST, "Content-Length: -1\r\n"),
+    Attack("a length of two words", POST, "Content-Length: 5 5\r\n"),
+    Attack("an unknown coding", POST, "Transfer-Encoding: xchunked\r\n", (501,)),
+    Attack("two codings in one", POST, "Transfer-Encoding: chunked, identity\r\n", (501,)),
+    Attack("a coding twice", POST, "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"),
+    Attack("a space before the colon", POST, "Transfer-Encoding : chunked\r\n"),
+    Attack("chunks of HTTP/1.0", "POST / HTTP/1.0", "Transfer-Encoding: chunked\r\n"),
+    Attack("a chunk of no size", POST, "Transfer-Encoding: chunked\r\n", body="zz\r\n\r\n"),
+    Attack("a chunk of any size", POST, "Transfer-Encoding: chunked\r\n", (400, 413), f"{'f' * 17}\r\n"),
+    # Another site than this one.
+    Attack("two hosts", GET, "Host: evil.example.org\r\n"),
+    Attack("no host", GET, host=""),
+    Attack("an empty host", GET, host="Host: \r\n"),
+    Attack("a host with a path", GET, host="Host: {site}/../evil\r\n"),
+    Attack("another host in the line", "GET https://evil.example.org/ HTTP/1.1", "", (421,)),
+    # What no browser says.
+    Attack("a zero in the path", "GET /\0 HTTP/1.1"),
+    Attack("an encoded zero in the path", "GET /%00 HTTP/1.1"),
+    Attack("above the root", "GET /../../etc/passwd HTTP/1.1"),
+    Attack("above the root, encoded", "GET /static/%2e%2e/%2e%2e/%2e%2e/etc/passwd HTTP/1.1"),
+    Attack("a zero in a header", GET, "X-A: a\0b\r\n"),
+    Attack("a lone return in a header", GET, "X-A: a\rX-B: b\r\n"),
+    Attack("no slash", "GET static/ HTTP/1.1"),
+    Attack("a version that is not there", "GET / HTTP/9.9", "", (505,)),
+    Attack("a method in small letters", "get / HTTP/1.1"),
+    Attack("a tunnel", "CONNECT evil.example.org:443 HTTP/1.1", "", (400, 405)),
+    Attack("a trace", "TRACE / HTTP/1.1", "", (405,)),
+    Attack("a line of 40 kB", f"GET /{'a' * 40000} HTTP/1.1", "", (414,)),
+    Attack("a header of 40 kB", GET, f"X-A: {'a' * 40000}\r\n"),
+    Attack("another protocol", "SSH-2.0-evil"),
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=str)
+def test_a_request_that_nobody_makes_by_accident_is_refused(site, attack):
+    host = attack.host.format(site=site.canonical)
+    answer = raw(site, f"{attack.line}\r\n{host}{attack.head}Connection: close\r\n\r\n{attack.body}")
+    assert answer.startswith("HTTP/1.1 "), answer[:200]
+    assert int(answer.split()[1]) in attack.statuses, answer[:200]
+    # One request has one answer.
+    assert answer.count("HTTP/1.1 ") == 1
+
+
+def test_a_line_break_in_an_address_breaks_no_header(site):
+    answer = site.get(f"http://{site.canonical}/%0d%0aSet-Cookie:%20a=b")
+    assert answer.status == 301
+    assert answer.header("set-cookie") is None
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,11 @@ def test_the_journal_of_switches_says_who_what_and_when(site):
     assert entries[-1]["who"] == f"{getpass.getuser()}@{socket.gethostname()}"
 
 
+def test_the_host_asked_for_itself_by_each_name_before_it_ordered_a_certificate(site):
+    asked = r'"GET /.well-known/acme-challenge/django_vps-[0-9a-f]* HTTP/1.1" 200 '
+    assert int(site.host.check_output(f"grep -c '{asked}' /var/log/nginx/access.log")) >= len(site.domains)
+
+
 def test_renewal_is_set_up_and_a_dry_run_of_it_reloads_nothing_else(site, unit):
     assert unit("certbot.timer").is_running
     assert unit("certbot.timer").is_enabled

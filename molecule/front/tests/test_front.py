@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from conftest import PROJECT, servers, site_of
 
 sys.path.append(str(PROJECT / "tests"))
 from load import Load
+from play import play
 
 # Answers each request with the request.
 MIRROR = """
@@ -30,14 +32,6 @@ while True:
     one.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n%s" % (len(said), said))
     one.close()
 """
-
-
-def play(site, playbook: str, *options: str, **variables: str) -> subprocess.CompletedProcess:
-    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
-    argv = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", site.container]
-    return subprocess.run(
-        [*argv, *options, *extra], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
 
 
 @contextlib.contextmanager
@@ -70,12 +64,12 @@ def mirror_behind(site):
 
 @contextlib.contextmanager
 def closed(site):
-    done = play(site, "playbooks/maintenance.yml", maintenance="on")
+    done = play("maintenance", "--limit", site.container, maintenance="on")
     assert done.returncode == 0, done.stdout
     try:
         yield
     finally:
-        done = play(site, "playbooks/maintenance.yml", maintenance="off")
+        done = play("maintenance", "--limit", site.container, maintenance="off")
         assert done.returncode == 0, done.stdout
 
 
@@ -213,11 +207,34 @@ def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_requ
 def test_a_directive_that_nginx_does_not_take_leaves_all_as_it_was(site, tmp_path):
     assert site.get("/own/").body == "of your own"
     (tmp_path / "nginx.conf").write_text("location = /own/ {\n    return 200 better;\n}\nnonsense here;\n")
-    done = play(site, "site.yml", "--tags=nginx", nginx_directives=f"{tmp_path}/nginx.conf")
+    done = play("site", "--limit", site.container, "--tags=nginx", nginx_directives=f"{tmp_path}/nginx.conf")
     assert done.returncode != 0
     assert f'unknown directive \\"nonsense\\" in /etc/nginx/{site.name}.d/inventory.conf:4' in done.stdout
     site.host.check_output("nginx -t -q && systemctl restart nginx")
     assert site.get("/own/").body == "of your own"
+
+
+def test_the_log_has_no_secrets_of_queries_and_what_was_asked_for_of_addresses(site):
+    mark = f"/nowhere/{os.getpid()}/"
+    site.get(f"{mark}?token=geheim&next=/a?b", "-H", "Referer: https://example.test/page?token=geheim")
+    log = site.host.check_output("cat /var/log/nginx/access.log")
+    assert "geheim" not in log
+    (line,) = [line for line in log.splitlines() if mark in line]
+    gateway = site.address.rsplit(".", 1)[0] + ".1"
+    if site.name == "site13":
+        entry = json.loads(line)
+        assert (entry["address"], entry["request"]) == (gateway, f"GET {mark} HTTP/2.0")
+        assert (entry["status"], entry["referer"]) == ("404", "https://example.test/page")
+    else:
+        network = gateway.rsplit(".", 1)[0] + ".0"
+        assert line.startswith(f"{network} - - [")
+        assert f'] "GET {mark} HTTP/2.0" 404 ' in line
+        assert '"https://example.test/page"' in line
+
+
+@pytest.mark.parametrize("path", ["/large", "/ws"])
+def test_a_path_with_a_limit_is_still_the_sites_own_without_its_slash(site, path):
+    assert site.get(path).status == 404
 
 
 def seconds_of_a_visit(site) -> float:
@@ -255,18 +272,18 @@ def test_tls_is_the_profile_that_was_asked_for(site):
     old = ("--tlsv1.2", "--tls-max", "1.2")
     assert site.get("/health/", *old).status == 200
     try:
-        done = play(site, "site.yml", "--tags=nginx", nginx_tls_profile="modern")
+        done = play("site", "--limit", site.container, "--tags=nginx", nginx_tls_profile="modern")
         assert done.returncode == 0, done.stdout[-3000:]
         assert site.get("/health/", *old).status == 0
         assert site.get("/health/").status == 200
     finally:
-        done = play(site, "site.yml", "--tags=nginx")
+        done = play("site", "--limit", site.container, "--tags=nginx")
         assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_http_3_is_there_where_it_was_asked_for(site, other):
     if site.name == "site12":
-        done = play(site, "site.yml", "--tags=nginx", "--extra-vars", '{"nginx_http3": true}')
+        done = play("site", "--limit", site.container, "--tags=nginx", nginx_http3=True)
         assert "has no HTTP/3" in done.stdout
         assert site.get("/").header("alt-svc") is None
         return

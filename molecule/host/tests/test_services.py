@@ -67,13 +67,28 @@ def test_who_scans_or_guesses_passwords_of_the_site_is_banned(site, visit, visit
     assert visit("/health/") == 200
 
 
+COMBINED = '192.0.2.7 - - [22/Nov/2026:00:00:00 +0000] "{}" {} 12 "-" "-"'
+JSON = '{{"address": "192.0.2.7", "time": "2026-11-22T00:00:00+00:00", "request": "{}", "status": "{}", "bytes": 12}}'
+
+
+@pytest.mark.parametrize("form", [COMBINED, JSON], ids=["combined", "json"])
 @pytest.mark.parametrize(
-    ("path", "status", "failures"),
-    [("/api/v1/login", 200, 0), ("/api/v1/login", 401, 1), ("/accounts/login/", 200, 1), ("/accounts/login/", 302, 0)],
+    ("jail", "request_line", "status", "failures"),
+    [
+        # A login that succeeds is none that fails.
+        ("login", "POST /api/v1/login HTTP/1.1", 200, 0),
+        ("login", "POST /api/v1/login HTTP/1.1", 401, 1),
+        ("login", "POST /accounts/login/ HTTP/1.1", 200, 1),
+        ("login", "POST /accounts/login/ HTTP/1.1", 302, 0),
+        ("scan", "GET /wp-login.php HTTP/1.1", 404, 1),
+        ("scan", r"GET /wp-login.php\"x HTTP/1.1", 404, 1),
+        ("scan", "GET /a/page.html HTTP/1.1", 404, 0),
+        ("scan", "\\u0016\\u0003 x", 400, 1),
+    ],
 )
-def test_a_login_that_succeeds_is_none_that_fails(host, path, status, failures):
-    line = f'192.0.2.7 - - [22/Nov/2026:00:00:00 +0000] "POST {path} HTTP/1.1" {status} 12 "-" "-"'
-    said = host.run(f"fail2ban-regex '{line}' /etc/fail2ban/filter.d/django_vps-login.conf").stdout
+def test_a_line_of_the_log_is_counted_for_what_it_says(host, form, jail, request_line, status, failures):
+    line = form.format(request_line, status)
+    said = host.run(f"fail2ban-regex '{line}' /etc/fail2ban/filter.d/django_vps-{jail}.conf").stdout
     assert f"Failregex: {failures} total" in said
 
 
@@ -89,6 +104,8 @@ def test_security_updates_are_installed_by_themselves(host):
 
 
 def test_the_host_does_not_restart_by_itself_unless_it_may(host):
+    # A package whose file the stack has changed is no question that keeps its update out.
+    assert "--force-confold" in host.check_output("apt-config dump DPkg::Options")
     assert 'Automatic-Reboot "false"' in host.check_output("apt-config dump Unattended-Upgrade::Automatic-Reboot")
 
 

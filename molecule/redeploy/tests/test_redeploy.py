@@ -17,6 +17,7 @@ from conftest import EPHEMERAL, PROJECT, servers
 
 sys.path.append(str(PROJECT / "tests"))
 from load import Load, summary, went_back
+from play import play
 
 SOURCE = EPHEMERAL / "project"
 
@@ -81,16 +82,12 @@ class Server:
             self.current = json.loads(process.communicate()[0])
 
 
-def play(playbook: str, host: Server, **variables: str) -> str:
-    """Run a playbook as a user does, and return what it says."""
-    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    # The controller is another machine than the server, and takes nothing from it.
-    argv = ["nice", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", inventory, "--limit", host.container, *extra]
+def run(playbook: str, host: Server, **variables: str) -> str:
+    """Run a playbook on one server, and return what it says."""
     began = time.time()
-    done = subprocess.run(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = play(playbook, "--limit", host.container, **variables)
     host.runs.append((began, time.time()))
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0
     return done.stdout
 
 
@@ -118,11 +115,11 @@ def carry_out(runs: list[str], hosts: list[Server]) -> None:
         # One after the other: a server has two cores or more for itself, and here all of them share two.
         for host in hosts:
             if what == "rollback":
-                play("rollback", host)
+                run("rollback", host)
             elif what == "nothing, by force":
-                play("deploy", host, django_force_release="true")
+                run("deploy", host, django_force_release="true")
             else:
-                play("deploy", host, django_version=f"v{number}")
+                run("deploy", host, django_version=f"v{number}")
             host.releases.append(host.live())
 
 
@@ -141,7 +138,7 @@ def rollout(request):
             carry_out(SLOW_RUNS, hosts)
         carry_out(RUNS[len(SLOW_RUNS) :], hosts)
         for host in hosts:
-            host.idle = play("deploy", host)
+            host.idle = run("deploy", host)
         seconds = time.monotonic() - began
         # Where deploys are quick, the visitors have yet to come; not all that were due have asked.
         time.sleep(max(0, 1.1 * REQUESTS / sum(RATES.values()) - seconds))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,18 +12,10 @@ from conftest import EPHEMERAL, PROJECT
 
 sys.path.append(str(PROJECT / "tests"))
 from load import Load
+from play import play
 
 SOURCE = EPHEMERAL / "project"
 RELEASES: dict[str, str] = {}
-
-
-def play(playbook: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run a playbook as a user does."""
-    extra = [f"--extra-vars={name}={value}" for name, value in variables.items()]
-    argv = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *extra]
-    done = subprocess.run(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout)
-    return done
 
 
 def migration(name: str, operation: str, after: str = "0001_initial") -> None:

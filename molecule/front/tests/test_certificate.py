@@ -1,0 +1,213 @@
+"""How certificates come, are renewed, and fail to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from conftest import PROJECT, Site
+
+sys.path.append(str(PROJECT / "tests"))
+from load import Load
+from play import play
+
+PEBBLE = f"pebble-{os.environ.get('VPS_RUN', '')}"
+KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+BY_HTTP = {"letsencrypt_dns_hook": "", "site_domains": "{{ [site_name ~ '.example.test'] }}"}
+
+
+def pebble(command: str, *options: str) -> str:
+    argv = ["docker", "exec", *options, PEBBLE, "sh", "-c", command]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def certbot(site: Site, days: float, *options: str) -> bool:
+    """Let certbot renew what is due some days from now, as its timer does."""
+    renew = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem faketime -f +{}d certbot -q renew --no-random-sleep-on-renew {}"
+    return site.host.run(renew.format(days, " ".join(options))).rc == 0
+
+
+def in_force(site: Site) -> str:
+    return site.host.check_output(f"openssl x509 -noout -serial -in /etc/{site.name}/tls/fullchain.pem")
+
+
+def served(site: Site) -> str:
+    return site.host.check_output(
+        f"echo | openssl s_client -connect 127.0.0.1:443 -servername {site.canonical} 2>/dev/null"
+        " | openssl x509 -noout -serial"
+    )
+
+
+def orders() -> int:
+    logs = subprocess.run(["docker", "logs", PEBBLE], check=True, capture_output=True, text=True)
+    return (logs.stdout + logs.stderr).count("order-plz")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def faketime(sites):
+    for site in sites:
+        site.host.check_output("apt-get install -qq --yes --no-install-recommends faketime")
+    yield
+    for site in sites:
+        site.host.check_output("apt-get purge -qq --yes faketime")
+
+
+@contextlib.contextmanager
+def another_ca(days: int, known_customers: bool, refuses: int) -> Iterator[str]:
+    """A CA whose certificates last so long, and that refuses so many good nonces of a hundred; its address."""
+    port = 14000 + days
+    edit = f"s/:14000/:{port}/; s/:15000/:{port + 1000}/; s/7776000/{days * 86400}/"
+    if known_customers:
+        edit += f'; s/Required": false/Required": true, "externalAccountMACKeys": {{"customer-1": "{KEY}"}}/'
+    pebble(f"sed '{edit}' /etc/pebble/config.json > /tmp/{days}.json")
+    environment = ("--env", "PEBBLE_VA_NOSLEEP=1", "--env", f"PEBBLE_WFE_NONCEREJECT={refuses}", "--detach")
+    pebble(f"exec pebble -config /tmp/{days}.json -dnsserver 127.0.0.1:8053", *environment)
+    try:
+        yield f"https://pebble:{port}/dir"
+    finally:
+        pebble(f"pkill -f /tmp/{days}.json")
+
+
+def test_a_wildcard_is_certified_and_each_name_below_it_is_the_sites_own(site):
+    answer = site.get(f"https://tenant.{site.name}.example.test/")
+    assert answer.status == 200
+    assert answer.header("strict-transport-security")
+    plain = site.get(f"http://tenant.{site.name}.example.test/x?y=z")
+    assert (plain.status, plain.header("location")) == (301, f"https://tenant.{site.name}.example.test/x?y=z")
+    # One that was named beside it leads to the canonical one.
+    assert site.get(f"https://www.{site.name}.example.test/").header("location") == f"https://{site.canonical}/"
+
+
+@pytest.mark.parametrize(
+    ("days", "known_customers", "refuses", "early", "late"), [(6, True, 0, 3.5, 4.2), (45, False, 20, 29, 31)]
+)
+def test_a_certificate_of_another_life_is_renewed_in_its_last_third(
+    sites, days, known_customers, refuses, early, late, until
+):
+    key = {"letsencrypt_eab_kid": "customer-1", "letsencrypt_eab_hmac_key": KEY} if known_customers else {}
+    before = {site.name: in_force(site) for site in sites}
+    pids = {site.name: site.host.check_output("systemctl show -P MainPID nginx.service") for site in sites}
+    with another_ca(days, known_customers, refuses) as address:
+        done = play("site", "-vvv", "--diff", "--tags=letsencrypt", letsencrypt_directory_url=address, **key)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert KEY not in done.stdout
+        for site in sites:
+            first = in_force(site)
+            assert first != before[site.name]
+            assert certbot(site, early)
+            assert in_force(site) == first
+            for _ in range(10):
+                if certbot(site, late):
+                    break
+                # Refused twice it gives up until the timer comes again; what is in force stays.
+                assert refuses
+                assert served(site) == in_force(site) == first
+            assert in_force(site) != first
+            until(lambda site=site: served(site) == in_force(site), 5)
+            assert site.host.check_output("systemctl show -P MainPID nginx.service") == pids[site.name]
+    # Back to the CA that the others trust; what was ordered elsewhere is renewed no more.
+    done = play("site", "--tags=letsencrypt")
+    assert done.returncode == 0, done.stdout[-3000:]
+    for site in sites:
+        assert len(site.host.check_output("ls /etc/letsencrypt/renewal").split()) == 1
+        assert site.get("/health/").status == 200
+
+
+def test_a_name_that_leads_elsewhere_is_named_and_nothing_is_ordered(site):
+    asked, before = orders(), in_force(site)
+    gateway = site.address.rsplit(".", 1)[0] + ".1"
+    # As its resolver would say it.
+    site.host.check_output(f"cp /etc/hosts /tmp/hosts; echo {gateway} {site.canonical} >> /etc/hosts")
+    try:
+        done = play("site", "--limit", site.container, "--tags=letsencrypt", **BY_HTTP)
+    finally:
+        site.host.check_output("cat /tmp/hosts > /etc/hosts")
+    assert done.returncode != 0
+    assert f"{site.canonical} leads to {gateway}, which gives no answer" in done.stdout
+    assert f"This host goes out with {site.address}" in done.stdout
+    assert (orders(), in_force(site)) == (asked, before)
+    assert site.get("/health/").status == 200
+
+
+@contextlib.contextmanager
+def due(site: Site) -> Iterator[None]:
+    """The certificate is one that ought to be renewed, and certbot's unit does not sleep before it looks."""
+    unit, settings = "/run/systemd/system/certbot.service.d", "/etc/letsencrypt/renewal/*.conf"
+    start = "[Service]\nExecStart=\nExecStart=/usr/bin/certbot -q renew --no-random-sleep-on-renew"
+    site.host.check_output(f"sed -i 's/^renew_before.*/renew_before_expiry = 1 year/' {settings}")
+    site.host.check_output(f"mkdir -p {unit}; printf '{start}\n' > {unit}/test.conf; systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        site.host.check_output(f"rm {unit}/test.conf; systemctl daemon-reload")
+        site.host.check_output("/usr/local/sbin/django_vps-renewal /etc/letsencrypt/live/*-????????")
+
+
+@contextlib.contextmanager
+def down(site: Site) -> Iterator[None]:
+    rule = (
+        "add chain inet rude out { type filter hook output priority 0; }; add rule inet rude out tcp dport 14000 reject"
+    )
+    site.host.check_output(f"nft 'add table inet rude; {rule}'")
+    try:
+        yield
+    finally:
+        site.host.check_output("nft delete table inet rude")
+
+
+@contextlib.contextmanager
+def hanging(site: Site) -> Iterator[None]:
+    subprocess.run(["docker", "pause", PEBBLE], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "unpause", PEBBLE], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("trouble", [down, hanging])
+def test_a_ca_that_gives_no_answer_leaves_the_old_certificate_and_that_is_said(site, trouble, until):
+    before = in_force(site)
+    with due(site):
+        with trouble(site):
+            assert site.host.run("systemctl start certbot.service").rc != 0
+        assert served(site) == in_force(site) == before
+        done = play("status", "--limit", site.container)
+        assert done.returncode != 0
+        assert "the last renewal has failed" in done.stdout
+        # The CA may refuse a nonce.
+        until(lambda: site.host.run("systemctl start certbot.service").rc == 0)
+        until(lambda: served(site) == in_force(site) != before, 5)
+    done = play("status", "--limit", site.container)
+    assert done.returncode == 0
+    assert "89 of 90 days are left" in done.stdout or "90 of 90 days are left" in done.stdout
+
+
+def test_a_first_order_that_finds_no_ca_changes_nothing(site):
+    before = in_force(site)
+    done = play(
+        "site", "--limit", site.container, "--tags=letsencrypt", letsencrypt_directory_url="https://pebble:14999/dir"
+    )
+    assert done.returncode != 0
+    assert "Connection refused" in done.stdout
+    assert served(site) == in_force(site) == before
+
+
+def test_rotated_logs_a_reload_and_a_renewal_cost_no_request_and_no_line(site, until):
+    def noted() -> int:
+        return int(site.host.run("zcat -f /var/log/nginx/access.log* | grep -c 'GET /health/ '").stdout)
+
+    renew = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem certbot -q renew --force-renewal --no-random-sleep-on-renew"
+    before, old = noted(), in_force(site)
+    with Load(site.address, site.canonical, path=["/health/"], rate=50) as load:
+        site.host.check_output("logrotate --force /etc/logrotate.d/nginx")
+        site.host.check_output("systemctl reload nginx")
+        # The CA may refuse a nonce.
+        until(lambda: site.host.run(renew).rc == 0)
+        until(lambda: served(site) == in_force(site) != old, 5)
+    result = load.result()
+    assert result["failures"] == []
+    until(lambda: noted() - before == result["requests"], 5)

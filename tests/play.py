@@ -1,0 +1,21 @@
+"""What the owner of a site types, for tests of scenarios."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+
+
+def play(playbook: str, *options: str, **variables) -> subprocess.CompletedProcess:
+    """Run a playbook on the scenario's hosts; what it said is printed too, for a test that fails."""
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    # The controller is another machine than the servers, and takes nothing from them.
+    argv = ["nice", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", inventory, *options]
+    argv += ["--extra-vars", json.dumps(variables)]
+    done = subprocess.run(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    print(done.stdout)
+    return done

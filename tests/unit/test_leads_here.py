@@ -1,0 +1,134 @@
+"""Whether a CA would find this host: what is asked, what is believed, and what is said."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import subprocess
+import threading
+
+import pytest
+from ansible_collections.django_vps.stack.plugins.modules import leads_here as module
+
+TOKEN = "django_vps-0123"
+ADDRESSES_OF = module.addresses_of
+PUBLIC_CA = "https://ca.example/directory"
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """A web server that answers as the name tells it to."""
+
+    def do_GET(self):
+        name = self.headers["Host"].partition(":")[0]
+        here, where = {
+            "shop.test": (200, None),
+            "two.test": (200, None),
+            "parked.test": (200, None),
+            "gone.test": (404, None),
+            "moved.test": (301, f"http://shop.test{self.path}"),
+            "round.test": (302, self.path),
+            "odd.test": (301, "gopher://shop.test/"),
+        }[name]
+        self.send_response(here)
+        if where:
+            self.send_header("Location", where)
+        self.end_headers()
+        asked = self.path.removeprefix("/.well-known/acme-challenge/")
+        self.wfile.write(f"{'buy this domain' if name == 'parked.test' else asked}\n".encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def net(monkeypatch):
+    """Every name of .test leads to the web server, but nobody.test to where none is, and none.test nowhere."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    known = {
+        "nobody.test": ["127.0.0.2"],
+        "none.test": [],
+        "own.test": None,
+        "two.test": ["127.0.0.1", "2600::1"],
+        "ca.example": ["8.8.8.8"],
+        "ca.internal": ["10.0.0.9"],
+        "ca.unknown": [],
+    }
+    monkeypatch.setattr(module, "addresses_of", lambda name: known.get(name, ["127.0.0.1"]))
+    monkeypatch.setitem(module.PORTS, "http", server.server_port)
+    monkeypatch.setattr(module, "READY", 0)
+    real = socket.create_connection
+    local = {"shop.test": "127.0.0.1"}
+    monkeypatch.setattr(socket, "create_connection", lambda to, *rest: real((local.get(to[0], to[0]), to[1]), *rest))
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def look(name: str, server: str = PUBLIC_CA) -> list[str]:
+    return module.look([name], TOKEN, server)[1]
+
+
+@pytest.mark.parametrize("name", ["shop.test", "moved.test"])
+def test_a_name_that_leads_here_even_by_a_detour_is_found(name):
+    assert module.look([name], TOKEN, PUBLIC_CA) == ({name: ["127.0.0.1"]}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("gone.test", "gone.test leads to 127.0.0.1, which answers 404"),
+        ("parked.test", "parked.test leads to 127.0.0.1, which answers with another site"),
+        ("round.test", "round.test leads to 127.0.0.1, which answers 302"),
+        ("odd.test", "odd.test leads to 127.0.0.1, which leads on to gopher://shop.test/"),
+        ("nobody.test", "nobody.test leads to 127.0.0.2, which gives no answer ([Errno 111] Connection refused)"),
+        ("none.test", "none.test has no address"),
+    ],
+)
+def test_one_that_does_not_is_named_with_its_address_and_what_is_there(name, what):
+    assert look(name) == [what]
+
+
+@pytest.mark.parametrize("server", ["https://ca.internal/dir", "https://ca.unknown/dir"])
+def test_where_the_ca_is_ones_own_or_behind_a_proxy_it_may_know_more_names(server):
+    assert look("none.test", server) == []
+
+
+def test_a_name_that_the_host_calls_its_own_is_left_to_the_ca():
+    assert look("own.test") == []
+
+
+@pytest.mark.parametrize(("here", "wrong"), [(True, 1), (False, 0)])
+def test_an_address_of_ipv6_is_left_to_the_ca_where_the_host_has_none_and_is_behind_something(monkeypatch, here, wrong):
+    monkeypatch.setattr(module, "own_addresses", lambda: {4: "10.0.0.1"})
+    monkeypatch.setattr(module, "is_here", lambda address: here)
+    known = socket.create_connection
+
+    def connect(to, *rest):
+        if ":" in to[0]:
+            raise OSError(101, "Network is unreachable")
+        return known(to, *rest)
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert len(look("two.test")) == wrong
+
+
+def test_what_is_of_the_host_is_told_from_what_is_not():
+    assert module.is_here("127.0.0.1")
+    assert not module.is_here("192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("dns", "addresses"),
+    [("127.0.1.1 STREAM\n", None), ("192.0.2.7 STREAM localhost\n192.0.2.7 DGRAM\n", ["192.0.2.7"]), ("", [])],
+)
+def test_the_hosts_own_word_for_a_name_is_not_what_the_dns_says(monkeypatch, dns, addresses):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, dns))
+    assert ADDRESSES_OF("localhost") == addresses
+
+
+def test_a_web_server_that_is_just_being_told_of_the_name_is_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "READY", 5)
+    answers = iter(["answers 404", ""])
+    monkeypatch.setattr(module, "trouble", lambda *_: next(answers))
+    assert look("shop.test") == []
