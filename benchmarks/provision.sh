@@ -33,7 +33,7 @@ place etc/postgresql-common etc/apt
 apt-get -qq update
 apt-get -qq install --no-install-recommends \
   postgresql python3-psycopg2 acl python3-venv iproute2 brotli openssl \
-  nginx libnginx-mod-http-brotli-static > /dev/null
+  nginx libnginx-mod-http-brotli-static logrotate > /dev/null
 
 # PostgreSQL
 place etc/postgresql etc/systemd/system/postgresql@.service.d

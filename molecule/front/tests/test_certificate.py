@@ -69,7 +69,7 @@ def another_ca(days: int, known_customers: bool, refuses: int) -> Iterator[str]:
     try:
         yield f"https://pebble:{port}/dir"
     finally:
-        pebble(f"pkill -f /tmp/{days}.json")
+        pebble(f"pkill -f [/]tmp/{days}.json")
 
 
 def test_a_wildcard_is_certified_and_each_name_below_it_is_the_sites_own(site):
@@ -83,9 +83,9 @@ def test_a_wildcard_is_certified_and_each_name_below_it_is_the_sites_own(site):
 
 
 @pytest.mark.parametrize(
-    ("days", "known_customers", "refuses", "early", "late"), [(6, True, 0, 3.5, 4.2), (45, False, 20, 29, 31)]
+    ("days", "known_customers", "refuses", "early", "late"), [(6, True, 0, 2.8, 3.2), (45, False, 20, 29, 31)]
 )
-def test_a_certificate_of_another_life_is_renewed_in_its_last_third(
+def test_a_certificate_of_another_life_is_renewed_when_enough_of_it_is_over(
     sites, days, known_customers, refuses, early, late, until
 ):
     key = {"letsencrypt_eab_kid": "customer-1", "letsencrypt_eab_hmac_key": KEY} if known_customers else {}
@@ -203,6 +203,8 @@ def test_rotated_logs_a_reload_and_a_renewal_cost_no_request_and_no_line(site, u
     renew = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem certbot -q renew --force-renewal --no-random-sleep-on-renew"
     before, old = noted(), in_force(site)
     with Load(site.address, site.canonical, path=["/health/"], rate=50) as load:
+        # What the timer does each night.
+        assert site.host.service("logrotate.timer").is_running
         site.host.check_output("logrotate --force /etc/logrotate.d/nginx")
         site.host.check_output("systemctl reload nginx")
         # The CA may refuse a nonce.
