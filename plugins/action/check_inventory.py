@@ -57,8 +57,8 @@ SITE = {
     "site_domains": {"type": "list", "elements": "str", "required": True},
 }
 
-#: Plugins of certbot's in Debian that find their login in a file of names and values.
-DNS_PLUGINS = ("cloudflare", "digitalocean", "dnsimple", "gandi", "gehirn", "linode", "ovh", "rfc2136", "sakuracloud")
+#: Plugins of certbot's that find their login in a file of names and values: those of both Debians, of 13, of 12.
+DNS_PLUGINS = words("cloudflare rfc2136 desec infomaniak digitalocean dnsimple gandi gehirn linode ovh sakuracloud")
 
 #: What is set together or not at all.
 PAIRS = (
@@ -930,7 +930,7 @@ RULES: dict[str, Rule] = {
     "letsencrypt_dns_plugin": matching(
         "|".join(DNS_PLUGINS),
         "is no plugin of Debian's that takes its login from a file",
-        f"write one of: {', '.join(DNS_PLUGINS)}; or write a letsencrypt_dns_hook",
+        f"write one of: {', '.join(sorted(DNS_PLUGINS))}; or write a letsencrypt_dns_hook",
     ),
     "letsencrypt_dns_credentials": setting({}, r"[a-z][a-z0-9_-]*"),
     "letsencrypt_share_port": PORT,
