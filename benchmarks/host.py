@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -36,6 +37,11 @@ def run(*argv: str | Path, log: Path | None = None, **options) -> str:
         where = f"\nall of it: {log}" if log else ""
         raise Failed(f"{Path(argv[0]).name} {argv[1] if argv[1:] else ''} ended with {done.returncode}:\n{last}{where}")
     return done.stdout
+
+
+def copy_project(folder: Path) -> Path:
+    """A sample_project of one's own."""
+    return shutil.copytree(ROOT / "sample_project", folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def recap(output: str) -> dict[str, int]:

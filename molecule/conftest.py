@@ -104,6 +104,25 @@ class Site:
         )
         return parse(done.stdout.decode(errors="replace"), done.stderr.decode())
 
+    @property
+    def certificate(self) -> str:
+        """The serial number of the one in force."""
+        return self.host.check_output(f"openssl x509 -noout -serial -in /etc/{self.name}/tls/fullchain.pem")
+
+    @property
+    def served_certificate(self) -> str:
+        """The serial number of the one that visitors get."""
+        asked = f"openssl s_client -connect 127.0.0.1:443 -servername {self.canonical}"
+        return self.host.check_output(f"echo | {asked} 2>/dev/null | openssl x509 -noout -serial")
+
+    def certbot(self, *options: str, days: float = 0) -> bool:
+        """Let certbot renew what is due, as its timer does; some days from now it wants the fixture `faketime`."""
+        later = f"faketime -f +{days}d" if days else ""
+        renew = f"certbot -q renew --no-random-sleep-on-renew {' '.join(options)}"
+        done = self.host.run(f"REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem {later} {renew}")
+        print(done.stderr)
+        return done.rc == 0
+
     def manage(self, *argv: str) -> str:
         return self.host.check_output(shlex.join([f"{self.name}-manage", *argv]))
 
@@ -147,6 +166,16 @@ def site_of(container: str) -> Site:
         roots = EPHEMERAL / f"{short}.pem"
         roots.write_text(host.check_output(f"cat /etc/{short}/tls/fullchain.pem"))
     return Site(host, container, short, domains, roots)
+
+
+@pytest.fixture(scope="module")
+def faketime(sites):
+    """A program on the servers that lets another one believe in another time."""
+    for site in sites:
+        site.host.check_output("apt-get install -qq --yes --no-install-recommends faketime")
+    yield
+    for site in sites:
+        site.host.check_output("apt-get purge -qq --yes faketime")
 
 
 @pytest.fixture(scope="session")

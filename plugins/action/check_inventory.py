@@ -60,9 +60,11 @@ SITE = {
 #: Plugins of certbot's that find their login in a file of names and values: those of both Debians, of 13, of 12.
 DNS_PLUGINS = words("cloudflare rfc2136 desec infomaniak digitalocean dnsimple gandi gehirn linode ovh sakuracloud")
 
+OWN_CERTIFICATE = ("letsencrypt_own_certificate", "letsencrypt_own_key")
+
 #: What is set together or not at all.
 PAIRS = (
-    ("letsencrypt_own_certificate", "letsencrypt_own_key"),
+    OWN_CERTIFICATE,
     ("letsencrypt_eab_kid", "letsencrypt_eab_hmac_key"),
     ("letsencrypt_dns_plugin", "letsencrypt_dns_credentials"),
     ("host_apt_mirror", "host_apt_security_mirror"),
@@ -1079,31 +1081,33 @@ def pairs_are_whole(case: Case) -> Iterator[Problem]:
 
 
 def own_certificate(case: Case) -> Iterator[Problem]:
-    for name in PAIRS[0]:
-        if case.values.get(name) and case.values.get("letsencrypt_enabled") is True:
+    for name in filter(case.values.get, OWN_CERTIFICATE):
+        if case.values.get("letsencrypt_enabled") is True:
             yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
-        elif case.values.get(name) and case.plays("letsencrypt"):
+        elif case.plays("letsencrypt"):
             yield from no_such_file(case, name)
 
 
 def wildcards_are_meant(case: Case) -> Iterator[Problem]:
     """One stands beside the canonical name, and is proven by a record in the DNS."""
-    for name in wildcards(case, "nginx_domains")[:1]:
-        if name == case.values["nginx_domains"][0]:
+    for first in domains(case.values, "nginx_domains")[:1]:
+        if first.startswith("*."):
             what = "has a wildcard in the place of the canonical name"
-            yield Problem(said_as(case, "nginx_domains"), what, "write that first", name)
+            yield Problem(said_as(case, "nginx_domains"), what, "write that first", first)
             return
     by_dns = case.values.get("letsencrypt_dns_plugin") or case.values.get("letsencrypt_dns_hook")
     if case.values.get("letsencrypt_enabled") is True and not by_dns:
-        for name in wildcards(case, "letsencrypt_domains"):
-            what = "has a wildcard, which no challenge over HTTP can prove"
-            advice = "write letsencrypt_dns_plugin or letsencrypt_dns_hook too"
-            yield Problem(said_as(case, "letsencrypt_domains"), what, advice, name)
+        for name in domains(case.values, "letsencrypt_domains"):
+            if name.startswith("*."):
+                what = "has a wildcard, which no challenge over HTTP can prove"
+                advice = "write letsencrypt_dns_plugin or letsencrypt_dns_hook too"
+                yield Problem(said_as(case, "letsencrypt_domains"), what, advice, name)
 
 
-def wildcards(case: Case, name: str) -> list[str]:
-    domains = case.values.get(name)
-    return [each for each in domains if str(each).startswith("*.")] if isinstance(domains, list) else []
+def domains(values: dict[str, Any], name: str) -> list[str]:
+    """Those of a list that is one, whatever else may be wrong with it."""
+    found = values.get(name)
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def said_as(case: Case, name: str) -> str:
@@ -1236,9 +1240,9 @@ def sites_differ(case: Case) -> Iterator[Problem]:
                 "give each site its own, or put one host into all groups",
                 values[name],
             )
-        mine, theirs = case.values.get("nginx_domains"), values.get("nginx_domains")
-        if isinstance(mine, list) and isinstance(theirs, list) and "site_name" not in same:
-            for name in (name for name in mine if name in theirs):
+        if "site_name" not in same:
+            theirs = domains(values, "nginx_domains")
+            for name in (name for name in domains(case.values, "nginx_domains") if name in theirs):
                 advice = "leave it to one of the sites"
                 yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
         web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]

@@ -149,8 +149,9 @@ def trouble(name: str, address: str, token: str) -> str:
     """What is found at the address instead of the file; nothing when it is the file."""
     url = f"http://{name}{CHALLENGES}/{token}"
     for _ in range(REDIRECTS + 1):
+        asked = urlsplit(url).hostname
         try:
-            with closing(fetch(url, address if urlsplit(url).hostname == name else urlsplit(url).hostname)) as answer:
+            with closing(fetch(url, address if asked == name else asked)) as answer:
                 body = answer.read(1000).decode(errors="replace").strip()
         except (OSError, http.client.HTTPException, ValueError) as error:
             return f"gives no answer ({error or type(error).__name__})"

@@ -55,7 +55,7 @@ def test_a_known_name_in_the_handshake_does_not_help_an_unknown_host_header(site
 
 @dataclass
 class Attack:
-    """A request as bytes, and the statuses that will do; none stands for a connection that is closed without a word."""
+    """A request as bytes, and the statuses that will do."""
 
     name: str
     line: str

@@ -26,35 +26,9 @@ def pebble(command: str, *options: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def certbot(site: Site, days: float, *options: str) -> bool:
-    """Let certbot renew what is due some days from now, as its timer does."""
-    renew = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem faketime -f +{}d certbot -q renew --no-random-sleep-on-renew {}"
-    return site.host.run(renew.format(days, " ".join(options))).rc == 0
-
-
-def in_force(site: Site) -> str:
-    return site.host.check_output(f"openssl x509 -noout -serial -in /etc/{site.name}/tls/fullchain.pem")
-
-
-def served(site: Site) -> str:
-    return site.host.check_output(
-        f"echo | openssl s_client -connect 127.0.0.1:443 -servername {site.canonical} 2>/dev/null"
-        " | openssl x509 -noout -serial"
-    )
-
-
 def orders() -> int:
     logs = subprocess.run(["docker", "logs", PEBBLE], check=True, capture_output=True, text=True)
     return (logs.stdout + logs.stderr).count("order-plz")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def faketime(sites):
-    for site in sites:
-        site.host.check_output("apt-get install -qq --yes --no-install-recommends faketime")
-    yield
-    for site in sites:
-        site.host.check_output("apt-get purge -qq --yes faketime")
 
 
 @contextlib.contextmanager
@@ -83,6 +57,7 @@ def test_a_wildcard_is_certified_and_each_name_below_it_is_the_sites_own(site):
     assert site.get(f"https://www.{site.name}.example.test/").header("location") == f"https://{site.canonical}/"
 
 
+@pytest.mark.usefixtures("faketime")
 @pytest.mark.parametrize(
     ("days", "known_customers", "refuses", "early", "late"), [(6, True, 0, 2.8, 3.2), (45, False, 20, 29, 31)]
 )
@@ -90,25 +65,25 @@ def test_a_certificate_of_another_life_is_renewed_when_enough_of_it_is_over(
     sites, days, known_customers, refuses, early, late, until
 ):
     key = {"letsencrypt_eab_kid": "customer-1", "letsencrypt_eab_hmac_key": KEY} if known_customers else {}
-    before = {site.name: in_force(site) for site in sites}
+    before = {site.name: site.certificate for site in sites}
     pids = {site.name: site.host.check_output("systemctl show -P MainPID nginx.service") for site in sites}
     with another_ca(days, known_customers, refuses) as address:
         done = play("site", "-vvv", "--diff", "--tags=letsencrypt", letsencrypt_directory_url=address, **key)
         assert done.returncode == 0, done.stdout[-3000:]
         assert KEY not in done.stdout
         for site in sites:
-            first = in_force(site)
+            first = site.certificate
             assert first != before[site.name]
-            assert certbot(site, early)
-            assert in_force(site) == first
+            assert site.certbot(days=early)
+            assert site.certificate == first
             for _ in range(10):
-                if certbot(site, late):
+                if site.certbot(days=late):
                     break
                 # Refused twice it gives up until the timer comes again; what is in force stays.
                 assert refuses
-                assert served(site) == in_force(site) == first
-            assert in_force(site) != first
-            until(lambda site=site: served(site) == in_force(site), 5)
+                assert site.served_certificate == site.certificate == first
+            assert site.certificate != first
+            until(lambda site=site: site.served_certificate == site.certificate, 5)
             assert site.host.check_output("systemctl show -P MainPID nginx.service") == pids[site.name]
     # Back to the CA that the others trust; what was ordered elsewhere is renewed no more.
     done = play("site", "--tags=letsencrypt")
@@ -119,7 +94,7 @@ def test_a_certificate_of_another_life_is_renewed_when_enough_of_it_is_over(
 
 
 def test_a_name_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
-    asked, before = orders(), [in_force(site) for site in sites]
+    asked, before = orders(), [site.certificate for site in sites]
     gateway = sites[0].address.rsplit(".", 1)[0] + ".1"
     # As its resolver would say it.
     for site in sites:
@@ -134,7 +109,7 @@ def test_a_name_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
         assert f"{site.canonical} leads to {gateway}, which gives no answer" in done.stdout
         assert f"This host goes out with {site.address}" in done.stdout
         assert site.get("/health/").status == 200
-    assert (orders(), [in_force(site) for site in sites]) == (asked, before)
+    assert (orders(), [site.certificate for site in sites]) == (asked, before)
 
 
 @contextlib.contextmanager
@@ -174,46 +149,45 @@ def hanging(site: Site) -> Iterator[None]:
 
 @pytest.mark.parametrize("trouble", [down, hanging])
 def test_a_ca_that_gives_no_answer_leaves_the_old_certificate_and_that_is_said(site, trouble, until):
-    before = in_force(site)
+    before = site.certificate
     with due(site):
         with trouble(site):
             assert site.host.run("systemctl start certbot.service").rc != 0
-        assert served(site) == in_force(site) == before
+        assert site.served_certificate == site.certificate == before
         done = play("status", "--limit", site.container)
         assert done.returncode != 0
         assert "the last renewal has failed" in done.stdout
         # The CA may refuse a nonce.
         until(lambda: site.host.run("systemctl start certbot.service").rc == 0)
-        until(lambda: served(site) == in_force(site) != before, 5)
+        until(lambda: site.served_certificate == site.certificate != before, 5)
     done = play("status", "--limit", site.container)
     assert done.returncode == 0
     assert "89 of 90 days are left" in done.stdout or "90 of 90 days are left" in done.stdout
 
 
 def test_a_first_order_that_finds_no_ca_changes_nothing(sites):
-    before = [in_force(site) for site in sites]
+    before = [site.certificate for site in sites]
     done = play("site", "--tags=letsencrypt", letsencrypt_directory_url="https://pebble:14999/dir")
     assert done.returncode != 0
     assert "Connection refused" in done.stdout
     for site in sites:
         assert re.search(rf"{site.container} +:.* failed=1 ", done.stdout)
-    assert [served(site) for site in sites] == [in_force(site) for site in sites] == before
+    assert [site.served_certificate for site in sites] == [site.certificate for site in sites] == before
 
 
 def test_rotated_logs_a_reload_and_a_renewal_cost_no_request_and_no_line(site, until):
     def noted() -> int:
         return int(site.host.run("zcat -f /var/log/nginx/access.log* | grep -c 'GET /health/ '").stdout)
 
-    renew = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem certbot -q renew --force-renewal --no-random-sleep-on-renew"
-    before, old = noted(), in_force(site)
+    before, old = noted(), site.certificate
     with Load(site.address, site.canonical, path=["/health/"], rate=50) as load:
         # What the timer does each night.
         assert site.host.service("logrotate.timer").is_running
         site.host.check_output("logrotate --force /etc/logrotate.d/nginx")
         site.host.check_output("systemctl reload nginx")
         # The CA may refuse a nonce.
-        until(lambda: site.host.run(renew).rc == 0)
-        until(lambda: served(site) == in_force(site) != old, 5)
+        until(lambda: site.certbot("--force-renewal"))
+        until(lambda: site.served_certificate == site.certificate != old, 5)
     result = load.result()
     assert result["failures"] == []
     until(lambda: noted() - before == result["requests"], 5)
