@@ -7,6 +7,7 @@ of the daemons and of a visitor's browser here.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
 import re
@@ -66,13 +67,29 @@ def shell(site) -> dict[str, str]:
 
 def nginx(site) -> dict[str, str]:
     """Directives as they are in force in servers and locations, those of ssl where TLS is spoken; several by `;`."""
-    words = re.findall(r"""#.*|"[^"]*"|'[^']*'|[{};]|[^\s{};"']+""", site.host.check_output("nginx -T 2>/dev/null"))
+    parts = re.split(
+        r"^# configuration file (.+):$", site.host.check_output("nginx -T 2>/dev/null"), flags=re.MULTILINE
+    )
+    files = dict(zip(parts[1::2], parts[2::2], strict=True))
     found = defaultdict(set)
-    for settings in inherited(*block(word for word in words if word[0] != "#")):
+    for settings in inherited(*block(words_of(files, "/etc/nginx/nginx.conf"))):
         for name, value in settings.items():
             if "listen" in settings and (" ssl" in settings["listen"] or not name.startswith("ssl_")):
                 found[name].add(value)
     return {name: "; ".join(sorted(values)) for name, values in found.items()}
+
+
+def words_of(files: dict[str, str], pattern: str) -> Iterator[str]:
+    """What the files say, with what they include in its place."""
+    for path in fnmatch.filter(files, str(Path("/etc/nginx", pattern))):
+        words = re.findall(r"""#.*|"[^"]*"|'[^']*'|[{};]|[^\s{};"']+""", files[path])
+        words = iter([word for word in words if word[0] != "#"])
+        for word in words:
+            if word == "include":
+                yield from words_of(files, next(words))
+                assert next(words) == ";"
+            else:
+                yield word
 
 
 def block(words: Iterator[str]) -> tuple[dict[str, str], list]:
