@@ -12,6 +12,7 @@ from conftest import PROJECT
 
 sys.path.append(str(PROJECT / "tests"))
 from load import Load
+from play import play
 
 
 def test_nothing_on_the_host_has_failed(host):
@@ -101,6 +102,35 @@ def test_what_valkey_holds_survives_a_killed_server(site, until):
     time.sleep(1.5)
     site.host.check_output(f"systemctl kill --signal=KILL --kill-whom=main '*-server@{site.name}.service'")
     until(lambda: cache('print(cache.get("kept")); cache.delete("kept")') == "still here", 15)
+
+
+@pytest.mark.parametrize(
+    ("tag", "setting", "said", "unit", "settings"),
+    [
+        ("valkey", "maxmemory", "argument must be a memory value", "*-server@{name}.service", "/etc/*/*-{name}.conf"),
+        (
+            "postgres",
+            "work_mem",
+            'invalid value for parameter "work_mem"',
+            "postgresql@*-main.service",
+            "/etc/postgresql",
+        ),
+    ],
+)
+def test_a_setting_that_a_server_does_not_take_leaves_all_as_it_was(sites, tag, setting, said, unit, settings):
+    def state(site) -> str:
+        running = site.host.check_output(f"systemctl show -P MainPID '{unit.format(name=site.name)}'")
+        files = f"find {settings.format(name=site.name)} -type f -exec sha256sum '{{}}' + | sort"
+        return running + site.host.check_output(files)
+
+    before = [state(site) for site in sites]
+    done = play("site", f"--tags={tag}", **{f"{tag}_settings": {setting: "lots"}})
+    assert done.returncode != 0
+    assert said in done.stdout.replace('\\"', '"')
+    assert [state(site) for site in sites] == before
+    done = play("site", f"--tags={tag}")
+    assert done.returncode == 0
+    assert [state(site) for site in sites] == before
 
 
 @pytest.mark.parametrize("service", ["nginx.service", "{name}-gunicorn@{release}.service"])

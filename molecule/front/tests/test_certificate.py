@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, Site
@@ -17,7 +21,9 @@ from load import Load
 from play import play
 
 PEBBLE = f"pebble-{os.environ.get('VPS_RUN', '')}"
+#: What a CA knows its customer by, and a name server who may add records.
 KEY = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+SECRET = base64.b64encode(secrets.token_bytes(64)).decode()
 BY_HTTP = {"letsencrypt_dns_hook": "", "site_domains": "{{ [site_name ~ '.example.test'] }}"}
 
 
@@ -32,7 +38,9 @@ def orders() -> int:
 
 
 @contextlib.contextmanager
-def another_ca(days: int, known_customers: bool, refuses: int) -> Iterator[str]:
+def another_ca(
+    days: int, known_customers: bool = False, refuses: int = 0, name_server: str = "127.0.0.1:8053"
+) -> Iterator[str]:
     """A CA whose certificates last so long, and that refuses so many good nonces of a hundred; its address."""
     port = 14000 + days
     edit = f"s/:14000/:{port}/; s/:15000/:{port + 1000}/; s/7776000/{days * 86400}/"
@@ -40,7 +48,7 @@ def another_ca(days: int, known_customers: bool, refuses: int) -> Iterator[str]:
         edit += f'; s/Required": false/Required": true, "externalAccountMACKeys": {{"customer-1": "{KEY}"}}/'
     pebble(f"sed '{edit}' /etc/pebble/config.json > /tmp/{days}.json")
     environment = ("--env", "PEBBLE_VA_NOSLEEP=1", "--env", f"PEBBLE_WFE_NONCEREJECT={refuses}", "--detach")
-    pebble(f"exec pebble -config /tmp/{days}.json -dnsserver 127.0.0.1:8053", *environment)
+    pebble(f"exec pebble -config /tmp/{days}.json -dnsserver {name_server}", *environment)
     try:
         yield f"https://pebble:{port}/dir"
     finally:
@@ -93,21 +101,102 @@ def test_a_certificate_of_another_life_is_renewed_when_enough_of_it_is_over(
         assert site.get("/health/").status == 200
 
 
-def test_a_name_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
-    asked, before = orders(), [site.certificate for site in sites]
-    gateway = sites[0].address.rsplit(".", 1)[0] + ".1"
-    # As its resolver would say it.
-    for site in sites:
-        site.host.check_output(f"cp /etc/hosts /tmp/hosts; echo {gateway} {site.canonical} >> /etc/hosts")
+@contextlib.contextmanager
+def name_server() -> Iterator[str]:
+    """A name server that takes records from who has the key; its address."""
+    address = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], f"{PEBBLE}.address").read_text()
+    settings = f"""
+        key certbot {{ algorithm hmac-sha512; secret "{SECRET}"; }};
+        options {{ directory "/tmp/named"; pid-file none; recursion no; listen-on-v6 {{ none; }}; }};
+        zone example.test {{ type primary; file "zone"; allow-update {{ key certbot; }}; }};"""
+    zone = "@ 60 IN SOA pebble. webmaster.example.test. 1 3600 600 86400 60\n@ 60 IN NS pebble.\n"
+    pebble(f"mkdir /tmp/named; cd /tmp/named; printf '{zone}' > zone; echo '{settings}' > named.conf")
+    pebble("exec named -f -c /tmp/named/named.conf", "--detach")
     try:
-        done = play("site", "--tags=letsencrypt", **BY_HTTP)
+        yield address
+    finally:
+        pebble("pkill named; rm -r /tmp/named")
+
+
+def test_a_plugin_of_certbots_proves_names_by_a_real_name_server(sites, until):
+    before = [site.certificate for site in sites]
+    with name_server() as address, another_ca(90, name_server=f"{address}:53") as ca:
+        login = {
+            "dns_rfc2136_server": address,
+            "dns_rfc2136_name": "certbot.",
+            "dns_rfc2136_secret": SECRET,
+            "dns_rfc2136_algorithm": "HMAC-SHA512",
+        }
+        # A minute is what the plugin gives other name servers to hear of it.
+        for site in sites:
+            site.host.check_output("echo dns-rfc2136-propagation-seconds = 2 >> /etc/letsencrypt/cli.ini")
+        try:
+            done = play(
+                "site",
+                *("-vvv", "--diff", "--tags=letsencrypt"),
+                letsencrypt_directory_url=ca,
+                letsencrypt_dns_hook="",
+                letsencrypt_dns_plugin="rfc2136",
+                letsencrypt_dns_credentials=login,
+            )
+            assert done.returncode == 0
+            assert SECRET not in done.stdout
+            ordered = [site.certificate for site in sites]
+            assert not set(ordered) & set(before)
+            for site in sites:
+                until(lambda site=site: site.served_certificate == site.certificate, 5)
+                assert site.host.run(f"runuser -u {site.name} -- cat /etc/{site.name}/dns.ini").rc != 0
+                assert site.certbot("--force-renewal")
+            assert not {site.certificate for site in sites} & set(ordered)
+        finally:
+            for site in sites:
+                site.host.check_output("sed -i /rfc2136/d /etc/letsencrypt/cli.ini")
+    assert play("site", "--tags=letsencrypt").returncode == 0
+    for site in sites:
+        assert not site.host.file(f"/etc/{site.name}/dns.ini").exists
+
+
+@contextlib.contextmanager
+def network_with_ipv6(sites: list[Site]) -> Iterator[str]:
+    """Another network of the servers; how its addresses begin."""
+    run = os.environ["VPS_RUN"]
+    chance = hashlib.sha256(run.encode()).hexdigest()
+    prefix, name = f"fd{chance[:2]}:{chance[2:6]}:{chance[6:10]}:", f"vps-{run}-6"
+
+    def network(*argv: str) -> None:
+        subprocess.run(["docker", "network", *argv], check=True, capture_output=True)
+
+    network("create", "--ipv6", f"--subnet={prefix}:/64", name)
+    try:
+        for site in sites:
+            network("connect", name, site.container)
+        yield prefix
     finally:
         for site in sites:
-            site.host.check_output("cat /tmp/hosts > /etc/hosts")
+            network("disconnect", name, site.container)
+        network("rm", name)
+
+
+def test_an_address_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
+    asked, before = orders(), [site.certificate for site in sites]
+    elsewhere = [sites[0].address.rsplit(".", 1)[0] + ".1"]
+    with network_with_ipv6(sites) as prefix:
+        elsewhere.append(f"{prefix}:1")
+        for site in sites:
+            own = site.host.check_output(f"ip -6 -oneline address | grep -o '{prefix}:[0-9a-f]*'")
+            # As its resolver would say it.
+            lines = "".join(f"{each} {site.canonical}\n" for each in (site.address, own, *elsewhere))
+            site.host.check_output(f"cp /etc/hosts /tmp/hosts; printf '{lines}' >> /etc/hosts")
+        try:
+            done = play("site", "--tags=letsencrypt", **BY_HTTP)
+        finally:
+            for site in sites:
+                site.host.check_output("cat /tmp/hosts > /etc/hosts")
     assert done.returncode != 0
     for site in sites:
-        assert f"{site.canonical} leads to {gateway}, which gives no answer" in done.stdout
-        assert f"This host goes out with {site.address}" in done.stdout
+        found = re.findall(rf"{site.canonical} leads to ([^ ]+), which gives no answer", done.stdout)
+        assert set(found) == set(elsewhere)
+        assert re.search(rf"This host goes out with [0-9.]+ and {prefix}:[0-9a-f]+\.", done.stdout)
         assert site.get("/health/").status == 200
     assert (orders(), [site.certificate for site in sites]) == (asked, before)
 
@@ -189,5 +278,10 @@ def test_rotated_logs_a_reload_and_a_renewal_cost_no_request_and_no_line(site, u
         until(lambda: site.certbot("--force-renewal"))
         until(lambda: site.served_certificate == site.certificate != old, 5)
     result = load.result()
-    assert result["failures"] == []
-    until(lambda: noted() - before == result["requests"], 5)
+    # A reload closes the connections on which nothing is asked. Who asks at that very moment asks again, as browsers do
+    # by themselves; nginx can avoid it from 1.27.4 on.
+    met_the_reload = [each for each in result["failures"] if each["cause"] == "closed without an answer"]
+    assert result["failures"] == met_the_reload
+    assert {each["connection"] for each in met_the_reload} <= {"kept"}
+    assert len(met_the_reload) <= 2
+    until(lambda: noted() - before == result["requests"] - len(met_the_reload), 5)
