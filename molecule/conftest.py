@@ -24,14 +24,14 @@ import errno, json, select, socket, sys
 
 address, found = sys.argv[1], []
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
-for first in range(1, 65536, 4000):
+for first in range(1, 65536, 13107):
     poll, asked = select.poll(), {}
-    for port in range(first, min(first + 4000, 65536)):
+    for port in range(first, min(first + 13107, 65536)):
         one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
             asked[one.fileno()] = port, one
             poll.register(one, select.POLLOUT)
-    while ready := poll.poll(1000):
+    while ready := poll.poll(1500):
         for number, _ in ready:
             port, one = asked[number]
             poll.unregister(one)

@@ -28,6 +28,9 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.vault import EncryptedString
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 COLLECTION = Path(__file__).parents[2]
 
@@ -77,7 +80,10 @@ TYPED = words("django_force_release django_allow_breaking_migrations")
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
 #: What a host has once, though another role than that of the host says it.
-HOST_WIDE = ("nginx_tls_profile", "nginx_http3", "nginx_log_format", "nginx_log_truncated_addresses")
+HOST_WIDE = (
+    *("nginx_tls_profile", "nginx_http3", "nginx_log_format", "nginx_log_truncated_addresses"),
+    "letsencrypt_ca_bundle",
+)
 
 #: What all hosts of one site have to say the same of.
 AGREED = (
@@ -110,7 +116,7 @@ RESERVED = words(
     nogroup adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow
     utmp video sasl plugdev staff users input sgx kvm render crontab netdev messagebus sshd polkitd
     tss uuidd tcpdump ntp ntpsec chrony postfix dovecot exim
-    postgres postgresql nginx certbot letsencrypt gunicorn django redis valkey mysql memcached apache2 ssh
+    postgres postgresql nginx certbot letsencrypt gunicorn django django-vps redis valkey mysql memcached apache2 ssh
     cron dbus rsyslog journald systemd udev networking ufw fail2ban nftables iptables docker
     template0 template1 public none
     alternatives apparmor apt bash ca-certificates cloud console-setup cryptsetup default dhcp dpkg
@@ -238,6 +244,7 @@ class Case:
     colleagues: dict[str, dict[str, Any]] = field(default_factory=dict)
     find_source: Callable[[str], Path] = Path
     find_file: Callable[[str], bool] = os.path.isfile
+    read_file: Callable[[str], str] = lambda name: Path(name).read_text()
 
     @property
     def parts(self) -> set[str]:
@@ -1086,6 +1093,42 @@ def own_certificate(case: Case) -> Iterator[Problem]:
             yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
         elif case.plays("letsencrypt"):
             yield from no_such_file(case, name)
+    if not case.plays("letsencrypt") or case.values.get("letsencrypt_enabled") is not False:
+        return
+    if all(case.values.get(name) and case.find_file(case.values[name]) for name in OWN_CERTIFICATE):
+        yield from does_not_fit(case, *(case.read_file(case.values[name]).encode() for name in OWN_CERTIFICATE))
+
+
+def does_not_fit(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
+    """A certificate that nginx or visitors would not take."""
+    certificate, secret = OWN_CERTIFICATE
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+    except ValueError:
+        advice = "write the site's own first, and then those between it and the CA"
+        yield Problem(certificate, "holds no certificates in PEM form", advice)
+        return
+    try:
+        own = serialization.load_pem_private_key(key, None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        advice = "write one without; ansible-vault encrypts it on the controller"
+        yield Problem(secret, "holds no key in PEM form, or one with a passphrase", advice)
+        return
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    if own.public_bytes(*form) != leaf.public_key().public_bytes(*form):
+        yield Problem(secret, "is not the key of letsencrypt_own_certificate", "write the two that belong together")
+    # One that nobody certified is for trying things out.
+    if leaf.issuer == leaf.subject:
+        return
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    known = names.get_values_for_type(x509.DNSName)
+    for first in domains(case.values, "nginx_domains")[:1]:
+        if first not in known and f"*.{first.partition('.')[2]}" not in known:
+            advice = f"it knows {', '.join(known) or 'none'}; have one made for the site's first name, or change that"
+            yield Problem(certificate, "is for other names", advice, first)
 
 
 def wildcards_are_meant(case: Case) -> Iterator[Problem]:
@@ -1426,6 +1469,7 @@ class ActionModule(ActionBase):
             colleagues=dict(self.colleagues(variables, specs)),
             find_source=self.find_source,
             find_file=self.find_file,
+            read_file=self.read_file,
         )
 
     def plain(self, variables: dict[str, Any], name: str) -> str:
@@ -1469,3 +1513,7 @@ class ActionModule(ActionBase):
             return os.path.isfile(self._find_needle("files", value))
         except AnsibleError:
             return False
+
+    def read_file(self, value: str) -> str:
+        """What it holds, decrypted where it is encrypted by ansible-vault."""
+        return self._loader.get_text_file_contents(self._find_needle("files", value))

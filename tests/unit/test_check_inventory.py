@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ from ansible_collections.django_vps.stack.plugins.action.check_inventory import 
     read_wiring,
     settle,
 )
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = Path(__file__).parent.parent.parent
 ROLES = ["host", "postgres", "django", "valkey", "gunicorn", "deployer", "letsencrypt", "nginx"]
@@ -364,6 +368,7 @@ BAD = [
         "from the file that ends",
     ),
     ("host old key", "host_admins", [{"name": "ada", "keys": ["ssh-dss AAAAB3NzaC1"]}], "is no public key"),
+    ("site named like the stack", "site_name", "django-vps", "is a name the system or the stack uses itself"),
     ("host root", "host_admins", [{"name": "root", "keys": [PUBLIC]}], "is a name the system"),
     ("host site user", "host_admins", [{"name": "shop", "keys": [PUBLIC]}], "the user that the site runs as"),
     (
@@ -563,17 +568,54 @@ def test_60_two_sites_may_share_an_address():
     assert refused(neighbours={"vps1-blog": NEIGHBOUR}) == []
 
 
-def test_no_certificate_of_ones_own_that_is_not_there(tmp_path):
-    (tmp_path / "a.pem").touch()
-    own = {
+def own_certificate(folder: Path, *names: str, certified: bool = True) -> dict[str, object]:
+    """A certificate for the names and its key, and how an inventory says so."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject, issuer = (
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        for name in ("site", "CA" if certified else "site")
+    )
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    certificate = x509.CertificateBuilder(issuer, subject, key.public_key(), 1, since, since + timedelta(days=90))
+    alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    signed = certificate.add_extension(alternatives, critical=False).sign(key, hashes.SHA256())
+    form = serialization.Encoding.PEM
+    (folder / "a.pem").write_bytes(signed.public_bytes(form))
+    (folder / "b.pem").write_bytes(
+        key.private_bytes(form, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return {
         "letsencrypt_enabled": False,
-        "letsencrypt_own_certificate": str(tmp_path / "a.pem"),
-        "letsencrypt_own_key": str(tmp_path / "b.pem"),
+        "letsencrypt_own_certificate": str(folder / "a.pem"),
+        "letsencrypt_own_key": str(folder / "b.pem"),
     }
+
+
+def test_a_certificate_of_ones_own_fits(tmp_path):
+    assert refused(own_certificate(tmp_path, "shop.example.com")) == []
+    assert refused(own_certificate(tmp_path, "*.example.com")) == []
+    assert refused(own_certificate(tmp_path, certified=False)) == []
+
+
+def test_no_certificate_of_ones_own_that_does_not_fit(tmp_path):
+    (line,) = refused(own_certificate(tmp_path, "www.shop.example.com", "example.com"))
+    assert line.startswith("letsencrypt_own_certificate: is for other names")
+    assert "www.shop.example.com, example.com" in line
+    own = own_certificate(tmp_path, "shop.example.com")
+    key = (tmp_path / "b.pem").read_bytes()
+    own_certificate(tmp_path, "shop.example.com")
+    (tmp_path / "b.pem").write_bytes(key)
+    (line,) = refused(own)
+    assert line.startswith("letsencrypt_own_key: is not the key of letsencrypt_own_certificate")
+    (tmp_path / "b.pem").write_text("-----BEGIN PRIVATE KEY-----")
+    (line,) = refused(own)
+    assert line.startswith("letsencrypt_own_key: holds no key in PEM form")
+    (tmp_path / "a.pem").write_text("")
+    (line,) = refused(own)
+    assert line.startswith("letsencrypt_own_certificate: holds no certificates in PEM form")
+    (tmp_path / "b.pem").unlink()
     (line,) = refused(own)
     assert line.startswith("letsencrypt_own_key: there is no such file")
-    (tmp_path / "b.pem").touch()
-    assert refused(own) == []
 
 
 def test_a_service_and_a_timer_do_not_share_a_name():

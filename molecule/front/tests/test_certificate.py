@@ -201,6 +201,34 @@ def test_an_address_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
     assert (orders(), [site.certificate for site in sites]) == (asked, before)
 
 
+def test_a_host_that_orders_no_certificate_any_more_keeps_nothing_that_would(sites, tmp_path, until):
+    names = ",".join(f"DNS:{site.canonical}" for site in sites)
+    make = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 9 -subj /CN=own"
+    subprocess.run(
+        [*make.split(), f"-addext=subjectAltName={names}", f"-keyout={tmp_path}/key", f"-out={tmp_path}/own"],
+        check=True,
+        capture_output=True,
+    )
+    own = {"letsencrypt_own_certificate": f"{tmp_path}/own", "letsencrypt_own_key": f"{tmp_path}/key"}
+    for site in sites:
+        # As if it had come to another web host for it.
+        unit = f"/etc/systemd/system/{site.name}-certificate"
+        site.host.check_output(f"printf '[Service]\nType=oneshot\nExecStart=/bin/false\n' > {unit}.service")
+        timer = "[Timer]\nOnCalendar=hourly\n[Install]\nWantedBy=timers.target\n"
+        site.host.check_output(f"printf '{timer}' > {unit}.timer; systemctl enable --now {unit}.timer")
+        assert site.host.run(f"systemctl start {site.name}-certificate.service").rc != 0
+    assert play("site", "--tags=letsencrypt", letsencrypt_enabled=False, **own).returncode == 0
+    for site in sites:
+        until(lambda site=site: site.served_certificate == site.certificate, 5)
+        assert site.host.run("ls -A /etc/letsencrypt/renewal").stdout == ""
+        assert site.host.run(f"ls /etc/{site.name}/dns-hook").rc != 0
+        assert site.host.run(f"systemctl cat '{site.name}-certificate.*'").stdout == ""
+        assert site.host.check_output("systemctl list-units --failed --plain --no-legend") == ""
+    again = play("site", "--tags=letsencrypt", letsencrypt_enabled=False, **own)
+    assert not re.search("changed=[1-9]", again.stdout)
+    assert play("site", "--tags=letsencrypt").returncode == 0
+
+
 @contextlib.contextmanager
 def due(site: Site) -> Iterator[None]:
     """The certificate is one that ought to be renewed, and certbot's unit does not sleep before it looks."""

@@ -137,6 +137,23 @@ def test_assets_were_compressed_before_anybody_asked(site, kind):
     assert packed.header("cache-control") == "public, max-age=31536000, immutable"
 
 
+def test_a_module_of_javascript_comes_as_one(site):
+    site.host.check_output(f"echo 'export {{}}' > /srv/{site.name}/current/static/a.mjs")
+    assert site.get("/static/a.mjs").header("content-type").startswith("text/javascript")
+    site.host.check_output(f"rm /srv/{site.name}/current/static/a.mjs")
+
+
+def test_a_first_name_that_no_visitor_could_trust_is_refused_and_all_stays_as_it_was(sites):
+    names = "{{ ['new-' ~ site_name ~ '.example.test', site_name ~ '.example.test'] }}"
+    done = play("site", "--tags=nginx", site_domains=names)
+    assert done.returncode != 0
+    for site in sites:
+        assert f"new-{site.name}.example.test is not in the certificate that is in force" in done.stdout
+        assert site.get("/health/").status == 200
+        site.host.check_output("nginx -t -q && systemctl reload nginx")
+        assert site.get("/health/").status == 200
+
+
 def test_who_asks_for_the_login_too_often_is_told_so_and_others_are_not(site, other):
     statuses = [site.get("/admin/login/").status for _ in range(8)]
     assert statuses[:4] == [200] * 4
@@ -197,6 +214,11 @@ def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_requ
                 assert "Back soon" in answer.body
                 secure(answer)
             assert status_for(other, site, "/") == "200"
+            # The CA, which something in front may lead here from plain HTTP.
+            asked = "/var/www/acme/.well-known/acme-challenge/asked"
+            site.host.check_output(f"echo well > {asked}")
+            assert site.get("/.well-known/acme-challenge/asked").body.strip() == "well"
+            site.host.check_output(f"rm {asked}")
         time.sleep(1)
     result = load.result()
     assert set(result["statuses"]) == {"200", "503"}
