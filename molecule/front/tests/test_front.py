@@ -215,10 +215,10 @@ def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_requ
                 secure(answer)
             assert status_for(other, site, "/") == "200"
             # The CA, which something in front may lead here from plain HTTP.
-            asked = "/var/www/acme/.well-known/acme-challenge/asked"
-            site.host.check_output(f"echo well > {asked}")
-            assert site.get("/.well-known/acme-challenge/asked").body.strip() == "well"
-            site.host.check_output(f"rm {asked}")
+            challenges = "/var/www/acme/.well-known/acme-challenge"
+            site.host.check_output(f"mkdir -p {challenges} && echo well > {challenges}/asked")
+            assert site.get("/.well-known/acme-challenge/asked").body == "well\n"
+            site.host.check_output(f"rm {challenges}/asked")
         time.sleep(1)
     result = load.result()
     assert set(result["statuses"]) == {"200", "503"}
