@@ -129,6 +129,8 @@ notes:
     holds it.
   - A run that was killed before the login leaves the way back open. The next run takes the changes back and makes them
     anew, or proves them where there is nothing else to do.
+  - What was put back counts as changed, since no program can set the time by which that is seen. The next run restarts
+    or reloads the units that read it.
   - Access control lists and extended attributes of a replaced file are not carried over to the new
     one.
 author:
