@@ -132,7 +132,7 @@ def test_a_setting_that_a_server_does_not_take_leaves_all_as_it_was(sites, tag, 
     assert done.returncode == 0
     # What was put back counts as changed, and the server was restarted.
     assert [state(site)[0] for site in sites] == [files for files, _ in before]
-    assert play("site", f"--tags={tag}").stdout.count("changed=0 ") == len(sites)
+    assert not re.search("changed=[1-9]", play("site", f"--tags={tag}").stdout)
 
 
 @pytest.mark.parametrize("service", ["nginx.service", "{name}-gunicorn@{release}.service"])
