@@ -8,12 +8,12 @@
 #   deploy       pull, install, migrate, collect, restart, all in one place
 #   afresh       the same with a new virtual environment, made as a release's is
 #
-# Code, packages and static files lie in /srv/demo/byhand, which is what nginx finds under /srv/demo/current.
+# Code, packages and static files lie in /srv/site13/byhand, which is what nginx finds under /srv/site13/current.
 set -euo pipefail
 # In braces, so that bash has read it all before a program could read on.
 {
-home=/srv/demo/byhand
-as_site() { runuser -u demo -- "$@"; }
+home=/srv/site13/byhand
+as_site() { runuser -u site13 -- "$@"; }
 manage() {
   (
     set -a
@@ -37,16 +37,16 @@ case $1 in
   repository)
     apt-get -qq update
     apt-get -qq install --no-install-recommends git > /dev/null
-    install -d -o demo -g demo /srv/demo.git "$home"
-    as_site git init --quiet --bare --initial-branch main /srv/demo.git
+    install -d -o site13 -g site13 /srv/site13.git "$home"
+    as_site git init --quiet --bare --initial-branch main /srv/site13.git
     ;;
   prepare)
-    as_site git clone --quiet /srv/demo.git "$home/code"
+    as_site git clone --quiet /srv/site13.git "$home/code"
     as_site python3 -m venv "$home/venv-0"
     ln -s venv-0 "$home/venv"
     as_site "$home/venv/bin/pip" install --quiet --no-cache-dir -r "$home/code/requirements.txt"
     sed "s|^STATIC_ROOT=.*|STATIC_ROOT=\"$home/static\"|; s|^RELEASE=.*|RELEASE=\"byhand\"|" \
-      /srv/demo/current/env > "$home/env"
+      /srv/site13/current/env > "$home/env"
     cat > /etc/systemd/system/byhand.service << 'UNIT'
 [Unit]
 After=network.target postgresql.service
@@ -54,26 +54,26 @@ After=network.target postgresql.service
 [Service]
 Type=notify
 NotifyAccess=main
-User=demo
+User=site13
 Group=www-data
 UMask=0007
 RuntimeDirectory=byhand
-WorkingDirectory=/srv/demo/byhand/code
-EnvironmentFile=/srv/demo/byhand/env
-ExecStart=/srv/demo/byhand/venv/bin/python -m gunicorn --config /etc/demo/gunicorn.conf.py \
-  --bind unix:/srv/demo/byhand/gunicorn.sock
+WorkingDirectory=/srv/site13/byhand/code
+EnvironmentFile=/srv/site13/byhand/env
+ExecStart=/srv/site13/byhand/venv/bin/python -m gunicorn --config /etc/site13/gunicorn.conf.py \
+  --bind unix:/srv/site13/byhand/gunicorn.sock
 KillMode=mixed
 
 [Install]
 WantedBy=multi-user.target
 UNIT
-    install -d -o demo -g demo "$home/static"
+    install -d -o site13 -g site13 "$home/static"
     manage collectstatic --noinput -v 0
     systemctl daemon-reload
     systemctl --quiet enable --now byhand
-    systemctl --quiet disable demo-gunicorn
-    ln -sfn byhand /srv/demo/current
-    systemctl stop 'demo-gunicorn@*.socket' 'demo-gunicorn@*.service'
+    systemctl --quiet disable site13-gunicorn
+    ln -sfn byhand /srv/site13/current
+    systemctl stop 'site13-gunicorn@*.socket' 'site13-gunicorn@*.service'
     ;;
   deploy)
     pull
@@ -84,7 +84,7 @@ UNIT
     ;;
   afresh)
     pull
-    export UV_CACHE_DIR=/var/cache/demo/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+    export UV_CACHE_DIR=/var/cache/site13/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
     export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
     uv=$(echo /usr/local/lib/django_vps/uv-*) new=venv-$(date +%s)
     as_site "$uv" venv --quiet --no-project --python /usr/bin/python3 "$home/$new"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What site.yml does with inventories/demo on Debian 13, by hand: the yardstick of benchmarks/provision.
+# What site.yml makes of a bare Debian 13 (variables: tests/support/inventory.yml), by hand: the yardstick of provision.
 #
 #   ssh HOST sudo bash -s < benchmarks/provision.sh
 #
@@ -11,10 +11,10 @@ set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 umask 022
 
-domain=demo.localhost port=443
+domain=site13.example.test
 source=$PWD/source
 id=$(date -u +%Y%m%dT%H%M%SZ)
-release=/srv/demo/releases/$id
+release=/srv/site13/releases/$id
 certificates=/etc/ssl/certs/ca-certificates.crt
 mv "$source/files.tar" /run/files.tar
 place() { tar --extract --file /run/files.tar --directory / "$@"; }
@@ -41,28 +41,28 @@ systemctl daemon-reload
 systemctl --quiet enable postgresql@17-main
 systemctl restart postgresql@17-main
 runuser -u postgres -- psql --quiet --set ON_ERROR_STOP=1 << 'SQL'
-CREATE ROLE demo LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
-CREATE DATABASE demo OWNER demo ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8' TEMPLATE template0;
-REVOKE ALL ON DATABASE postgres, template1, demo FROM PUBLIC;
+CREATE ROLE site13 LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
+CREATE DATABASE site13 OWNER site13 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8' TEMPLATE template0;
+REVOKE ALL ON DATABASE postgres, template1, site13 FROM PUBLIC;
 SQL
 
 # The site's user, folders, environment and key
-useradd --system --shell /usr/sbin/nologin --home-dir /srv/demo --no-create-home demo
-mkdir -p "$release" /srv/demo/static /etc/demo
-install -d -o demo -g www-data -m 2750 /srv/demo/media
-install -d -o demo -g demo "$release"/{code,static} /var/cache/demo
+useradd --system --shell /usr/sbin/nologin --home-dir /srv/site13 --no-create-home site13
+mkdir -p "$release" /srv/site13/static /etc/site13
+install -d -o site13 -g www-data -m 2750 /srv/site13/media
+install -d -o site13 -g site13 "$release"/{code,static} /var/cache/site13
 place usr/local
-ln -s /srv/demo/current/env /etc/demo/env
-cd /etc/demo
+ln -s /srv/site13/current/env /etc/site13/env
+cd /etc/site13
 (
   umask 077
   python3 -c 'import secrets; print(secrets.token_urlsafe(48))' > secret_key
   environment=$(cat << EOF
-ALLOWED_HOSTS="demo.localhost"
-CSRF_TRUSTED_ORIGINS="https://$domain:$port"
-DATABASE_URL="postgres://demo@/demo?host=/run/postgresql"
+ALLOWED_HOSTS="$domain"
+CSRF_TRUSTED_ORIGINS="https://$domain"
+DATABASE_URL="postgres://site13@/site13?host=/run/postgresql"
 DEBUG="False"
-MEDIA_ROOT="/srv/demo/media"
+MEDIA_ROOT="/srv/site13/media"
 EOF
 )
   {
@@ -76,8 +76,8 @@ EOF
 )
 
 # gunicorn
-place etc/demo etc/systemd/system
-cp /etc/demo/gunicorn.conf.py "$release"
+place etc/site13 etc/systemd/system
+cp /etc/site13/gunicorn.conf.py "$release"
 systemctl daemon-reload
 
 # The release: uv, packages, code, assets, checked and migrated
@@ -95,18 +95,18 @@ mv /run/uv/bin/uv /usr/local/lib/django_vps/uv-0.13.8
 rm -r /run/uv /run/uv.txt
 
 ln -s code "$release/project"
-install -d -o demo -g demo "$release/venv"
+install -d -o site13 -g site13 "$release/venv"
 (
   umask 027
   cd "$release/code"
-  tar -C "$source" -c . | runuser -u demo -- tar -x --no-same-owner
-  export UV_CACHE_DIR=/var/cache/demo/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never SSL_CERT_FILE=$certificates
+  tar -C "$source" -c . | runuser -u site13 -- tar -x --no-same-owner
+  export UV_CACHE_DIR=/var/cache/site13/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never SSL_CERT_FILE=$certificates
   uv=/usr/local/lib/django_vps/uv-0.13.8 python=$release/venv/bin/python
-  runuser -u demo -- $uv venv --quiet --no-project --python /usr/bin/python3 "$release/venv"
-  runuser -u demo -- $uv pip install --quiet --compile-bytecode --python "$python" -r requirements.txt
-  runuser -u demo -- "$python" -m compileall -q "$release/code"
+  runuser -u site13 -- $uv venv --quiet --no-project --python /usr/bin/python3 "$release/venv"
+  runuser -u site13 -- $uv pip install --quiet --compile-bytecode --python "$python" -r requirements.txt
+  runuser -u site13 -- "$python" -m compileall -q "$release/code"
 )
-manage() { /usr/local/sbin/demo-manage --release="$id" --writable="$release" "$@"; }
+manage() { /usr/local/sbin/site13-manage --release="$id" --writable="$release" "$@"; }
 manage collectstatic --noinput -v 0
 manage check --deploy --fail-level ERROR --no-color > /dev/null 2>&1
 manage migrate --noinput > /dev/null
@@ -114,26 +114,26 @@ manage migrate --noinput > /dev/null
 # Texts among the assets are compressed once.
 find "$release/static" -type f -size +1023c -regextype egrep -regex '.*\.[0-9a-f]{12}\.(css|js|json|svg|txt|xml|html|ttf|otf)' \
   -exec gzip --best --keep --no-name {} + -exec brotli --best --keep {} +
-chown -R root:demo "$release"/{code,venv}
+chown -R root:site13 "$release"/{code,venv}
 chmod 0750 "$release"/{code,venv}
-chown -R root:root "$release" --from=demo:demo
+chown -R root:root "$release" --from=site13:site13
 find "$release/static" -type d -exec chmod 0755 {} + -o -type f -exec chmod 0644 {} +
 # The hashed assets outlive the release.
 cd "$release/static"
 find . -type f -regextype egrep -regex '.*\.[0-9a-f]{12}(\.[^/]*)*' -print0 |
-  xargs -0 cp --parents --no-preserve=mode -t /srv/demo/static
+  xargs -0 cp --parents --no-preserve=mode -t /srv/site13/static
 
-systemctl start "demo-gunicorn@$id.service"
+systemctl start "site13-gunicorn@$id.service"
 answers --unix-socket "$release/gunicorn.sock" --header 'X-Forwarded-Proto: https' "http://$domain/health/"
-ln -s "releases/$id" /srv/demo/current
-systemctl --quiet enable --now demo-gunicorn.service
+ln -s "releases/$id" /srv/site13/current
+systemctl --quiet enable --now site13-gunicorn.service
 
 # nginx, with a certificate that it signed itself
-install -d -m 0700 /etc/demo/placeholder
-cd /etc/demo/placeholder
+install -d -m 0700 /etc/site13/placeholder
+cd /etc/site13/placeholder
 openssl req -quiet -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 3650 -subj "/CN=$domain" \
   -addext "subjectAltName=DNS:$domain" -keyout privkey.pem -out fullchain.pem
-ln -s placeholder /etc/demo/tls
+ln -s placeholder /etc/site13/tls
 mkdir -p /var/www/acme
 rm /etc/nginx/sites-enabled/default
 place etc/nginx var/www

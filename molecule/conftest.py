@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from support.durations import pytest_runtest_protocol  # noqa: F401
 
 PROJECT = Path(__file__).parent.parent
 EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
@@ -75,13 +76,18 @@ class Site:
 
     @property
     def address(self) -> str:
+        return (EPHEMERAL / f"{self.container}.address").read_text().strip()
+
+    def note_address(self) -> None:
+        """For those who ask later: after a restart it may be another one."""
         shown = subprocess.run(
             ["docker", "inspect", "-f", "{{json .NetworkSettings.Networks}}", self.container],
             capture_output=True,
             text=True,
             check=True,
         )
-        return next(network["IPAddress"] for network in json.loads(shown.stdout).values())
+        [address] = (network["IPAddress"] for network in json.loads(shown.stdout).values())
+        (EPHEMERAL / f"{self.container}.address").write_text(address)
 
     @property
     def release(self) -> str:
@@ -186,7 +192,7 @@ def until() -> Callable[..., None]:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, f"not within {seconds} s"
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     return wait
 

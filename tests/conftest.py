@@ -1,45 +1,69 @@
-"""Options of `make test`, and how a unit test loads a plugin."""
+"""Options of `make test`, and what the tests share."""
 
 from __future__ import annotations
 
 import fcntl
-import sys
+import itertools
+import subprocess
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-#: The scenario whose visitors may not wait for a second.
-ALONE = "[redeploy]"
-# The plugins import each other by the collection's name, as on a host.
-sys.path.insert(0, str(ROOT / "collections"))
+from support.runs import MACHINE, ROOT, sweep
 
 
 def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run what is marked as extended, too")
     parser.addoption("--scenario", metavar="NAME", help="run this molecule scenario only")
+
+
+def pytest_sessionstart(session):
+    # What a run that was killed has left; workers leave it to who started them.
+    if not hasattr(session.config, "workerinput"):
+        sweep()
 
 
 def pytest_collection_modifyitems(config, items):
     wanted = config.getoption("--scenario")
     if wanted:
-        chosen = [
-            item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("scenario") == wanted
-        ]
-        if not chosen:
+        items[:] = [item for item in items if item.name == f"test_scenario[{wanted}]"]
+        if not items:
             raise pytest.UsageError(f"there is no scenario {wanted!r} in molecule/")
-        items[:] = chosen
-    # What takes long begins first, so that the two workers end at one time; what wants the machine alone comes last.
-    items.sort(key=lambda item: (ALONE in item.nodeid, "machine" not in getattr(item, "fixturenames", ())))
+    elif not config.getoption("--all"):
+        items[:] = [item for item in items if not item.get_closest_marker("extended")]
+    items[:] = in_order(items)
+
+
+def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
+    """What takes long begins first, so that all workers end at one time; what wants the machine alone comes last.
+
+    A worker is given the test after the one that it runs, and no other can take it from there. So a short one follows
+    each long one, and the next long one goes to the worker that is free first.
+    """
+    early = [item for item in items if item.get_closest_marker("early")]
+    early.sort(key=lambda item: item.get_closest_marker("early").args[0])
+    quiet = [item for item in items if item.get_closest_marker("quiet")]
+    short = [item for item in items if item not in early and item not in quiet]
+    between = short[: len(early)]
+    return [*itertools.chain(*zip(early, between, strict=False)), *early[len(between) :], *short[len(early) :], *quiet]
+
+
+@pytest.fixture(autouse=True)
+def machine(request):
+    """A share of the machine for as long as the test lasts; one that wants it alone takes it when it comes to that."""
+    if request.node.get_closest_marker("quiet"):
+        yield
+        return
+    with MACHINE.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@pytest.fixture
+def site_images() -> None:
+    """Images of servers that have a site; they are built while tests that start from bare ones go on."""
+    subprocess.run([ROOT / "tools/setup", "site", "bookworm", "trixie"], check=True)
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
-
-
-@pytest.fixture
-def machine(request, root):
-    """The machine, or a share of it, for as long as the test lasts."""
-    with (root / ".cache/machine.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if ALONE in request.node.nodeid else fcntl.LOCK_SH)
-        yield

@@ -7,7 +7,9 @@ import subprocess
 import pytest
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.extended
+@pytest.mark.early(10)
+@pytest.mark.usefixtures("site_images")
 def test_a_killed_deploy_lets_the_site_go_on_and_is_mended_by_another(root):
     done = subprocess.run(
         [root / "tests/kill_at_every_task", "--playbook", "deploy", "--points", "2"],

@@ -24,6 +24,9 @@ wait_for() {
   done
 }
 
+# with_apt COMMAND…: one at a time on this machine, as apt does not wait for its locks.
+with_apt() { flock "${XDG_RUNTIME_DIR:-/tmp}/django-vps-apt.$UID.lock" "$@"; }
+
 # apt_install COMMAND PACKAGE…: a missing tool is installed where that is ours to do.
 apt_install() {
   local tool=$1
@@ -33,14 +36,20 @@ apt_install() {
       echo "Debian's packages: $*")) and run this again"
   fi
   say "installing $*"
-  local log=$cache/apt.log
+  local log=$cache/apt-$1.log
   mkdir -p "$cache"
   # RUNLEVEL=1: a service that the package brings is not started behind our back.
-  {
-    apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-      apt-get install -q -y --no-install-recommends "$@"
-  } < /dev/null > "$log" 2>&1 ||
+  with_apt bash -c 'apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "$@"' - "$@" < /dev/null > "$log" 2>&1 ||
     die "apt-get cannot install $*: $(grep -m1 '^E:' "$log" || echo "see the log"); the log is $log"
 }
 
 need() { command -v "$1" > /dev/null || apt_install "$@"; }
+
+# server_image NAME: bookworm and trixie are bare, site-bookworm and site-trixie have this checkout's test site on them.
+server_image() {
+  case $1 in
+    site-*) echo "django-vps/site-$checkout:${1#site-}" ;;
+    *) echo "django-vps/debian:$1" ;;
+  esac
+}

@@ -1,4 +1,4 @@
-"""What the visitors of tests/load.py count as a failure, and what they make of the releases they saw."""
+"""What the visitors of tests/support/load.py count as a failure, and what they make of the releases they saw."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import threading
 import time
 from datetime import UTC, datetime
 
-import load
 import pytest
-from load import Load, went_back
+from support import load
+from support.load import Load, went_back
 
 NAME = "shop.example.test"
 

@@ -60,7 +60,7 @@ def health(body: str) -> Callable[[Project], None]:
 
 
 BUILDS = {
-    "there is no manage.py": Case(no_manage, ("source: there is no manage.py", "django_subdirectory")),
+    "there is no manage.py": Case(no_manage, ("django_source: ", "there is no manage.py", "django_subdirectory")),
     "a hash of a package that the host has is wrong": Case(
         wrong_hash_of_a_package_that_is_there, ("install: ", "sqlparse==0.6.1", "lock again")
     ),
@@ -118,7 +118,7 @@ STARTS = {
     ),
     "health leads to itself": Case(
         health("return redirect(request.build_absolute_uri(), permanent=True)"),
-        ("health: https://site13.example.test/health/ redirects to itself", "SECURE_PROXY_SSL_HEADER"),
+        ("health: https://site13.example.test/health/ redirects to", "and so for ever", "SECURE_PROXY_SSL_HEADER"),
     ),
     "health leads elsewhere": Case(
         health("return redirect('board')"), ("health: https://site13.example.test/health/ answers 302",)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import testinfra
+from support.play import play
 
 PROJECT = Path(__file__).parents[3]
 EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
@@ -17,7 +17,6 @@ SOURCE = EPHEMERAL / "project"
 NAME = "shop.example.test"
 ROOTS = EPHEMERAL / "roots.pem"
 
-sys.path.append(str(PROJECT / "tests"))
 
 # As nginx on a web host asks an app host.
 IDENTITY = "--cert /etc/ssl/django_vps/host.pem --key /etc/ssl/django_vps/host.key"
@@ -64,7 +63,17 @@ def visit(web: Host, path: str, *options: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def hosts() -> dict[str, Host]:
-    return {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "db2", "pebble")}
+    found = {name: Host(name) for name in ("web1", "web2", "app1", "app2", "db1", "pebble")}
+    # The second database is on the second web host.
+    return {**found, "db2": found["web2"]}
+
+
+@pytest.fixture(scope="session")
+def run_with_nothing_to_do() -> subprocess.CompletedProcess:
+    """site.yml once more, saying all that it can say."""
+    done = play("site", "-vvvv", "--diff")
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done
 
 
 @pytest.fixture(params=["web1", "web2"])

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 from conftest import NAME, ROOTS, SOURCE, visit
-from load import Load, summary
-from play import play
+from support.load import Load, summary
+from support.play import play
 
 # Those with a host that fails or dies come to it, while the same visitors are there: five deploys and two rollbacks.
 RUNS = ["code", "rollback", "migration", "code"]

@@ -200,7 +200,9 @@ def test_only_ssh_and_the_web_listen(host):
 
 
 def test_debians_own_valkey_which_asks_nobody_for_a_password_does_not_run(host):
-    assert "6379" not in host.check_output("ss -Hltn")
+    units = host.check_output("systemctl list-units --plain --no-legend --state=active 'valkey*' 'redis*'")
+    assert [unit.split()[0].partition("@")[0] for unit in units.splitlines()] in (["valkey-server"], ["redis-server"])
+    assert "@" in units
 
 
 @pytest.mark.parametrize("user", ["nobody", "www-data", "debian"])
@@ -218,17 +220,22 @@ def test_the_role_of_the_site_may_use_its_database_and_nothing_else(psql):
 
 
 @pytest.mark.parametrize("user", ["nobody", "debian", "www-data"])
-@pytest.mark.parametrize(
-    ("path", "comer"),
-    [("/srv/{name}/current/gunicorn.sock", "www-data"), ("/run/{name}-valkey/valkey.sock", "{name}")],
-    ids=["gunicorn", "valkey"],
-)
-def test_only_whom_it_is_for_can_speak_to_a_service(site, path, comer, user):
-    path, comer = path.format(name=site.name), comer.format(name=site.name)
+def test_only_the_web_server_can_speak_to_gunicorn(site, user):
+    path = f"/srv/{site.name}/current/gunicorn.sock"
     asked = site.host.run(
         f"runuser -u {user} -- curl -s --max-time 5 --unix-socket {path} telnet://localhost/ < /dev/null"
     )
-    assert (asked.rc != 7) is (user == comer)
+    assert (asked.rc != 7) is (user == "www-data")
+
+
+def test_who_has_not_the_password_of_valkey_is_told_nothing(site):
+    cli = site.host.check_output("ls /usr/bin/valkey-cli /usr/bin/redis-cli 2> /dev/null || true").split()[0]
+    for said in ("", "AUTH wrong\n", "AUTH default wrong\n"):
+        answers = site.host.run(f"printf '{said}KEYS *\n' | runuser -u nobody -- {cli}").stdout.split("\n")
+        assert "NOAUTH Authentication required." in answers, answers
+    for path in (f"/etc/{site.name}/valkey_password", f"/etc/{site.name}/valkey_url"):
+        assert site.host.run(f"runuser -u {site.name} -- cat {path}").rc != 0
+    assert "bind 127.0.0.1" in site.host.check_output(f"cat /etc/*/*-{site.name}.conf")
 
 
 def test_whoever_is_the_site_does_not_become_its_valkey(site):

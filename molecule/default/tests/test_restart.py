@@ -22,14 +22,16 @@ def docker(*argv: str) -> str:
     return subprocess.run(["docker", *argv], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def reboot(container: str) -> None:
-    docker("restart", container)
+def reboot(site) -> None:
+    docker("restart", site.container)
+    site.note_address()
 
 
-def power_cut(container: str) -> None:
-    docker("kill", "--signal", "KILL", container)
-    docker("wait", container)
-    docker("start", container)
+def power_cut(site) -> None:
+    docker("kill", "--signal", "KILL", site.container)
+    docker("wait", site.container)
+    docker("start", site.container)
+    site.note_address()
 
 
 def certificate(site) -> dict:
@@ -85,7 +87,6 @@ def known_address(site):
         for domain in site.domains:
             tell_ca(site, "clear-a", {"host": f"{domain}."})
             tell_ca(site, "add-a", {"host": f"{domain}.", "addresses": [site.address]})
-        (EPHEMERAL / f"{site.container}.address").write_text(site.address)
 
 
 def tell_ca(site, what: str, body: dict) -> None:
@@ -100,7 +101,7 @@ def test_the_site_is_back_by_itself_within_a_minute_and_nothing_is_lost(site, kn
     title, attachment = notice
     release, served, active = site.release, certificate(site), units(site)
 
-    event(site.container)
+    event(site)
     end = time.monotonic() + PATIENCE
     while (answer := site.get("/health/", "--max-time", "5")).status != 200:
         assert time.monotonic() < end, f"not within {PATIENCE} s: {answer}"

@@ -15,10 +15,9 @@ import time
 
 import pytest
 from conftest import PROJECT, servers, site_of
-
-sys.path.append(str(PROJECT / "tests"))
-from load import Load
-from play import play
+from support.load import Load
+from support.play import play
+from support.runs import labels
 
 # Answers each request with the request.
 MIRROR = """
@@ -311,7 +310,8 @@ def test_http_3_is_there_where_it_was_asked_for(site, other):
         return
     assert site.get("/").header("alt-svc") == 'h3=":443"; ma=86400'
     # From outside, through the firewall.
-    argv = ["docker", "run", "--rm", f"--network=vps-{os.environ['VPS_RUN']}", "--entrypoint=curl"]
+    run = os.environ["VPS_RUN"]
+    argv = ["docker", "run", "--rm", *labels(run), f"--network=vps-{run}", "--entrypoint=curl"]
     asked = ["-sk", "--http3-only", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]
     to = ["--resolve", f"{site.canonical}:443:{site.address}", f"https://{site.canonical}/"]
     argv += ["django-vps/debian:trixie", *asked, *to]

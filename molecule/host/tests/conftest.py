@@ -11,10 +11,18 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from support.play import INVENTORY
 
 PROJECT = Path(__file__).parents[3]
 EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
 KEY = PROJECT / ".cache/ssh/id_ed25519"
+#: For what is the same on either Debian.
+ONE_IS_ENOUGH = pytest.mark.parametrize(
+    "site",
+    [path.stem for path in EPHEMERAL.glob("site13*.address")],
+    ids=lambda name: name.partition("-")[0],
+    indirect=True,
+)
 
 
 def argv(site, user: str, *command: str, **options: str) -> list[str]:
@@ -46,7 +54,7 @@ def key() -> str:
 def site_yml(servers: list[str], *options: str, **variables) -> list[str]:
     """What its owner types to set servers up."""
     return [
-        *("ansible-playbook", str(PROJECT / "site.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]),
+        *("ansible-playbook", str(PROJECT / "site.yml"), "-i", str(INVENTORY)),
         *("--limit", ",".join(servers), "--extra-vars", json.dumps(variables), *options),
     ]
 

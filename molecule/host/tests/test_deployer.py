@@ -7,7 +7,10 @@ import subprocess
 import tarfile
 
 import pytest
-from conftest import PROJECT, ssh
+from conftest import ONE_IS_ENOUGH, PROJECT, ssh
+
+# That both have what it runs on, scenario default shows.
+pytestmark = ONE_IS_ENOUGH
 
 
 def ask(site, *command: str, sends: bytes = b"", **options: str):

@@ -11,6 +11,9 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from conftest import ONE_IS_ENOUGH
+
+pytestmark = ONE_IS_ENOUGH
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ from conftest import ssh
 def test_after_a_restart_all_is_in_force_and_nothing_is_left_to_do(site, play, until):
     rules = site.host.check_output("nft --stateless list table inet django_vps")
     subprocess.run(["docker", "restart", site.container], check=True, capture_output=True)
+    site.note_address()
     until(lambda: ssh(site, "debian", "true").returncode == 0)
     until(lambda: site.get("/health/").status == 200)
     assert site.host.check_output("nft --stateless list table inet django_vps") == rules

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import EPHEMERAL, PROJECT
-
-sys.path.append(str(PROJECT / "tests"))
-from load import Load
-from play import play
+from support.load import Load
+from support.play import play
 
 SOURCE = EPHEMERAL / "project"
 RELEASES: dict[str, str] = {}
@@ -83,6 +82,8 @@ def columns(psql):
 
 def test_with_one_release_there_is_nothing_to_go_back_to(site, refused):
     RELEASES["v1"] = site.release
+    # The host came with another one.
+    site.host.check_output(f"cd /srv/{site.name}/releases && ls | grep -v {site.release} | xargs rm -r")
     refused("there is no release before")
 
 
@@ -218,7 +219,9 @@ def notes(site, name: str) -> list[list[str]]:
 
 
 def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site, until):
-    assert site.host.check_output("systemctl list-units --plain --no-legend 'site12.worker@*'").count("\n") == 0
+    units = "systemctl list-units --plain --no-legend 'site12.worker@*'"
+    # That of the release before has its stop_timeout to end what it holds.
+    until(lambda: site.host.check_output(units).count("\n") == 0, 60)
     assert site.host.service(f"site12.worker@{site.release}.service").is_running
     until(lambda: notes(site, "work")[-1][0] == site.release, 30)
     assert notes(site, "work")[-1][3:] == ["100", "%", "of", "it"]
@@ -278,6 +281,7 @@ def test_a_timer_runs_its_command_with_the_live_release(site, until):
 
 def test_workers_and_timers_come_back_after_a_restart_of_the_host(site, until):
     subprocess.run(["docker", "restart", "--time", "20", site.container], check=True, capture_output=True)
+    site.note_address()
     ticks = len(notes(site, "ticks"))
     until(lambda: site.get("/health/").status == 200 and len(notes(site, "ticks")) > ticks + 1)
     assert json.loads(site.get("/health/").body)["release"] == site.release
@@ -299,3 +303,25 @@ def test_manage_runs_as_the_service_does(site):
     assert "import subprocess" not in site.host.check_output("journalctl -o cat")
     assert "ProtectSystem=strict" in of_service.splitlines()
     assert [line for line in of_service.splitlines() if line not in of_command.splitlines()] == []
+
+
+def test_who_waits_to_be_let_in_while_the_release_changes_is_served_by_the_one_before(site, deployed, until):
+    before = site.release
+    unit = f"site12-gunicorn@{before}.service"
+    starts = "systemctl list-units --plain --no-legend --state=active 'site12-gunicorn@*.service' | wc -l"
+    with ThreadPoolExecutor(6) as others:
+        deploy = others.submit(deployed, "v10")
+        until(lambda: site.host.check_output(starts) == "2")
+        # As if all its processes were busy: it takes no connection, and those that come wait in the socket's queue.
+        site.host.check_output(f"systemctl kill --signal=STOP {unit}")
+        try:
+            waiting = [others.submit(site.get, "/health/") for _ in range(5)]
+            until(lambda: site.release != before, 30)
+            # Longer than who only waits for a moment before it stops the release.
+            time.sleep(2)
+        finally:
+            site.host.check_output(f"systemctl kill --signal=CONT {unit}")
+        assert deploy.result() != before
+        answers = [one.result() for one in waiting]
+    assert [answer.status for answer in answers] == [200] * 5
+    assert {json.loads(answer.body)["release"] for answer in answers} == {before}

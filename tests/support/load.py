@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Visitors of a site while something is done to it, and what came of each of their requests.
 
-    tests/load.py --address 172.17.0.2 --host shop.example.test --insecure --path /health/ --seconds 60
+    tests/support/load.py --address 172.17.0.2 --host shop.example.test --insecure --path /health/ --seconds 60
 
 Most visitors keep their connection for 50 to 200 requests; the others open a new one, with a TLS handshake, for each.
 Together they ask at one rate, so that two cores have room for what else is done. Without --seconds they go on until

@@ -7,15 +7,17 @@ import os
 import subprocess
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+from .runs import ROOT
+
+#: Of the scenario's hosts, with the variables that all scenarios have.
+INVENTORY = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."), "inventory")
 
 
 def play(playbook: str, *options: str, **variables) -> subprocess.CompletedProcess:
     """Run a playbook on the scenario's hosts; what it said is printed too, for a test that fails."""
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     # The controller is another machine than the servers, and takes nothing from them.
-    argv = ["nice", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", inventory, *options]
+    argv = ["nice", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(INVENTORY), *options]
     argv += ["--extra-vars", json.dumps(variables)]
-    done = subprocess.run(argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(done.stdout)
     return done

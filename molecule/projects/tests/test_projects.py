@@ -1,0 +1,348 @@
+"""Projects that were built in another way: live, deployed again, rolled back, refused."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+
+import pytest
+from conftest import EPHEMERAL, Site, servers
+from support.load import Load
+from support.play import play
+
+NAMES = ("legacy", "pipenv", "queue", "workspace")
+PROJECTS = EPHEMERAL / "projects"
+
+
+@pytest.fixture(scope="module")
+def projects(sites) -> dict[str, Site]:
+    """Each project is a site; all of them are on one server."""
+    [server] = sites
+    found = {}
+    for name in NAMES:
+        roots = EPHEMERAL / f"{name}.pem"
+        roots.write_text(server.host.check_output(f"cat /etc/{name}/tls/fullchain.pem"))
+        domains = [f"{name}.example.test", f"www.{name}.example.test"]
+        found[name] = Site(server.host, server.container, name, domains, roots)
+    return found
+
+
+@pytest.fixture
+def legacy(projects) -> Site:
+    return projects["legacy"]
+
+
+@pytest.fixture
+def pipenv(projects) -> Site:
+    return projects["pipenv"]
+
+
+@pytest.fixture
+def queue(projects) -> Site:
+    return projects["queue"]
+
+
+@pytest.fixture
+def workspace(projects) -> Site:
+    return projects["workspace"]
+
+
+def page(site: Site, *options: str) -> dict:
+    answer = site.get("/notes/" if site.name == "workspace" else "/", *options)
+    assert answer.status == 200, answer
+    return json.loads(answer.body)
+
+
+def echo(site: Site, text: str) -> str:
+    """What a WebSocket answers."""
+    context = ssl.create_default_context(cafile=site.roots)
+    with (
+        socket.create_connection((site.address, 443), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=site.canonical) as connection,
+    ):
+        wish = ("GET /ws/ HTTP/1.1", f"Host: {site.canonical}", "Connection: Upgrade", "Upgrade: websocket")
+        key = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: MDEyMzQ1Njc4OTAxMjM0NQ==", "", "")
+        connection.sendall("\r\n".join((*wish, *key)).encode())
+        stream = connection.makefile("rb")
+        assert stream.readline().startswith(b"HTTP/1.1 101 ")
+        while stream.readline().strip():
+            pass
+        # One masked frame of text, and one back.
+        connection.sendall(bytes([0x81, 0x80 | len(text)]) + bytes(4) + text.encode())
+        _, length = stream.read(2)
+        return stream.read(length).decode()
+
+
+def deploy(*sites: Site, **variables):
+    """All at once, as each is a site of its own."""
+    return play("deploy", "--limit", ",".join(site.name for site in sites), **variables)
+
+
+def test_the_page_has_its_first_data_its_cache_and_its_environment(legacy):
+    shown = page(legacy)
+    assert shown["tickets"] == ["Water the plants"]
+    assert page(legacy)["visits"] == shown["visits"] + 1
+    assert shown["lines_of_the_key"] == 3
+
+
+def test_translations_are_compiled(legacy):
+    assert page(legacy)["welcome"] == "Welcome"
+    assert page(legacy, "--header", "Accept-Language: de")["welcome"] == "Willkommen"
+
+
+def test_what_is_built_before_and_after_the_static_files_are_collected_is_served(legacy):
+    assert legacy.get("/static/theme.css").body.strip() == "a { color: teal }"
+    bundle = legacy.get("/static/bundle.css")
+    assert bundle.status == 200
+    assert "margin: 0" in bundle.body
+    assert "color: teal" in bundle.body
+
+
+def test_a_file_of_the_inventory_is_read_by_the_project_and_by_nobody_else(pipenv):
+    assert page(pipenv)["greeting"] == "Hello, pipenv"
+    path = "/srv/pipenv/current/code/gallery/gallery/configuration.py"
+    assert pipenv.host.run(f"runuser -u legacy -- cat {path}").rc != 0
+    assert pipenv.host.run(f"runuser -u www-data -- cat {path}").rc != 0
+    assert pipenv.host.run(f"runuser -u pipenv -- test -w {path}").rc != 0
+    assert pipenv.get("/gallery/configuration.py").status == 404
+
+
+def test_static_files_that_the_source_brings_are_served_as_they_are(pipenv):
+    assert pipenv.get("/static/gallery.css").body.strip() == "main { display: grid }"
+
+
+def test_of_two_names_one_is_served_where_that_is_wanted_and_redirected_elsewhere(pipenv, legacy):
+    answer = pipenv.get("https://www.pipenv.example.test/")
+    assert (answer.status, json.loads(answer.body)["host"]) == (200, "www.pipenv.example.test")
+    assert pipenv.get("http://www.pipenv.example.test/a").header("location") == "https://www.pipenv.example.test/a"
+    answer = legacy.get("https://www.legacy.example.test/a")
+    assert (answer.status, answer.header("location")) == (301, "https://legacy.example.test/a")
+
+
+def test_libpq_finds_the_database_without_being_told(legacy):
+    asked = "import psycopg2; print(psycopg2.connect('').info.dbname)"
+    assert legacy.manage("shell", "-v", "0", "-c", asked).strip() == "legacy"
+
+
+def test_a_dump_comes_out_and_in_and_a_file_out_of_reach_is_told(legacy):
+    legacy.host.check_output("legacy-manage dumpdata tickets > /root/dump.json")
+    assert "Water the plants" in legacy.host.file("/root/dump.json").content_string
+    legacy.host.check_output("legacy-manage loaddata --format=json - < /root/dump.json")
+    for option in ("/tmp/dump.json", "--output=/root/dump.json"):
+        said = legacy.host.run(f"legacy-manage dumpdata tickets {option}").stderr
+        assert f"{option.removeprefix('--output=')} is out of its reach" in said
+        assert "legacy-manage loaddata --format=json - < FILE" in said
+
+
+def test_an_address_with_a_dot_is_for_the_project_to_answer(legacy):
+    assert legacy.get("/files/.env.example").body == "DEBUG=\n"
+    assert legacy.get("/static/.env").status == 404
+
+
+def test_four_large_cookies_arrive(legacy):
+    answer = legacy.get("/cookies/")
+    cookies = [value.partition(";")[0] for value in answer.headers["set-cookie"]]
+    assert sum(map(len, cookies)) > 14_000
+    # A request may be shorter than an answer.
+    answer = legacy.get("/cookies/", "--header", f"Cookie: {'; '.join(cookies[:2])}")
+    assert json.loads(answer.body) == {"bytes": 2 * 3500}
+
+
+def test_nothing_that_a_visitor_claims_of_himself_reaches_the_project(legacy):
+    names = (
+        *("Forwarded", "Front-End-Https", "Remote-User", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP"),
+        *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Proto"),
+        *("X-Forwarded-Protocol", "X-Forwarded-Scheme", "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Forwarded-User"),
+        *("X-Host", "X-Original-URL", "X-Real-IP", "X-Remote-User", "X-Rewrite-URL", "X-Scheme", "X-Script-Name"),
+        *("SCRIPT_NAME", "PATH_INFO"),
+    )
+    claims = [word for name in names for word in ("--header", f"{name}: forged")]
+    answer = legacy.get("/headers/", *claims, "--header", "X-Own: kept")
+    assert answer.status == 200
+    seen = json.loads(answer.body)
+    assert [name for name, value in seen.items() if "forged" in value] == []
+    assert (seen["X-Own"], seen["scheme"], seen["script"]) == ("kept", "https", "")
+
+
+def test_a_python_that_is_not_the_distributions_runs_the_project(workspace):
+    assert page(workspace)["python"].startswith("3.11.")
+    assert workspace.host.check_output("/usr/bin/python3 -V").startswith("Python 3.13")
+
+
+def test_groups_extras_and_further_packages_are_there_and_no_others(workspace):
+    packages = workspace.host.check_output("ls /srv/workspace/current/venv/lib/python3.11/site-packages")
+    found = {name for name in ("dj_database_url", "psycopg_binary", "isodate", "pytest") if name in packages.split()}
+    assert found == {"dj_database_url", "psycopg_binary", "isodate"}
+
+
+def test_what_only_the_build_may_know_is_in_no_release(workspace):
+    host = workspace.host
+    assert host.run('grep -rq "nobody\'s business" /srv/workspace/releases/*/').rc == 1
+    assert host.run('journalctl --no-pager | grep -q "nobody\'s business"').rc == 1
+
+
+def test_files_beside_the_uploads_are_kept_over_releases_and_served_to_nobody(workspace):
+    assert workspace.get("/notes/", "--data", "text=mine").status == 200
+    assert page(workspace)["notes"] == {"Mine": "mine"}
+    folder = workspace.host.file("/srv/workspace/shared/services/desk/src/private/notes")
+    assert folder.user == "workspace"
+    assert workspace.host.run(f"runuser -u legacy -- ls {folder.path}").rc != 0
+    assert workspace.get("/services/desk/src/private/notes/note.txt").status == 404
+
+
+def test_a_worker_works_and_a_websocket_answers(queue):
+    assert page(queue, "--get", "--data", "double=21")["double"] == 42
+    assert page(queue)["visits"] == page(queue)["visits"] - 1
+    assert echo(queue, "hello") == f"{queue.release} hello"
+
+
+def test_redis_is_spoken_to_on_the_host_itself_and_with_a_password_alone(queue):
+    assert "127.0.0.1:6379" in queue.host.check_output("ss -Hltn")
+    assert "NOAUTH" in queue.host.check_output("runuser -u legacy -- valkey-cli ping")
+
+
+def test_a_change_comes_live_and_goes_back_while_nobody_notices(projects, sites):
+    before = {name: site.release for name, site in projects.items()}
+    (PROJECTS / "legacy/assets/theme.txt").write_text("$accent: navy; a { color: $accent }\n")
+    (PROJECTS / "pipenv/gallery/project-static/gallery.css").write_text("main { display: flex }\n")
+    (PROJECTS / "workspace/packages/labels/src/labels/__init__.py").write_text("label = str.upper\n")
+    (PROJECTS / "queue/later.py").write_text("")
+    with (
+        Load(sites[0].address, projects["legacy"].canonical, path=["/"], rate=10) as first,
+        Load(sites[0].address, projects["pipenv"].canonical, path=["/"], rate=10) as second,
+        Load(sites[0].address, projects["workspace"].canonical, path=["/notes/"], rate=10) as third,
+        Load(sites[0].address, projects["queue"].canonical, path=["/"], rate=5) as fourth,
+    ):
+        assert deploy(*projects.values()).returncode == 0
+        after = {name: site.release for name, site in projects.items()}
+        changed = [
+            projects["legacy"].get("/static/bundle.css").body,
+            projects["pipenv"].get("/static/gallery.css").body,
+            page(projects["workspace"])["notes"],
+        ]
+        assert play("rollback", "--limit", ",".join(projects)).returncode == 0
+    assert "navy" in changed[0]
+    assert "flex" in changed[1]
+    assert changed[2] == {"MINE": "mine"}
+    assert page(projects["workspace"])["notes"] == {"Mine": "mine"}
+    for load, name in ((first, "legacy"), (second, "pipenv"), (third, "workspace"), (fourth, "queue")):
+        assert load.result()["failures"] == []
+        assert set(load.result()["releases"]) == {before[name], after[name]}
+    assert {name: site.release for name, site in projects.items()} == before
+    # The first data came once, and what somebody did with it since stays.
+    assert page(projects["legacy"])["tickets"] == ["Water the plants"]
+
+
+def test_what_may_run_once_only_never_ran_twice_and_never_for_a_release_that_was_refused(queue, until):
+    releases = queue.host.check_output("ls /srv/queue/releases | sort").split()
+    # There and back, and none of them in between.
+    assert page(queue)["asked_by"] == [releases[0], releases[1], releases[0]]
+    (PROJECTS / "queue/later.py").write_text("# Later still.\n")
+    assert deploy(queue, django_health_path="/nothing/").returncode != 0
+    asked = page(queue)
+    assert asked["asked_by"] == [releases[0], releases[1], releases[0]]
+    until(lambda: page(queue)["count"] > asked["count"], 10)
+
+
+def test_the_commands_after_a_migration_run_once_for_each_release(legacy, projects):
+    legacy.manage("shell", "-v", "0", "-c", "from tickets.models import Ticket; Ticket.objects.all().delete()")
+    (PROJECTS / "legacy/assets/theme.txt").write_text("$accent: olive; a { color: $accent }\n")
+    assert deploy(legacy).returncode == 0
+    assert page(legacy)["tickets"] == ["Water the plants"]
+    legacy.manage("shell", "-v", "0", "-c", "from tickets.models import Ticket; Ticket.objects.all().delete()")
+    done = deploy(legacy)
+    assert done.returncode == 0
+    assert "changed=0" in done.stdout
+    assert page(legacy)["tickets"] == []
+
+
+def test_they_run_again_where_a_rollback_has_undone_the_migrations(legacy):
+    (PROJECTS / "legacy/tickets/migrations/0002_ticket_note.py").write_text(
+        "from django.db import migrations, models\n\n\n"
+        "class Migration(migrations.Migration):\n    dependencies = [('tickets', '0001_initial')]\n"
+        "    operations = [migrations.AddField('ticket', 'note', models.TextField(null=True))]\n"
+    )
+    assert deploy(legacy).returncode == 0
+    assert play("rollback", "--limit", legacy.name, django_rollback_migrations="reverse").returncode == 0
+    legacy.manage("shell", "-v", "0", "-c", "from tickets.models import Ticket; Ticket.objects.all().delete()")
+    assert deploy(legacy).returncode == 0
+    assert page(legacy)["tickets"] == ["Water the plants"]
+
+
+def test_a_command_of_the_build_that_fails_is_named_and_leaves_nothing(legacy):
+    before = legacy.release
+    build = {"before_collectstatic": ["python build_assets.py", "sh -c 'echo no such colour >&2; exit 3'"]}
+    done = deploy(legacy, django_build=build)
+    assert done.returncode != 0
+    assert "build: sh -c 'echo no such colour >&2; exit 3':" in done.stdout
+    assert "no such colour" in done.stdout
+    assert legacy.release == before
+    assert legacy.host.check_output("ls /srv/legacy/releases | sort | tail -1") == before
+
+
+def test_a_command_of_the_build_can_change_nothing_but_its_release(legacy):
+    places = "/srv/legacy/releases/mine /srv/legacy/current/code/mine /etc/mine $(dirname $(command -v python))/mine"
+    command = f"sh -c 'for place in {places}; do touch $place && echo changed $place; done; exit 1'"
+    done = deploy(legacy, django_build={"before_collectstatic": [command]})
+    assert "Read-only file system" in done.stdout
+    assert "/venv/bin/mine': Permission denied" in done.stdout
+    assert "changed /" not in done.stdout
+
+
+def test_a_command_after_the_migrations_that_fails_keeps_the_release_from_going_live(legacy):
+    before = legacy.release
+    done = deploy(legacy, django_after_migrate=["loaddata nothing"])
+    assert done.returncode != 0
+    assert "No fixture named 'nothing' found" in done.stdout
+    assert legacy.release == before
+    assert page(legacy)["release"] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "said"),
+    [
+        (
+            "legacy",
+            {"django_settings_module": "tracker.settings.development"},
+            "host /run/postgresql, name legacy, user",
+        ),
+        ("pipenv", {"django_files": {}}, "Copy gallery/configuration.example.py"),
+        ("legacy", {"django_collectstatic": False}, "where nothing is"),
+    ],
+    ids=["SQLite", "no configuration", "no static files"],
+)
+def test_what_is_missing_is_said(projects, name, variables, said):
+    before = projects[name].release
+    done = deploy(projects[name], **variables)
+    assert done.returncode != 0
+    assert said in done.stdout
+    assert projects[name].release == before
+
+
+def test_where_no_python_is_to_be_had_it_is_said_what_to_do(workspace):
+    before = workspace.release
+    (PROJECTS / "workspace/.python-version").write_text("3.12\n")
+    done = deploy(workspace, host_environment={"UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9/none"})
+    assert done.returncode != 0
+    assert "python: .python-version asks for Python 3.12, and the host's is 3.13" in done.stdout
+    assert "uv cannot fetch another" in done.stdout
+    assert "set django_python to the path of one" in done.stdout
+    assert workspace.release == before
+
+
+def test_a_release_whose_python_is_gone_is_ruled_out(workspace):
+    other = workspace.host.check_output("ls /srv/workspace/releases | sort | tail -1")
+    assert other != workspace.release
+    workspace.host.check_output("mv /opt/python3.11 /opt/gone")
+    try:
+        done = play("rollback", "--limit", workspace.name, release=other)
+    finally:
+        workspace.host.check_output("mv /opt/gone /opt/python3.11")
+    assert done.returncode != 0
+    assert f"{other} cannot run: the Python that it was built for is gone" in done.stdout
+
+
+def test_the_neighbour_is_as_it_was(sites):
+    assert servers() == [sites[0].container]
+    assert sites[0].get("/health/").status == 200

@@ -1,0 +1,11 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    initial = True
+    dependencies = ()
+    operations = (
+        migrations.CreateModel(
+            "Picture", [("id", models.BigAutoField(primary_key=True)), ("name", models.CharField(max_length=80))]
+        ),
+    )
