@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import functools
 import ipaddress
+import itertools
 import keyword
 import os
 import posixpath
@@ -28,6 +29,14 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.vault import EncryptedString
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
+from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
+    KNOWN,
+    Wish,
+    find_requirements,
+    requirements_of,
+)
+from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -58,6 +67,7 @@ OPTIONAL = ("valkey",)
 SITE = {
     "site_name": {"type": "str", "required": True},
     "site_domains": {"type": "list", "elements": "str", "required": True},
+    "site_names_served": {"type": "list", "elements": "str", "default": []},
 }
 
 #: Plugins of certbot's that find their login in a file of names and values: those of both Debians, of 13, of 12.
@@ -88,7 +98,8 @@ HOST_WIDE = (
 #: What all hosts of one site have to say the same of.
 AGREED = (
     *ONE_SITE,
-    *("nginx_domains", "nginx_peer_port", "letsencrypt_share_port", "host_identity", "postgres_user", "valkey_port"),
+    *("site_names_served", "nginx_domains", "nginx_peer_port", "letsencrypt_share_port"),
+    *("host_identity", "postgres_user", "valkey_port"),
     *("django_static_url", "django_media_url", "django_secret_key"),
     *("nginx_client_max_body_size", "nginx_body_limits", "nginx_websocket_paths"),
 )
@@ -143,14 +154,14 @@ SYSTEM_FOLDERS = words(
 FOREIGN_FOLDERS = re.compile(r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?")
 
 #: What the stack sets itself: in the environment, for PostgreSQL, for gunicorn, in units. Behind the
-#: equals sign is the variable that says it.
+#: equals sign is the variable that says it. Of the environment only what the stack relies on: the rest is for the
+#: project to read in a notation of its own, and the settings are examined after they were read.
 MANAGED_ENV = owners(
     """
     DJANGO_SETTINGS_MODULE=django_settings_module SECRET_KEY=django_secret_key
-    DJANGO_SECRET_KEY=django_secret_key DEBUG= ALLOWED_HOSTS=django_allowed_hosts
-    CSRF_TRUSTED_ORIGINS=django_csrf_trusted_origins DATABASE_URL=postgres_database STATIC_ROOT=
-    MEDIA_ROOT=django_media_root RELEASE= APPLICATION=django_application
-    DATABASE_REPLICA_URL=postgres_database PGSERVICEFILE=postgres_service_file
+    DJANGO_SECRET_KEY=django_secret_key STATIC_ROOT= MEDIA_ROOT=django_media_root RELEASE=
+    APPLICATION=django_application DATABASE_REPLICA_URL=postgres_database
+    PGSERVICEFILE=postgres_service_file
     """
 )
 MANAGED_POSTGRES = owners(
@@ -193,7 +204,11 @@ MANAGED_UNIT = owners(
 )
 #: Variables that change how any program starts.
 FOREIGN_ENV = re.compile(
-    r"LD_.*|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|ENV|BASH_ENV|LISTEN_.*|NOTIFY_SOCKET"
+    # Those of ld.so(8).
+    r"LD_(ASSUME_KERNEL|AUDIT|BIND_NO[TW]|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|LIBRARY_PATH|ORIGIN_PATH"
+    r"|POINTER_GUARD|PREFER_MAP_32BIT_EXEC|PRELOAD|PROFILE|PROFILE_OUTPUT|SHOW_AUXV|TRACE_LOADED_OBJECTS"
+    r"|USE_LOAD_BIAS|VERBOSE|WARN)|GLIBC_TUNABLES|GCONV_PATH"
+    r"|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|ENV|BASH_ENV|LISTEN_(FDS|FDNAMES|PID)|NOTIFY_SOCKET"
     r"|RUNTIME_DIRECTORY|GUNICORN_CMD_ARGS"
 )
 
@@ -207,6 +222,8 @@ PUBLIC_KEY = (
     r"\s+AAAA[A-Za-z0-9+/]+={0,3}(\s.*)?"
 )
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+#: What no file has that people write.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 Refusal = tuple[str, str]
 Failure = tuple[str, str, Any]
@@ -258,7 +275,7 @@ class Case:
         """Whether the value may be a secret, which no message repeats."""
         owner = name.partition(".")[0]
         return (
-            owner == "django_env"
+            owner in ("django_env", "django_build_environment")
             or bool(SECRET.search(name))
             or bool(self.specs.get(owner, {}).get("no_log"))
             or any(
@@ -399,11 +416,13 @@ def wrong_kind(value: Any, wanted: str) -> Refusal | None:
     }.get(wanted, f"write {KINDS[wanted][1]}")
 
 
-def unclean(value: Any) -> Refusal | None:
+def unclean(value: Any, several_lines: bool = False) -> Refusal | None:
     if not isinstance(value, str):
         return None
     if value.lstrip().startswith("$ANSIBLE_VAULT"):
         return "is still encrypted", "write !vault | before the encrypted text"
+    if several_lines:
+        return ("has a control character", "write text") if UNPRINTABLE.search(value) else None
     if CONTROL.search(value):
         return "has a line break or another control character", "write one line"
     return None
@@ -633,11 +652,78 @@ def managed(names: dict[str, str], key: str) -> Refusal | None:
 def env_entry(key: str, value: Any) -> Refusal | None:
     if refusal := managed(MANAGED_ENV, key):
         return refusal
-    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", key):
-        return ("is no name of a variable", "write upper-case letters, digits and _, such as EMAIL_HOST")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        return ("is no name of a variable", "write letters, digits and _, such as EMAIL_HOST")
     if FOREIGN_ENV.fullmatch(key):
         return "changes how programs start", "leave it out"
-    return wrong_kind(value, "str") or unclean(value)
+    if refusal := wrong_kind(value, "str") or unclean(value, several_lines=True):
+        return refusal
+    if key == "DEBUG" and value.strip().lower() in ("true", "1", "t", "yes", "y", "on"):
+        return "would show every visitor settings and source", 'leave it out, or write "False"'
+    return None
+
+
+def file_entry(key: str, value: Any) -> Refusal | None:
+    """A file that is put into the source."""
+    if refusal := inside("file")(key):
+        return refusal
+    if key != posixpath.normpath(key) or key.split("/")[0] == ".git":
+        return "is no plain path of a file", "write one such as config/local.py"
+    return wrong_kind(value, "str") or unclean(value, several_lines=True)
+
+
+def interpreter(value: str) -> Refusal | None:
+    """A Python by its version, a range of versions, or its path on the host."""
+    if re.match(r"/(home|root|tmp|var/tmp|run)(/|$)", value):
+        return "is where the site cannot run it", "write the path of one such as /opt/python3.12/bin/python3"
+    if re.fullmatch(r"(/[\w.+-]+)+", value):
+        return None
+    one = r"3\.\d+|(>=|<=|>|<|==|!=|~=)\s*\d+(\.\d+)*(\.\*)?"
+    if re.fullmatch(rf"({one})(\s*,\s*({one}))*", value):
+        return None
+    return "is no version of Python", 'write one such as "3.12", a range such as ">=3.11,<3.13", or a path'
+
+
+def build_variable(key: str, value: Any) -> Refusal | None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        return "is no name of a variable", "write letters, digits and _, such as UV_EXTRA_INDEX_URL"
+    if FOREIGN_ENV.fullmatch(key):
+        return "changes how programs start", "leave it out"
+    return wrong_kind(value, "str") or unclean(value, several_lines=True)
+
+
+def requirement(value: str) -> Refusal | None:
+    """A line of requirements.txt, which is an argument of the installer."""
+    if re.match(r"[A-Za-z0-9][\w.-]*\s*(\[[\w., -]+\])?\s*([<>=!~@;].*)?$", value):
+        return None
+    return "is no requirement", "write one such as psycopg[binary]==3.2.9"
+
+
+def build_commands(key: str, value: Any) -> Refusal | None:
+    """Commands of one moment of a build."""
+    moments = ("before_collectstatic", "after_collectstatic")
+    if key not in moments:
+        return "is no moment of a build", f"write {' or '.join(moments)}"
+    if refusal := wrong_kind(value, "list"):
+        return refusal
+    refusals = (wrong_kind(item, "str") or unclean(item) or command(item) or for_a_shell(item) for item in value)
+    return next(filter(None, refusals), None)
+
+
+def for_a_shell(value: str) -> Refusal | None:
+    if re.search(r"(^|\s)(&&?|\|\|?|\d?[<>]+)(\s|$)", re.sub(r"'.*?'|\".*?\"", "quoted", value)):
+        return "has a sign that only a shell reads", "write sh -c '...', or one command after the other"
+    return None
+
+
+def management_command(value: str) -> Refusal | None:
+    """What is typed behind manage.py."""
+    words = value.split()
+    if words[:1] in (["python"], ["python3"], ["manage.py"], ["./manage.py"]) or not re.match(
+        r"[a-z_]\w*(\s|$)", value, re.ASCII
+    ):
+        return "is no command of manage.py", "write it without python manage.py, such as createcachetable"
+    return command(value)
 
 
 def setting(names: dict[str, str], pattern: str) -> Rule:
@@ -810,12 +896,16 @@ CALENDAR = (
     rf"|{DAYS}( {DATE})?( {TIME})?|{DATE}( {TIME})?|{TIME})( [a-z][a-z0-9_+-]*(/[a-z0-9_+-]+)*)?"
 )
 BATCH = r"[1-9][0-9]*|[1-9][0-9]?%|100%"
+GROUP = matching(
+    r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", "is no name of a group or an extra", "write one such as production"
+)
 DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 #: What a spec cannot say. Of a list the rule judges each entry, of a dict each name and value.
 RULES: dict[str, Rule] = {
     "site_name": site_name,
     "site_domains": name_or_wildcard,
+    "site_names_served": name_or_wildcard,
     "host_admins": entry(name=both(USER_NAME, not_of_the_system), keys=public_key),
     "host_ssh_ports": PORT,
     "host_open_tcp": PORT,
@@ -858,8 +948,19 @@ RULES: dict[str, Rule] = {
         r"[a-z0-9][a-z0-9+.-]+", "is no name of a Debian package", "write one such as libmagic1"
     ),
     "django_env": env_entry,
+    "django_shared_paths": inside("folder"),
+    "django_python": interpreter,
+    "django_groups": GROUP,
+    "django_extras": GROUP,
+    "django_extra_packages": requirement,
+    "django_build_environment": build_variable,
+    "django_files": file_entry,
+    "django_build": build_commands,
+    "django_after_migrate": management_command,
     "django_secret_key": secret_key,
-    "django_services": entry(name=job_name, command=command, stop_timeout=between(1, 86400)),
+    "django_services": entry(
+        name=job_name, command=command, stop_timeout=between(1, 86400), single=no_rule, start_seconds=between(1, 600)
+    ),
     "django_timers": entry(
         name=job_name,
         command=command,
@@ -986,10 +1087,41 @@ def source_is_there(case: Case) -> Iterator[Problem]:
     if not value or ADDRESS.match(value) or not case.plays("django"):
         return
     found = case.find_source(value)
-    if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
+    if found.is_dir():
+        yield from source_is_a_project(case, found)
+        return
+    if found.is_file() and found.name.endswith((".tar.gz", ".tgz")):
         return
     what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
     yield Problem("django_source", what, f"write {SAMPLES['django_source']}", value)
+
+
+def source_is_a_project(case: Case, top: Path) -> Iterator[Problem]:
+    """What a build would find out, as far as it can be seen in a folder here; with git, files may be missing there."""
+    values = case.values
+    files = {top / name for name in values.get("django_files", ())}
+    try:
+        project = find_project(top, values.get("django_subdirectory", ""))
+        module = settings_of(project, values.get("django_settings_module", ""))
+        # A command of the build may write them.
+        if not values.get("django_build", {}).get("before_collectstatic"):
+            refuse_settings(project, module, files)
+        if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
+            wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
+            requirements_of(find_requirements(project, top, values.get("django_requirements", "")), wish)
+    except StepError as error:
+        yield Problem("django_source", f"{top}: {error.cause}", error.advice[:1].lower() + error.advice[1:].rstrip("."))
+
+
+def python_is_to_be_had(case: Case) -> Iterator[Problem]:
+    python = case.values.get("django_python", "")
+    if python[:1] not in ("", "/") and case.values.get("django_installer") == "pip":
+        yield Problem(
+            "django_python",
+            "is fetched by uv, and django_installer is pip",
+            "leave django_installer out, or write the path of an interpreter on the host",
+            python,
+        )
 
 
 def login_is_free(case: Case) -> Iterator[Problem]:
@@ -1056,6 +1188,10 @@ def folders_differ(case: Case) -> Iterator[Problem]:
         taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
         if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(tuple(f"{name}/" for name in taken)):
             yield Problem("django_media_root", "holds more than uploads", f"write {home}/media", media)
+    shared = sorted(case.values.get("django_shared_paths", ()))
+    for outer, inner in itertools.combinations(shared, 2):
+        if f"{inner}/".startswith(f"{outer}/"):
+            yield Problem("django_shared_paths", f"has {inner}, which is in {outer}", f"leave {inner} out")
     if config and media and f"{config}/".startswith(f"{media}/"):
         yield Problem("django_config_dir", "is among the uploads", "write a folder such as /etc/shop", config)
 
@@ -1151,6 +1287,12 @@ def domains(values: dict[str, Any], name: str) -> list[str]:
     """Those of a list that is one, whatever else may be wrong with it."""
     found = values.get(name)
     return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
+def served_names_are_the_sites(case: Case) -> Iterator[Problem]:
+    names = domains(case.values, "nginx_domains")
+    for name in (name for name in domains(case.values, "site_names_served") if name not in names):
+        yield Problem("site_names_served", "is none of site_domains", "write it there too, for the certificate", name)
 
 
 def said_as(case: Case, name: str) -> str:
@@ -1292,7 +1434,7 @@ def sites_differ(case: Case) -> Iterator[Problem]:
         both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
         for name, is_used in (
             ("letsencrypt_share_port", len(web) > 1 and case.host in web),
-            ("valkey_port", case.colleagues and both_have_valkey),
+            ("valkey_port", both_have_valkey),
         ):
             port = case.values.get(name)
             if is_used and values.get(name) == port:
@@ -1311,6 +1453,8 @@ def sites_differ(case: Case) -> Iterator[Problem]:
 
 TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     source_is_there,
+    python_is_to_be_had,
+    served_names_are_the_sites,
     login_is_free,
     peer_names_agree,
     connections_suffice,

@@ -27,6 +27,12 @@ NOISE = {
 
 MODULE = "django_vps.stack.release"
 
+#: What a file begins with that Git LFS has not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+#: A file or link of the source, and the content of a file.
+Entries = Iterator[tuple[tarfile.TarInfo, bytes | None]]
+
 #: Bytes of a packed source that are sent without asking first whether they are needed.
 SMALL = 1 << 20
 
@@ -43,17 +49,25 @@ class ActionModule(ActionBase):
         path = Path(self._loader.path_dwim(os.path.expanduser(source)))
         with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
             try:
-                digest = pack(path, archive)
+                digest, names = pack(path, archive, self._task.args.get("files") or {})
             except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
                 where = getattr(error, "filename", None) or path
                 raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": digest}
+            # They are in the packed source by now.
+            arguments.pop("files", None)
             # One round trip is worth more than a few bytes.
             small = archive.tell() <= SMALL and not self._task.check_mode
             if small:
                 archive.seek(0)
                 arguments["content"] = base64.b64encode(archive.read()).decode()
             result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
+            if result.get("changed") and (lacking := untranslated(names, arguments.get("before_collectstatic") or [])):
+                self._display.warning(
+                    f"{', '.join(lacking[:5])}: there is no .mo beside it, so visitors do not see that translation;"
+                    " write django_build: {before_collectstatic: [python manage.py compilemessages]} and"
+                    " django_system_packages: [gettext]"
+                )
             if result.get("changed") and not small and not self._task.check_mode:
                 archive.flush()
                 # The module takes away what it finds as its own folder; this one is kept until it has ended.
@@ -68,16 +82,21 @@ class ActionModule(ActionBase):
         return result
 
 
-def pack(path: Path, archive) -> str:
-    """Write the source as a gzipped tar in one order and return the digest of names, modes and contents."""
+def pack(path: Path, archive, files: dict[str, str]) -> tuple[str, list[str]]:
+    """Write the source as a gzipped tar in one order; the digest of names, modes and contents, and the names.
+
+    Of `files`, each takes the place of the file of that name in the source.
+    """
     if not path.exists():
         raise ValueError("there is no such folder or archive on the controller")
     entries = from_folder(path) if path.is_dir() else from_archive(path)
     digest = hashlib.sha256()
-    count = 0
+    names, pointers = [], []
     # Fast compression: the way to the host is short beside an install.
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as packed:
-        for info, content in entries:
+        for info, content in with_files(entries, files):
+            if content is not None and content.startswith(LFS_POINTER):
+                pointers.append(info.name)
             info.uid = info.gid = 0
             info.uname = info.gname = ""
             info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
@@ -87,13 +106,40 @@ def pack(path: Path, archive) -> str:
             else:
                 digest.update(content)
                 packed.addfile(info, io.BytesIO(content))
-            count += 1
-    if not count:
+            names.append(info.name)
+    if len(names) == len(files):
         raise ValueError("it is empty")
-    return digest.hexdigest()
+    if pointers:
+        raise ValueError(f"{', '.join(pointers[:5])}: only the pointer of Git LFS is there: git lfs pull")
+    return digest.hexdigest(), names
 
 
-def from_folder(top: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+def untranslated(names: list[str], commands: list[str]) -> list[str]:
+    """The translations that nobody has compiled, and that no command of the build will."""
+    if any("compilemessages" in command for command in commands):
+        return []
+    known = set(names)
+    return [
+        name for name in names if "/LC_MESSAGES/" in name and name.endswith(".po") and f"{name[:-2]}mo" not in known
+    ]
+
+
+def with_files(entries: Entries, files: dict[str, str]) -> Entries:
+    """The source, with further files in it."""
+    for info, content in entries:
+        if info.name in files:
+            continue
+        if info.issym() and any(name.startswith(f"{info.name}/") for name in files):
+            raise ValueError(f"{info.name} is a link, and a file of django_files would lie behind it")
+        yield info, content
+    for name, text in sorted(files.items()):
+        info = tarfile.TarInfo(name)
+        content = text.encode()
+        info.size = len(content)
+        yield info, content
+
+
+def from_folder(top: Path) -> Entries:
     names = sorted(names_in(top))
     links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
     for name in names:
@@ -147,7 +193,7 @@ def names_in(top: Path) -> list[str]:
     return found
 
 
-def from_archive(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+def from_archive(path: Path) -> Entries:
     with tarfile.open(path, mode="r:*") as source:
         members = {}
         for member in source.getmembers():

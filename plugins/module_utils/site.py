@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -16,21 +17,56 @@ from pathlib import Path
 MARKER = "release.json"
 #: What a line begins with that the project prints for us.
 ANSWER = "DJANGO_VPS"
+#: What to do about a file that cannot be written.
+WRITES = (
+    "The site writes its uploads and nothing else: let it log to the console, or name the folder in"
+    " django_shared_paths."
+)
 #: Lines of a command's output that an error message repeats.
 TAIL = 25
+#: How a traceback begins, and the frames in it that are of Python, of Django and of the web server.
+TRACEBACK = "Traceback (most recent call last)"
+FOREIGN = re.compile(
+    r'  File "(<frozen |.*/site-packages/(django|gunicorn)/|.*/lib/python3[.\d]*/(?!(site|dist)-packages/))'
+)
 
 
 class StepError(Exception):
-    """A step of a deploy failed: what was tried, what came of it, what to do."""
+    """A step of a deploy failed: what was tried, what came of it, what to do, and what leads to it in the code."""
 
-    def __init__(self, step: str, cause: str, advice: str = "", said: str = "") -> None:
-        self.step, self.cause, self.advice, self.said = step, cause.strip(), advice, said
-        text = f"{step}: {self.cause}"
-        super().__init__(f"{text}\n{advice}" if advice else text)
+    def __init__(self, step: str, cause: str, advice: str = "", said: str = "", details: str = "") -> None:
+        self.step, self.cause, self.advice, self.said, self.details = step, cause.strip(), advice, said, details
+        super().__init__("\n".join(part for part in (f"{step}: {self.cause}", advice, details) if part))
 
 
 def tail(text: str, lines: int = TAIL) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def without_foreign_frames(lines: list[str]) -> list[str]:
+    """Tracebacks as far as they are of the project: how Python and Django come to it says nothing."""
+    kept, foreign = [], False
+    for line in lines:
+        if line.startswith('  File "'):
+            foreign = bool(FOREIGN.match(line))
+        elif not line.startswith("    ") and not line.startswith("  [Previous line repeated"):
+            foreign = False
+        if not foreign:
+            kept.append(line)
+    return kept
+
+
+def explained(text: str) -> tuple[str, str]:
+    """What an output is about, and what led to it: of a traceback its last lines come first."""
+    lines = without_foreign_frames(text.strip().splitlines())
+    begins = [number for number, line in enumerate(lines) if line.startswith(TRACEBACK)]
+    ends = (
+        number for number in range(begins[-1] + 1 if begins else 0, len(lines)) if not lines[number].startswith(" ")
+    )
+    end = next(ends, None) if begins else None
+    if end is None:
+        return tail(text), ""
+    return "\n".join(lines[end : end + TAIL]), tail("\n".join(lines[:end]))
 
 
 def run(step: str, argv: list[str], *, advice: str = "", timeout: float | None = None, **options) -> str:
@@ -51,7 +87,8 @@ def run(step: str, argv: list[str], *, advice: str = "", timeout: float | None =
     except OSError as error:
         raise StepError(step, f"{argv[0]}: {error.strerror}", advice) from error
     if done.returncode:
-        raise StepError(step, tail(done.stdout) or f"exit status {done.returncode}", advice, done.stdout)
+        cause, details = explained(done.stdout)
+        raise StepError(step, cause or f"exit status {done.returncode}", advice, done.stdout, details)
     return done.stdout
 
 

@@ -339,7 +339,8 @@ class Migrate:
                     held = f"{times}somebody held a lock for more than {self.options['lock_timeout']}"
                     end = "sudo -u postgres psql -c 'SELECT pg_terminate_backend(PID)'"
                     advice = f"Let them end, or end them on the host: {end}."
-                    raise StepError("migrate", "\n".join([held, *self.waited, error.cause]), advice) from None
+                    cause = "\n".join([held, *self.waited, error.cause])
+                    raise StepError("migrate", cause, advice, details=error.details) from None
                 time.sleep(PAUSE)
             else:
                 break
@@ -358,7 +359,8 @@ class Migrate:
     def failure(self, error: StepError) -> StepError:
         """Which migration failed and why, in the first line; then what of the plan is done and stays so."""
         begun = self.begun(error)
-        last = error.cause.splitlines()[-1]
+        # Of a traceback the error begins what is said, of a message it ends it.
+        first = error.cause if error.details else error.cause.splitlines()[-1]
         plan = self.ask(PLAN + DESCRIBE)["plan"]
         left = {entry["name"]: entry for entry in plan}
         done = [entry["name"] for entry in self.plan if entry["name"] not in left]
@@ -369,7 +371,7 @@ class Migrate:
                     f"{name} has atomic = False: what it did before it failed stays, and the next run starts it"
                     " from its beginning."
                 )
-        return StepError("migrate", "\n".join([": ".join([*begun, last]), error.cause, kept]))
+        return StepError("migrate", ": ".join([*begun, first]), kept, details=error.details or error.cause)
 
     def blockers(self) -> list[str]:
         """Whose transactions have been open for longer than a moment."""

@@ -30,6 +30,12 @@ options:
   archive:
     description: The packed source on the host, when it is large. The action plugin brings it when it is needed.
     type: path
+  files:
+    description:
+      - Content of further files of the source by their path in it, for a project that reads its configuration from a
+        file. Each takes the place of a file of that name. The action plugin puts them into the packed source.
+    type: dict
+    default: {}
   force:
     description: Build a new release, with its packages fetched anew, though there is one of just the same.
     type: bool
@@ -78,16 +84,27 @@ options:
     description: Folder of the uploads, shared by all releases.
     type: path
     required: true
+  shared_paths:
+    description:
+      - Folders inside the source that the project writes. Each is a link to one in C(shared/) of O(home), which the
+        site owns and all releases share.
+    type: list
+    elements: str
+    default: []
   several:
     description:
-      - Whether the site has several hosts. Then uploads that a project keeps on disk need a O(media) that all hosts
-        share, a network file system, or the release is refused.
+      - Whether the site has several hosts. Then what a project keeps on disk needs a O(media) and a C(shared/) that all
+        hosts share, a network file system, or the release is refused.
     type: bool
     default: false
   python:
-    description: Interpreter the virtual environment is made with.
-    type: path
-    default: /usr/bin/python3
+    description:
+      - What the virtual environment is made with, the path of an interpreter on the host or versions such as V(3.12) or
+        V(>=3.11,<3.13).
+      - By default what C(.python-version), C(requires-python) or Poetry's dependencies in the source ask for. The
+        distribution's is taken where it fits, else one that is on the host, else uv fetches one that all sites share.
+    type: str
+    default: ""
   installer:
     description: What installs the packages. V(pip) cannot read C(uv.lock).
     type: str
@@ -103,6 +120,31 @@ options:
       - By default the first of C(uv.lock), C(poetry.lock), C(Pipfile.lock), C(requirements.txt), C(pyproject.toml).
     type: str
     default: ""
+  groups:
+    description:
+      - Groups of packages to install beside the main one, those of C(uv.lock), C(poetry.lock) and
+        C([dependency-groups]), or the categories of C(Pipfile.lock).
+    type: list
+    elements: str
+    default: []
+  extras:
+    description: The same for extras.
+    type: list
+    elements: str
+    default: []
+  extra_packages:
+    description: Packages to install that the project does not require, each as a line of C(requirements.txt).
+    type: list
+    elements: str
+    default: []
+  fetch_environment:
+    description: Environment of what reaches the network while a release is built, such as a proxy.
+    type: dict
+    default: {}
+  build_environment:
+    description: The same, of this project, such as the credentials of its package index. It is kept in no release.
+    type: dict
+    default: {}
   packages:
     description: Packages the stack needs, each as C(name==version), installed when the project does not bring them.
     type: list
@@ -120,6 +162,28 @@ options:
     description: WSGI or ASGI application as C(module:name). By default what C(WSGI_APPLICATION) of the settings names.
     type: str
     default: ""
+  before_collectstatic:
+    description:
+      - Commands that are run in the folder of C(manage.py) once the packages are installed, as the site's user, in the
+        sandbox of the build, with the environment of the release and the programs of its virtual environment. No shell
+        reads them.
+    type: list
+    elements: str
+    default: []
+  after_collectstatic:
+    description: The same once the static files are collected and the settings are checked.
+    type: list
+    elements: str
+    default: []
+  collectstatic:
+    description: Whether the static files are collected. If not, C(STATIC_ROOT) is in the source, with all of them.
+    type: bool
+    default: true
+  after_migrate:
+    description: Commands of C(manage.py) that the site runs once for each release. Here they tell one from another.
+    type: list
+    elements: str
+    default: []
   host:
     description: Name of the site that its settings have to answer to.
     type: str
@@ -176,6 +240,10 @@ pending:
   description: Whether the database may lack migrations of the release.
   returned: success
   type: bool
+unchecked:
+  description: Whether C(manage.py check --deploy) has to be asked again once the migrations are there.
+  returned: success
+  type: bool
 same:
   description: Ids of the whole releases that are good and of just the same, and so may be the answer.
   returned: in check mode
@@ -199,8 +267,10 @@ import grp
 import hashlib
 import json
 import os
+import pwd
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -209,24 +279,28 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, settings_of
+from ansible_collections.django_vps.stack.plugins.module_utils.python import DISTRIBUTION, debian_pip, fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
+    Wish,
     find_requirements,
     inputs_of,
-    is_package,
+    member_of,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     ANSWER,
     MARKER,
+    WRITES,
     Site,
     StepError,
     answers,
     ask_project,
+    explained,
     hashed_assets,
     only_one,
     point,
     run,
-    tail,
     write_file,
 )
 
@@ -263,26 +337,47 @@ TEXTS = frozenset(
 WORTH = 1024
 # For each name that comes in: as it was compressed for a release before, or anew.
 COMPRESS = """
-cd "$1"
-while IFS= read -r name; do
-  for kind in gz br; do
-    [ ! -e "$name.$kind" ] || continue
-    cmp -s -- "$2/$name" "$name" && cp -- "$2/$name.$kind" "$name.$kind" 2> /dev/null && continue
-    case $kind in
-      gz) gzip --best --keep --no-name -- "$name" ;;
-      br) ! command -v brotli > /dev/null || brotli --best --keep -- "$name" ;;
-    esac || exit
-  done
-done
+import filecmp, gzip, os, shutil, subprocess, sys
+folder, kept = sys.argv[1:]
+brotli = shutil.which("brotli")
+for name in os.fsdecode(sys.stdin.buffer.read()).split("\\n")[:-1]:
+    path, before = os.path.join(folder, name), os.path.join(kept, name)
+    same = os.path.isfile(before) and filecmp.cmp(path, before, shallow=False)
+    for kind in ("gz", "br"):
+        packed, earlier = f"{path}.{kind}", f"{before}.{kind}"
+        if os.path.exists(packed):
+            continue
+        if same and os.path.isfile(earlier):
+            shutil.copyfile(earlier, packed)
+        elif kind == "gz":
+            with open(path, "rb") as file, open(packed, "wb") as out:
+                out.write(gzip.compress(file.read(), mtime=0))
+        elif brotli:
+            subprocess.run([brotli, "--best", "--keep", "--", path], check=True)
 """
 
 # Asked of the project under its production environment; all in one process, since starting Django takes longest.
-EXAMINE = """
+KEY = """
+import hashlib, os
+from django.conf import settings
+key = str(settings.SECRET_KEY)
+own = key not in os.environ.values()
+answer({
+    # None of the environment's: what tells it from another, and whether Django itself finds it weak.
+    "key": hashlib.sha256(key.encode()).hexdigest() if own else "",
+    "weak_key": own and (len(key) < 50 or len(set(key)) < 5 or key.startswith("django-insecure-")),
+})
+"""
+EXAMINE = (
+    KEY
+    + """
 import os
 from django.apps import apps
 from django.conf import settings
 from django.core.files.storage import FileSystemStorage
 from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import Error
 from django.db.models import FileField
 from django.http.request import validate_host
 databases = [database for database in settings.DATABASES.values() if "sqlite" in database.get("ENGINE", "")]
@@ -290,12 +385,12 @@ answer({
     "step": "collectstatic",
     "module": settings.SETTINGS_MODULE,
     "debug": bool(settings.DEBUG),
-    "key": str(settings.SECRET_KEY)[:16] if settings.SECRET_KEY != os.environ["SECRET_KEY"] else "",
     "answers": validate_host(ARGUMENTS["host"], settings.ALLOWED_HOSTS),
     "hosts": list(settings.ALLOWED_HOSTS),
     "application": settings.WSGI_APPLICATION or "",
     "kept": [name for name, database in settings.DATABASES.items() if database.get("CONN_MAX_AGE", 0) != 0],
     "sqlite": [str(database.get("NAME")) for database in databases],
+    "parts": {name: os.environ[name] for name in ("PGHOST", "PGDATABASE", "PGUSER") if name in os.environ},
     "others": [
         name for name, database in settings.DATABASES.items()
         if database.get("NAME") != settings.DATABASES.get("default", {}).get("NAME")
@@ -305,18 +400,17 @@ answer({
     "static_root": str(settings.STATIC_ROOT or ""),
     "media_url": settings.MEDIA_URL or "",
     "media_root": str(settings.MEDIA_ROOT or ""),
-    "stored": sorted({
-        f"{model._meta.label}.{field.name}"
+    "stored": {
+        f"{model._meta.label}.{field.name}": str(field.storage.location)
         for model in apps.get_models() for field in model._meta.get_fields()
         if isinstance(field, FileField) and isinstance(field.storage, FileSystemStorage)
-    }),
+    },
 })
 # Elsewhere it has no business; why, is said of its settings.
 inside = os.path.realpath(settings.STATIC_ROOT or "/").startswith(ARGUMENTS["path"] + "/")
-if "django.contrib.staticfiles" in settings.INSTALLED_APPS and inside:
+if "django.contrib.staticfiles" in settings.INSTALLED_APPS and inside and ARGUMENTS["collectstatic"]:
     call_command("collectstatic", interactive=False, verbosity=0)
-answer({"step": "check"})
-call_command("check", deploy=True, fail_level=ARGUMENTS["check_level"], no_color=True)
+recorded = set()
 try:
     from django.db import connection
     from django.db.migrations.executor import MigrationExecutor
@@ -330,8 +424,34 @@ try:
 except Exception:
     # What is wrong with the migrations or the database, migrate says best.
     pending, migrations = True, None
-answer({"step": "migrations", "pending": pending, "migrations": migrations})
+answer({"step": "check", "pending": pending, "migrations": migrations, "unchecked": ""})
+try:
+    call_command("check", deploy=True, fail_level=ARGUMENTS["check_level"], no_color=True)
+except (Error, SystemCheckError) as error:
+    # A check may want tables that the migrations bring; it is asked again when they are there.
+    if not pending or recorded and isinstance(error, SystemCheckError):
+        raise
+    answer({"unchecked": str(error)})
 """
+)
+
+#: What a package that is being compiled says, and the packages of Debian that it wants.
+COMPILED = (
+    (r"gcc|cc1|g\+\+|compiler", "build-essential"),
+    (r"Python\.h", "python3-dev"),
+    (r"libxml|xslt|lxml", "libxml2-dev libxslt1-dev"),
+    (r"mysql_config|mysqlclient|libmysql|libmariadb", "default-libmysqlclient-dev pkg-config"),
+    (r"ffi\.h|libffi", "libffi-dev"),
+    (r"openssl/|libssl", "libssl-dev"),
+    (r"ldap\.h|lber\.h|sasl", "libldap-dev libsasl2-dev"),
+    (r"xmlsec", "libxmlsec1-dev pkg-config"),
+    (r"jpeg|jpeglib", "libjpeg-dev zlib1g-dev"),
+    (r"gdal", "libgdal-dev"),
+    (r"cairo", "libcairo2-dev pkg-config"),
+    (r"pkg-config|pkgconf", "pkg-config"),
+    (r"cargo|rustc|rust toolchain", "cargo"),
+    (r"cmake", "cmake"),
+)
 
 # What people most often have to do when a step gives up, by what it says.
 ADVICE = (
@@ -341,10 +461,6 @@ ADVICE = (
         " a lower django_keep_releases counts from the next switch on.",
     ),
     (r"pg_config", "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead."),
-    (
-        r"gcc|cc1|compiler|Python\.h",
-        "A package is being compiled: name what it needs in django_system_packages, and run site.yml.",
-    ),
     (
         r"(?i)git executable not found|cannot find command 'git'",
         "Name git in django_system_packages, and run site.yml.",
@@ -362,7 +478,7 @@ ADVICE = (
         "The project asks for another Python than the host has.",
     ),
     (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
-    (r"Read-only file system", "The site writes its uploads and nothing else; log to the console."),
+    (r"Read-only file system", WRITES),
     (r"No module named", "Require the package that has it."),
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
@@ -399,6 +515,9 @@ class Build:
         self.static = self.path / "static"
         self.cache = Path("/var/cache") / self.options["user"]
         self.application = self.options["application"]
+        self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
+        # Of root alone, and gone before the release is whole.
+        self.build_environment = self.path / "build_env"
 
     def make(self) -> None:
         try:
@@ -406,36 +525,41 @@ class Build:
             self._extract()
             self._find_project()
             self._write_environment()
+            self._choose_python()
             self._install()
+            self._link_shared_paths()
+            self._run_commands("before_collectstatic")
             self._examine()
+            self._run_commands("after_collectstatic")
             self._move_static()
             self._compress_static()
             self._seal()
         except StepError as error:
             shutil.rmtree(self.path, ignore_errors=True)
-            fitting = [advice for pattern, advice in ADVICE if re.search(pattern, f"{error.step}: {error.cause}")]
-            raise StepError(error.step, error.cause, error.advice or "".join(fitting[:1])) from None
+            advice = error.advice or advice_for(f"{error.step}: {error.cause}")
+            raise StepError(error.step, error.cause, advice, details=error.details) from None
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
-    def sandboxed(self, step: str, *argv: str, **options) -> str:
-        """Run a program as the site's user that can write nothing but this release and the cache."""
+    def sandboxed(self, step: str, *argv: str, as_project: bool = False, **options) -> str:
+        """Run a program as the site's user that can write nothing but this release and the cache.
+
+        With `as_project` it has the environment of the release and finds the programs of its packages.
+        """
         environment = {
             "HOME": self.cache,
             "UV_CACHE_DIR": self.cache / "uv",
             "UV_LINK_MODE": "copy",
             "UV_PYTHON_DOWNLOADS": "never",
+            "UV_PYTHON_PREFERENCE": "system",
             "UV_NO_PROGRESS": "1",
-            "UV_NO_CONFIG": "1",
             "UV_PROJECT_ENVIRONMENT": self.venv,
             "PIP_CACHE_DIR": self.cache / "pip",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             # Debian's store is what the administrator trusts; both installers bring stores of their own.
             "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
             "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt",
-            # Of the task.
-            **{name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy") if name in os.environ},
         }
         user = self.options["user"]
         properties = (
@@ -446,7 +570,12 @@ class Build:
             f"ReadWritePaths={self.path}",
             # Whatever hangs does not hold the site's lock for ever.
             "RuntimeMaxSec=1800",
+            # Not as arguments: anybody may read those, and the properties of units.
+            f"EnvironmentFile={self.build_environment}",
         )
+        if as_project:
+            environment["PATH"] = f"{self.venv}/bin:/usr/local/bin:/usr/bin:/bin"
+            properties += (f"EnvironmentFile={self.path}/env",)
         return run(
             step,
             [
@@ -468,6 +597,8 @@ class Build:
         for folder in (self.code, self.venv, self.static):
             folder.mkdir(mode=0o755)
             shutil.chown(folder, self.options["user"], self.options["user"])
+        lines = (f"{name}={quoted(value)}\n" for name, value in self._environment().items())
+        write_file(self.build_environment, "".join(lines), 0o600)
 
     def _extract(self) -> None:
         with tempfile.TemporaryFile(dir=self.path) as archive:
@@ -480,28 +611,12 @@ class Build:
             self.sandboxed("extract", "tar", "-xzf", "-", "-C", str(self.code), "--no-same-owner", stdin=archive)
 
     def _find_project(self) -> None:
-        wanted = self.options["subdirectory"]
-        found = [path for path in (self.code / wanted / "manage.py",) if path.is_file()]
-        if not wanted and not found:
-            found = sorted(self.code.glob("*/manage.py"))
-        if len(found) != 1:
-            folders = ", ".join(path.parent.name for path in found)
-            where = f"in {wanted}" if wanted else "at the top of the source or one folder below it"
-            raise StepError(
-                "source",
-                f"manage.py is in several folders: {folders}" if found else f"there is no manage.py {where}",
-                "Set django_subdirectory to the folder that has it.",
-            )
-        self.project = found[0].parent
+        self.project = find_project(self.code, self.options["subdirectory"])
         # The unit of any release finds its working directory under one name.
         point(self.path / "project", os.path.relpath(self.project, self.path))
 
     def _write_environment(self) -> None:
-        manage = (self.project / "manage.py").read_text(errors="replace")
-        named = re.search(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", manage)
-        settings = self.options["settings_module"] or (named and named.group(1))
-        if not settings:
-            raise StepError("source", "manage.py does not name a settings module", "Set django_settings_module.")
+        settings = settings_of(self.project, self.options["settings_module"])
         key = secret_key(Path(self.options["secret_key_file"]))
         facts = {
             "SECRET_KEY": key,
@@ -520,6 +635,59 @@ class Build:
         self.generated = generated
         write_file(self.path / "env", generated + self.options["environment"], 0o600)
 
+    def _choose_python(self) -> None:
+        """The interpreter that is meant, else the distribution's where it fits, else one that uv knows or fetches."""
+        option = self.options["python"]
+        if option.startswith("/"):
+            said = self.sandboxed("python", option, "-c", "import sys; print(sys.version_info[0])").strip()
+            if said != "3":
+                raise StepError("python", f"{option} is no Python 3 (it says {said!r})", "Correct django_python.")
+            self.python = os.path.realpath(option)
+            return
+        # 3.12 means any 3.12, as it does for uv.
+        versions, where = (f"=={option}.*" if option[:1].isdigit() else option, "django_python")
+        if not option:
+            versions, where = wanted(self.project, self.code)
+        own = run("python", [DISTRIBUTION, "-c", "import platform; print(platform.python_version())"]).strip()
+        if not versions or fits(own, versions):
+            self.python = DISTRIBUTION
+            return
+        cause = f"{where} asks for Python {versions.removeprefix('==').removesuffix('.*')}, and the host's is {own}"
+        way_out = f"set django_python to the path of one that is on the host, or to versions that {own} fits"
+        if self.options["installer"] != "uv":
+            raise StepError("python", cause, f"Leave out django_installer, as uv fetches one; or {way_out}.")
+        try:
+            # Not by a link to it: from where it lies it finds its library.
+            self.python = os.path.realpath(self._python_of_uv(versions))
+        except StepError as error:
+            raise StepError(
+                "python",
+                f"{cause}; uv cannot fetch another:\n{error.cause}",
+                "Let the host reach that address (host_environment names a proxy, or UV_PYTHON_INSTALL_MIRROR);"
+                f" or {way_out}.",
+            ) from None
+
+    def _python_of_uv(self, versions: str) -> str:
+        """One that is on the host, or is fetched now to where all sites find it."""
+        environment = {
+            **os.environ,
+            "UV_CACHE_DIR": str(UV_HOME / "cache"),
+            "UV_NO_CONFIG": "1",
+            "UV_NO_PROGRESS": "1",
+            "UV_PYTHON_PREFERENCE": "system",
+            "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+            **self._environment(),
+            "UV_PYTHON_INSTALL_DIR": str(UV_HOME / "python"),
+        }
+        uv = str(self._uv())
+        find = [uv, "python", "find", "--no-project", "--no-python-downloads", versions]
+        try:
+            return run("python", find, env=environment).strip()
+        except StepError:
+            # Not there yet.
+            run("python", [uv, "python", "install", "--no-bin", versions], env=environment, timeout=600)
+            return run("python", find, env=environment).strip()
+
     def _install(self) -> None:
         locked = find_requirements(self.project, self.code, self.options["requirements"])
         self.packages = self._packages(locked)
@@ -528,33 +696,81 @@ class Build:
         by_uv = self.options["installer"] == "uv"
         if by_uv:
             uv = str(self._uv())
-            self.sandboxed("install", uv, "venv", "--no-project", "--python", self.options["python"], str(self.venv))
+            self.sandboxed("install", uv, "venv", "--no-project", "--python", self.python, str(self.venv))
             installer = [uv, "pip", "install", "--compile-bytecode", "--python", str(self.venv / "bin/python")]
         else:
-            self.sandboxed("install", self.options["python"], "-m", "venv", str(self.venv))
+            self.sandboxed("install", self.python, "-m", "venv", str(self.venv))
             installer = [str(self.venv / "bin/python"), "-m", "pip", "install", "--no-input"]
         if locked.name == "uv.lock":
             if not by_uv:
                 raise StepError("install", "pip cannot read uv.lock", "Set django_installer to uv.")
-            python = ["--python", self.options["python"], "--directory", str(locked.parent)]
-            self.sandboxed("install", uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *python)
-        elif is_package(locked):
-            self.sandboxed("install", *installer, "-e", str(locked.parent))
+            where = ["--python", self.python, "--directory", str(member_of(locked, self.project))]
+            more = [f"--{kind[:-1]}={name}" for kind in ("groups", "extras") for name in self.options[kind]]
+            self.sandboxed("install", uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *where, *more)
         else:
             self.sandboxed("install", *installer, "-r", str(self._as_requirements(locked)))
-        missing = [package for package in self.options["packages"] if not self._has(package)]
-        if missing:
-            self.sandboxed("install", *installer, *missing)
+        more = [package for package in self.options["packages"] if not self._has(package)]
+        more += self.options["extra_packages"]
+        if more:
+            self.sandboxed("install", *installer, *more)
         if self._is_bound():
             self.packages = ""
+        # Other releases may share them, so that no command of this one may change them.
+        self._take(self.venv)
+
+    def _link_shared_paths(self) -> None:
+        uid, gid = pwd.getpwnam(self.options["user"])[2:4]
+        for name in self.options["shared_paths"]:
+            path = self.code / name
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.code)) or not self._is_free(path):
+                raise StepError(
+                    "source",
+                    f"{name} holds files of the source",
+                    "Write a folder that only the site fills into django_shared_paths.",
+                )
+            folder = self.site.home / "shared"
+            for part in ("", *Path(name).parts):
+                # What is in a folder of the site may lead root anywhere.
+                if folder.is_symlink() or (folder.exists() and part and folder.lstat().st_uid != os.geteuid()):
+                    raise StepError(
+                        "source",
+                        f"{folder} is the site's own, so nothing in it can be shared by itself",
+                        f"Move it away, or write it into django_shared_paths in place of {name}.",
+                    )
+                folder = folder / part
+                folder.mkdir(mode=0o755, exist_ok=True)
+            if folder.lstat().st_uid != uid:
+                os.lchown(folder, uid, gid)
+                folder.chmod(0o750)
+            self._replace_by_link("source", path, folder)
+
+    @staticmethod
+    def _is_free(path: Path) -> bool:
+        """Whether nothing is there but what keeps an empty folder in git."""
+        if path.is_dir():
+            return not {entry.name for entry in path.iterdir()} - PLACEHOLDERS
+        return not os.path.lexists(path)
+
+    def _replace_by_link(self, step: str, path: Path, target: Path) -> None:
+        # As the site's user: its own code had a hand in this path.
+        link = 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && ln -s "$2" "$1"'
+        self.sandboxed(step, "sh", "-c", link, "sh", str(path), str(target))
+
+    def _run_commands(self, when: str) -> None:
+        for command in self.options[when]:
+            try:
+                # env looks for the program where the command does.
+                self.sandboxed("build", "env", *shlex.split(command), as_project=True)
+            except StepError as error:
+                raise StepError("build", f"{command}:\n{error.cause}", error.advice, details=error.details) from None
 
     def _packages(self, locked: Path) -> str:
         """What tells one set of packages from another; nothing when that cannot be told by what is written."""
-        written = inputs_of(locked)
+        written = inputs_of(locked, self.wish, self.project)
         if written is None:
             return ""
-        python = os.path.realpath(self.options["python"])
-        known = [written, python, *(self.options[name] for name in ("installer", "uv", "packages"))]
+        names = ("installer", "uv", "packages", "extra_packages", "groups", "extras")
+        known = [written, os.path.realpath(self.python), *(self.options[name] for name in names)]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def _is_bound(self) -> bool:
@@ -586,7 +802,7 @@ class Build:
 
     def _as_requirements(self, locked: Path) -> Path:
         """What both installers can read; a lock file of another tool is written out as requirements."""
-        text = requirements_of(locked)
+        text = requirements_of(locked, self.wish)
         if text is None:
             return locked
         path = self.path / "requirements.txt"
@@ -598,15 +814,18 @@ class Build:
         found = glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info"))
         return name in {Path(path).name.split("-")[0].lower() for path in found}
 
+    def _environment(self) -> dict[str, str]:
+        """Of all that reaches the network."""
+        given = {**self.options["fetch_environment"], **self.options["build_environment"]}
+        return {name: str(value) for name, value in given.items()}
+
     def _uv(self) -> Path:
         """The pinned uv, one for all sites; its wheel is a program and no more, so pip can unpack it anywhere."""
         line = self.options["uv"]
         path = UV_HOME / line.split()[0].replace("==", "-")
         if path.exists():
             return path
-        [pip] = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl"))[-1:] or [None]
-        if pip is None:
-            raise StepError("install", "Debian's pip wheel is missing", "Install the package python3-pip-whl.")
+        pip = debian_pip()
         UV_HOME.mkdir(parents=True, exist_ok=True)
         scratch = UV_HOME / f".{path.name}.{os.getpid()}"
         try:
@@ -615,12 +834,12 @@ class Build:
             run(
                 "install uv",
                 [
-                    *(self.options["python"], f"{pip}/pip", "install", "--quiet", "--require-hashes", "--no-deps"),
+                    *(DISTRIBUTION, f"{pip}/pip", "install", "--quiet", "--require-hashes", "--no-deps"),
                     *("--only-binary=:all:", "--no-compile", "--disable-pip-version-check", "--no-cache-dir"),
                     *("--target", str(scratch / "uv"), "-r", str(scratch / "uv.txt")),
                 ],
                 advice="uv comes from the package index; django_installer: pip does without it.",
-                env={**os.environ, "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt"},
+                env={**os.environ, "PIP_CERT": "/etc/ssl/certs/ca-certificates.crt", **self._environment()},
             )
             os.replace(scratch / "uv/bin/uv", path)
         finally:
@@ -629,7 +848,7 @@ class Build:
 
     def _examine(self) -> None:
         """Collect and check; refuse settings under which the site would be unsafe, lose data or serve no assets."""
-        wishes = {name: self.options[name] for name in ("host", "check_level")}
+        wishes = {name: self.options[name] for name in ("host", "check_level", "collectstatic")}
         arguments = {**wishes, "path": os.path.realpath(self.path)}
         argv = [self.options["manage"], f"--release={self.id}", f"--writable={self.path}"]
         try:
@@ -637,8 +856,16 @@ class Build:
         except StepError as error:
             facts = answers(error.said)
             self._judge(facts)
-            cause = tail(error.said.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2]) if facts else error.cause
-            raise StepError(facts.get("step", "settings"), cause or error.cause, error.advice) from None
+            # What was said before its last answer is of an earlier step.
+            cause, details = explained(
+                error.said.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2] if facts else error.said
+            )
+            raise StepError(
+                facts.get("step", "settings"), cause or error.cause, error.advice, details=details
+            ) from None
+        if facts["key"]:
+            again, _ = ask_project("settings", argv, KEY, {})
+            facts["changing_key"] = again["key"] != facts["key"]
         self._judge(facts)
         if facts["key"]:
             self.module.warn(f"{facts['module']} does not use the SECRET_KEY of its environment")
@@ -655,6 +882,9 @@ class Build:
         self._warn_of_kept_connections(facts["kept"])
         self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
         self.pending, self.migrations = facts["pending"], facts["migrations"]
+        self.unchecked = bool(facts["unchecked"])
+        if self.unchecked:
+            self.module.warn(f"manage.py check --deploy is asked again after the migrations: {facts['unchecked']}")
 
     def _warn_of_kept_connections(self, databases: list[str]) -> None:
         """Under ASGI each request has a thread of its own, and leaves the connection behind that it keeps."""
@@ -674,7 +904,8 @@ class Build:
             *self._wrong_url("MEDIA_URL", facts["media_url"] if facts["media_root"] else "", "media_url"),
             *self._static_has_no_place(facts),
             *self._media_has_no_place(facts),
-            *self._media_is_not_shared(facts),
+            *self._storage_has_no_place(facts),
+            *self._files_are_not_shared(facts),
         ]
         if findings:
             raise StepError("settings", f"{facts['module']}:\n" + "\n".join(f"- {finding}" for finding in findings))
@@ -685,12 +916,15 @@ class Build:
                 "DEBUG is on under DEBUG=False; read it: DEBUG = os.environ.get('DEBUG') == 'True',"
                 " or set django_settings_module to the settings for production"
             )
-        if facts["key"].startswith("django-insecure-"):
-            yield "SECRET_KEY is in the source; read it: SECRET_KEY = os.environ['SECRET_KEY']"
+        advice = "read it: SECRET_KEY = os.environ['SECRET_KEY']"
+        if facts.get("changing_key"):
+            yield f"SECRET_KEY is another one at each start, so that each would end all sessions; {advice}"
+        elif facts["weak_key"]:
+            yield f"SECRET_KEY is none of the environment's, and one that can be guessed; {advice}"
         for database in facts["sqlite"]:
             yield (
                 f"the database is SQLite in {database}, where its rows would be lost;"
-                " read DATABASE_URL, for example with dj_database_url.config()"
+                f" read DATABASE_URL, for example with dj_database_url.config(){parts_of_the_database(facts['parts'])}"
             )
         if not facts["answers"]:
             yield (
@@ -709,12 +943,18 @@ class Build:
     def _static_has_no_place(self, facts: dict):
         # Where it really is: the project may have written it with dots or links.
         root = Path(os.path.realpath(facts["static_root"])) if facts["static_root"] else None
-        self.static_root = root if facts["collects"] else None
+        serves = facts["collects"] or not self.options["collectstatic"]
+        self.static_root = root if serves else None
         places = [Path(os.path.realpath(place)) for place in (self.static, self.code)]
-        if facts["collects"] and (root is None or (root != places[0] and not root.is_relative_to(places[1]))):
+        if serves and (root is None or (root != places[0] and not root.is_relative_to(places[1]))):
             yield (
                 f"STATIC_ROOT is {facts['static_root']!r}, so the static files have no place in the release;"
                 " read it: STATIC_ROOT = os.environ['STATIC_ROOT']"
+            )
+        elif not self.options["collectstatic"] and not any(root.glob("*")):
+            yield (
+                f"STATIC_ROOT is {facts['static_root']!r}, where nothing is; with django_collectstatic: false it is a"
+                " folder of the source that has all static files"
             )
 
     def _media_has_no_place(self, facts: dict):
@@ -729,16 +969,38 @@ class Build:
         advice = "read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
         if not root.is_relative_to(code):
             yield f"MEDIA_ROOT is {facts['media_root']}, where the site may not write; {advice}"
-        elif root.is_dir() and {path.name for path in root.iterdir()} - PLACEHOLDERS:
+        elif not self._is_free(root):
             yield f"MEDIA_ROOT is {root.relative_to(code)}, which holds files of the source; {advice}"
         else:
-            # As the site's user: its own code had a hand in this path.
-            link = 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && ln -s "$2" "$1"'
-            self.sandboxed("media", "sh", "-c", link, "sh", str(root), str(shared))
+            self._replace_by_link("media", root, shared)
 
-    def _media_is_not_shared(self, facts: dict):
+    def _storage_has_no_place(self, facts: dict):
+        """Files that a project keeps elsewhere than among its uploads."""
+        places = [os.path.realpath(path) for path in (self.options["media"], self.site.home / "shared", self.code)]
+        own = os.path.realpath(facts["media_root"] or "/nowhere")
+        for field, location in facts["stored"].items():
+            real = Path(os.path.realpath(location))
+            if any(real.is_relative_to(place) for place in (*places[:2], own)):
+                continue
+            inside = real.is_relative_to(places[2])
+            name = real.relative_to(places[2]) if inside else f"a folder of the source, such as {real.name}"
+            told = f"[{name}]" if inside else f"{name}, and django_shared_paths: [{real.name}]"
+            yield (
+                f"{field} is kept in {real}, where the site may not write; write "
+                + (f"django_shared_paths: {told}" if inside else f"it into {told}")
+            )
+
+    def _files_are_not_shared(self, facts: dict):
         """What one host takes the others have to serve."""
-        if self.options["several"] and facts["stored"] and not is_shared(self.options["media"]):
+        if not self.options["several"]:
+            return
+        shared = self.site.home / "shared"
+        if self.options["shared_paths"] and not is_shared(str(shared)):
+            yield (
+                f"django_shared_paths would be kept on the host that writes them, and the site has several; mount a"
+                f" network file system at {shared} on all app hosts"
+            )
+        if facts["stored"] and not is_shared(self.options["media"]):
             yield (
                 f"{', '.join(facts['stored'])} would be kept on the host that takes it, and the site has several;"
                 " keep uploads elsewhere, as by django-storages with S3 in STORAGES, or mount a network file system"
@@ -770,7 +1032,13 @@ class Build:
         if wanted:
             folders = (str(self.static), str(self.site.home / "static"))
             lines = "".join(f"{name}\n" for name in wanted)
-            self.sandboxed("collectstatic", "sh", "-c", COMPRESS, "sh", *folders, stdin=None, input=lines)
+            python = (str(self.venv / "bin/python"), "-I", "-S", "-c", COMPRESS)
+            self.sandboxed("collectstatic", *python, *folders, stdin=None, input=lines)
+
+    def _take(self, folder: Path) -> None:
+        """Make a folder root's, with all that is in it, and let only the site read it."""
+        take(folder, self.options["user"])
+        folder.chmod(0o750)
 
     def _keep_hashed_assets(self) -> None:
         """Put the assets whose name says what they hold where they outlive this release."""
@@ -785,11 +1053,8 @@ class Build:
         """Take the release from the site's user, and mark it whole as the very last step."""
         # A file that does not compile may be a template of somebody's; what matters was imported by the check.
         self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -I -S -m compileall -q {self.code} >&2 || true")
-        group = self.options["user"]
-        for folder in (self.code, self.venv):
-            if folder.owner() != "root":
-                take(folder, group)
-                folder.chmod(0o750)
+        self.build_environment.unlink()
+        self._take(self.code)
         take(self.static, "root", public=True)
         # Only now: nothing that the project's code wrote can change under root's hands any more.
         for path in self.static.rglob("*"):
@@ -801,12 +1066,31 @@ class Build:
             "fingerprint": self.fingerprint,
             "application": self.application,
             "migrations": self.migrations,
+            "unchecked": self.unchecked,
             "packages": self.packages,
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **size_of(self.path),
         }
         run("seal", ["sync", "--file-system", str(self.path)])
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")
+
+
+def advice_for(complaint: str) -> str:
+    """What to do when a step gives up, if that is known."""
+    if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
+        packages = [name for pattern, names in COMPILED if re.search(pattern, complaint) for name in names.split()]
+        if packages and "pg_config" not in complaint:
+            return (
+                "A package is being compiled, as its index has no wheel for this Python; a newer version may have one."
+                f" Else write django_system_packages: [{', '.join(dict.fromkeys(packages))}], with the headers of"
+                " what it wraps, and run site.yml."
+            )
+    return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
+
+
+def quoted(value: str) -> str:
+    """A value as systemd reads it in a file of environment variables."""
+    return '"' + re.sub(r'(["\\$`])', r"\\\1", value) + '"'
 
 
 def next_id(site: Site) -> str:
@@ -844,16 +1128,30 @@ def fingerprint_of(options: dict) -> str:
     known = {
         name: options[name]
         for name in (
-            *("digest", "user", "python", "installer", "requirements", "packages", "subdirectory"),
+            *("digest", "user", "installer", "requirements", "packages", "subdirectory"),
+            *("groups", "extras", "extra_packages", "build_environment", "shared_paths"),
             *("settings_module", "application", "static_url", "media_url", "media", "environment"),
+            *("before_collectstatic", "after_collectstatic", "collectstatic", "after_migrate"),
         )
     }
+    # When the distribution has been upgraded, what was built for the one before is gone.
+    known["python"] = [options["python"], os.path.realpath(DISTRIBUTION)]
     for path in (options["secret_key_file"], *options["copies"], *options["depends_on"]):
         try:
             known[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except FileNotFoundError:
             known[path] = None
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def parts_of_the_database(known: dict) -> str:
+    """What a project is given that reads no DATABASE_URL; of a database on another host a file says it."""
+    if len(known) < 3:
+        return ""
+    return (
+        ", or give the project the parts by django_env, under the names that it reads:"
+        " host {PGHOST}, name {PGDATABASE}, user {PGUSER}, password and port empty"
+    ).format(**known)
 
 
 def is_shared(folder: str, mounts: str = "/proc/self/mountinfo") -> bool:
@@ -916,6 +1214,7 @@ def main() -> None:
             "digest": {"type": "str"},
             "content": {"type": "str", "no_log": True},
             "archive": {"type": "path"},
+            "files": {"type": "dict", "default": {}, "no_log": True},
             "force": {"type": "bool", "default": False},
             "home": {"type": "path", "required": True},
             "id": {"type": "str"},
@@ -927,15 +1226,25 @@ def main() -> None:
             "copies": {"type": "list", "elements": "path", "default": []},
             "depends_on": {"type": "list", "elements": "path", "default": []},
             "media": {"type": "path", "required": True},
+            "shared_paths": {"type": "list", "elements": "str", "default": []},
             "several": {"type": "bool", "default": False},
-            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "python": {"type": "str", "default": ""},
             "installer": {"type": "str", "choices": ["uv", "pip"], "default": "uv"},
             "uv": {"type": "str", "default": ""},
             "requirements": {"type": "str", "default": ""},
+            "groups": {"type": "list", "elements": "str", "default": []},
+            "extras": {"type": "list", "elements": "str", "default": []},
+            "extra_packages": {"type": "list", "elements": "str", "default": []},
+            "fetch_environment": {"type": "dict", "default": {}, "no_log": True},
+            "build_environment": {"type": "dict", "default": {}, "no_log": True},
             "packages": {"type": "list", "elements": "str", "default": []},
             "subdirectory": {"type": "str", "default": ""},
             "settings_module": {"type": "str", "default": ""},
             "application": {"type": "str", "default": ""},
+            "before_collectstatic": {"type": "list", "elements": "str", "default": []},
+            "after_collectstatic": {"type": "list", "elements": "str", "default": []},
+            "collectstatic": {"type": "bool", "default": True},
+            "after_migrate": {"type": "list", "elements": "str", "default": []},
             "host": {"type": "str", "required": True},
             "static_url": {"type": "str", "default": "/static/"},
             "media_url": {"type": "str", "default": "/media/"},
@@ -977,7 +1286,8 @@ def main() -> None:
         if found:
             # A release that is live has been migrated: only then was it switched to. A rollback may have died since.
             pending = found != live or bool(site.facts(found).get("undone"))
-            module.exit_json(changed=False, release=found, live=live, pending=pending, **told)
+            unchecked = found != live and bool(site.facts(found).get("unchecked"))
+            module.exit_json(changed=False, release=found, live=live, pending=pending, unchecked=unchecked, **told)
         if module.check_mode or not (options["archive"] or options["content"]):
             after = before_and_after("(a new release)")
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after, **told)
@@ -987,7 +1297,7 @@ def main() -> None:
             enough_space(site)
             build = Build(module, site, fingerprint)
             build.make()
-        told = {"release": build.id, "live": live, "pending": build.pending}
+        told = {"release": build.id, "live": live, "pending": build.pending, "unchecked": build.unchecked}
         module.exit_json(changed=True, **told, diff=before_and_after(build.id))
     except StepError as error:
         module.fail_json(msg=str(error), step=error.step)

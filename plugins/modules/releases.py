@@ -72,6 +72,7 @@ lines:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.python import python_of
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
 
 #: Switches that people are shown.
@@ -86,6 +87,7 @@ def read(site: Site) -> list[dict]:
             "built": facts.get("built", ""),
             "live": name == site.live,
             "bad": facts.get("bad", ""),
+            "runs": bool(python_of(site.releases / name)),
         }
         for name, facts in ((name, site.facts(name)) for name in reversed(site.whole()))
     ]
@@ -93,16 +95,20 @@ def read(site: Site) -> list[dict]:
 
 def choose(site: Site, releases: list[dict], wanted: str) -> str:
     """The release to go back to; why it cannot be, when somebody wants one."""
-    if not wanted:
-        return site.previous(site.live or "") or ""
-    found = next((release for release in releases if release["id"] == wanted), None)
-    good = [release["id"] for release in releases if not release["bad"] and not release["live"]]
+    chosen = wanted or site.previous(site.live or "") or ""
+    if not chosen:
+        return ""
+    found = next((release for release in releases if release["id"] == chosen), None)
+    good = [release["id"] for release in releases if release["runs"] and not release["bad"] and not release["live"]]
     advice = f"Good ones: {', '.join(good)}." if good else "There is no other good one."
     if found is None:
-        raise StepError("rollback", f"there is no release {wanted!r}", advice)
+        raise StepError("rollback", f"there is no release {chosen!r}", advice)
     if found["bad"]:
-        raise StepError("rollback", f"{wanted} is bad: {found['bad']}", advice)
-    return wanted
+        raise StepError("rollback", f"{chosen} is bad: {found['bad']}", advice)
+    if not found["runs"]:
+        advice = f"{advice} Or deploy its version anew: playbooks/deploy.yml -e django_version={found['version']}"
+        raise StepError("rollback", f"{chosen} cannot run: the Python that it was built for is gone", advice)
+    return chosen
 
 
 def leaves(site: Site, previous: str) -> str:
@@ -115,6 +121,8 @@ def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]
     def state(release: dict) -> str:
         if release["bad"]:
             return f"bad: {release['bad']}"
+        if not release["runs"]:
+            return "its Python is gone"
         return "live" if release["live"] else "the one before" if release["id"] == previous else ""
 
     versions = {release["id"]: release["version"] for release in releases}

@@ -8,7 +8,7 @@ module: switch
 short_description: Make a release live once it has answered, and stop the one before
 version_added: 1.0.0
 description:
-  - Starts the release on its own socket, asks it over that socket until it has answered well for three seconds and its
+  - Starts the release on its own socket, asks it over that socket until it has answered well for some seconds and its
     processes have lived as long, and only then lets C(current) name it, by one atomic rename. The web server goes
     through C(current), so this one rename moves code, assets and traffic.
   - A release that does not answer well is stopped, its last journal lines are shown, and C(current) stays where it was.
@@ -34,14 +34,19 @@ options:
     type: str
     required: true
   host:
-    description: Name of the site that is asked for.
+    description: Name of the site that is asked for. The web server redirects the others to it.
     type: str
     required: true
+  names:
+    description: Names of the site that the web server redirects to O(host).
+    type: list
+    elements: str
+    default: []
   health_path:
     description:
       - Path that has to answer 200.
-      - When empty, C(/) is asked, and any answer will do that shows a working site, that is, one below 500 that is
-        neither 400 nor a redirect to itself.
+      - When empty, C(/) is asked, redirects within the site are followed, and any answer will do in the end that shows
+        a working site, that is, one below 500 but not 400.
     type: str
     default: ""
   timeout:
@@ -53,6 +58,17 @@ options:
     type: list
     elements: str
     default: []
+  single:
+    description:
+      - Those of O(services) of which there may never be two. They end in every other release before they start in this
+        one, which is after it went live, so that none of a refused release runs.
+    type: list
+    elements: str
+    default: []
+  probation:
+    description: Seconds for which the release has to answer well and its processes have to live.
+    type: int
+    default: 3
   drain:
     description: Seconds that queued connections of the release before may take to be accepted.
     type: int
@@ -113,24 +129,28 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
+    TRACEBACK,
+    WRITES,
     Site,
     StepError,
     hashed_assets,
     only_one,
     point,
     run,
+    without_foreign_frames,
 )
 
 PAUSE = 0.25
-#: Seconds for which a new release has to answer well; a process that dies at its start has died by then.
-PROBATION = 3
 #: Seconds of one and the same wrong answer after which no other is expected. 503 means "not yet".
 SETTLED = 10
 #: Lines of its log that tell why a release is not good.
 SHOWN = 30
+#: Redirects within a site after which no page is expected any more.
+HOPS = 10
 # A client that connected in the instant of the rename may not be in the queue yet.
 SETTLE = 0.5
 
@@ -169,8 +189,12 @@ class Switch:
         return [f"{self.options['service']}@{release}.{kind}" for kind in ("socket", "service")]
 
     def processes(self, release: str) -> list[str]:
-        """The units that have processes: the web one, then the others."""
-        return [f"{name}@{release}.service" for name in (self.options["service"], *self.options["services"])]
+        """The units that have processes before the release is live: the web one, then the others."""
+        services = [name for name in self.options["services"] if name not in self.options["single"]]
+        return [f"{name}@{release}.service" for name in (self.options["service"], *services)]
+
+    def singles(self, release: str) -> list[str]:
+        return [f"{name}@{release}.service" for name in self.options["single"]]
 
     def running(self, pattern: str = "*") -> set[str]:
         """Releases of which a unit runs, or is about to or has not ended yet."""
@@ -182,7 +206,7 @@ class Switch:
         """Whether the release is live, all its units run, and no other release does."""
         if self.site.live != self.release or self.running(self.options["service"]) != {self.release}:
             return False
-        units = {*self.units(self.release), *self.processes(self.release)}
+        units = {*self.units(self.release), *self.processes(self.release), *self.singles(self.release)}
         active = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False)
         return set(active.stdout.split()) == {"active"}
 
@@ -193,16 +217,18 @@ class Switch:
             self._start()
             self._wait_for_answers()
         except StepError as error:
-            cause = f"{error.cause}\n{self._journal(began)}"
+            journal = self._journal(began)
             if before != self.release:
                 self._put_away(error)
             advice = error.advice
+            if re.search(r"(PermissionError|OSError): .*(Permission denied|Read-only file system)", journal):
+                advice = WRITES
             if (self.site.facts(before or "") or {}).get("undone"):
                 advice = (
                     f"{before} goes on serving, but migrations that it needs may have been undone for {self.release}:"
                     f" bring them again by playbooks/deploy.yml.\n{advice}"
                 )
-            raise StepError(error.step, cause, advice) from None
+            raise StepError(error.step, error.cause, advice, details=journal) from None
         if before != self.release:
             point(self.site.current, f"releases/{self.release}")
         # One that went live as its run died is noted by the next.
@@ -230,7 +256,7 @@ class Switch:
 
     def _stop(self, release: str) -> None:
         # What still finishes its work is not waited for.
-        others = self.processes(release)[1:]
+        others = self.processes(release)[1:] + self.singles(release)
         if others:
             run("stop", ["systemctl", "--no-block", "stop", *others])
         run("stop", ["systemctl", "stop", *self.units(release)])
@@ -247,7 +273,7 @@ class Switch:
                 last, since = found, now
                 # Those there are when the good answers begin are to be there when they end.
                 workers = self._workers()
-            if not found and now - since >= PROBATION:
+            if not found and now - since >= self.options["probation"]:
                 return
             if " answers " in found:
                 answered = found
@@ -262,7 +288,7 @@ class Switch:
                 raise StepError(
                     "health", told if now < end else f"{told}, for {self.options['timeout']} s", advice_for(told)
                 )
-            if now > end + PROBATION:
+            if now > end + self.options["probation"]:
                 raise StepError(
                     "health", f"the release answers well now and then only, for {self.options['timeout']} s"
                 )
@@ -285,42 +311,82 @@ class Switch:
     def _ask(self, end: float) -> str:
         """What is wrong with the answer; nothing when it is good."""
         path = self.options["health_path"] or "/"
-        address = f"https://{self.options['host']}{path}"
-        connection = OverSocket(
-            str(self.site.releases / self.release / self.options["socket"]), max(1.0, end - time.monotonic())
-        )
-        try:
-            # What the web server sends with every request.
-            connection.request(
-                "GET",
-                path,
-                headers={
-                    "Host": self.options["host"],
-                    "X-Forwarded-Proto": "https",
-                    "X-Forwarded-For": "127.0.0.1",
-                    "User-Agent": "django_vps.stack health check",
-                },
+        asked, cookies = [], {}
+        while True:
+            address = f"https://{self.options['host']}{path}"
+            try:
+                answer, body = self._request(path, cookies, end)
+            except TimeoutError:
+                return f"{address} does not answer"
+            except (OSError, http.client.HTTPException) as error:
+                return f"{address}: {error or type(error).__name__}"
+            asked.append(path)
+            further = self._within(answer.getheader("Location", ""), address) if 300 <= answer.status < 400 else None
+            if further is None or self.options["health_path"]:
+                break
+            # A page that sends a cookie along may answer otherwise when it comes back.
+            new = dict(
+                cookie.partition(";")[0].partition("=")[::2] for cookie in answer.headers.get_all("Set-Cookie", ())
             )
-            answer = connection.getresponse()
-            body = answer.read(65536)
-        except TimeoutError:
-            return f"{address} does not answer"
-        except (OSError, http.client.HTTPException) as error:
-            return f"{address}: {error or type(error).__name__}"
-        finally:
-            connection.close()
-        location = answer.getheader("Location", "")
-        if location in (path, address):
-            return (
-                f"{address} redirects to itself: the settings need"
-                " SECURE_PROXY_SSL_HEADER = ('HTTP_X_FORWARDED_PROTO', 'https')"
-            )
+            if (further in asked and new.items() <= cookies.items()) or len(asked) > HOPS:
+                return self._circle(asked, answer.getheader("Location"))
+            path, cookies = further, {**cookies, **new}
         named = self._named(body)
         if named not in (None, self.release):
             return f"{address} answers as release {named}"
+        if self.options["health_path"] and further == path:
+            return self._circle(asked, answer.getheader("Location"))
         good = answer.status == 200 if self.options["health_path"] else answer.status < 500 and answer.status != 400
         hint = " (is the name in ALLOWED_HOSTS?)" if answer.status == 400 else ""
         return "" if good else f"{address} answers {answer.status}{hint}"
+
+    def _request(self, path: str, cookies: dict[str, str], end: float) -> tuple[http.client.HTTPResponse, bytes]:
+        socket_path = self.site.releases / self.release / self.options["socket"]
+        connection = OverSocket(str(socket_path), max(1.0, end - time.monotonic()))
+        # What the web server sends with every request.
+        headers = {
+            "Host": self.options["host"],
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-For": "127.0.0.1",
+            "User-Agent": "django_vps.stack health check",
+        }
+        if cookies:
+            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer, answer.read(65536)
+        finally:
+            connection.close()
+
+    def _within(self, location: str, address: str) -> str | None:
+        """The path to which a visitor comes by a redirect, when it is the site's; None elsewhere.
+
+        The web server brings whoever comes by http or by another name of the site to the first name and the same path.
+        """
+        try:
+            target = urlsplit(urljoin(address, location))
+            port = target.port
+        except ValueError:
+            return None
+        # What is below a wildcard is a site of its own.
+        within = target.hostname in (self.options["host"], *self.options["names"])
+        if not location or not within or port not in (None, 80, 443):
+            return None
+        return (target.path or "/") + (f"?{target.query}" if target.query else "")
+
+    def _circle(self, asked: list[str], location: str) -> str:
+        host = self.options["host"]
+        target = urlsplit(urljoin(f"https://{host}{asked[-1]}", location))
+        told = f"https://{host}{asked[-1]} redirects to {location}, and so for ever"
+        if target.hostname != host:
+            return (
+                f"{told}, as the web server redirects {target.hostname} to {host}: leave names to it (PREPEND_WWW ="
+                f" False), or write {target.hostname} first in site_domains"
+            )
+        if asked[-1] == self._within(location, f"https://{host}{asked[-1]}"):
+            return f"{told}: the settings need SECURE_PROXY_SSL_HEADER = ('HTTP_X_FORWARDED_PROTO', 'https')"
+        return told
 
     @staticmethod
     def _named(body: bytes) -> str | None:
@@ -348,7 +414,7 @@ class Switch:
             errors="replace",
             check=False,
         )
-        return last_words(shown.stdout)
+        return last_words("\n".join(without_foreign_frames(shown.stdout.splitlines())))
 
     def _note(self, before: str, began: float) -> None:
         entry = {
@@ -366,6 +432,14 @@ class Switch:
             journal.write("\n" * begun + json.dumps(entry) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
+
+    def hand_over(self) -> None:
+        """End what may run once only in every other release, and start it in this one."""
+        for name in self.options["single"]:
+            others = [f"{name}@{release}.service" for release in sorted(self.running(name) - {self.release})]
+            if others:
+                run("stop", ["systemctl", "stop", *others])
+            run("start", ["systemctl", "start", f"{name}@{self.release}.service"])
 
     def retire_others(self) -> None:
         """Stop the instances of other releases once nothing waits for them."""
@@ -421,7 +495,7 @@ def last_words(log: str) -> str:
     That gunicorn halts because its processes do not start, it tells by a traceback too, which has not the cause.
     """
     lines = log.strip().splitlines()
-    begins = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    begins = [number for number, line in enumerate(lines) if line.startswith(TRACEBACK)]
     # The first line after its frames says what a traceback is about.
     about = {begin: next((line for line in lines[begin + 1 :] if not line.startswith(" ")), "") for begin in begins}
     causes = [begin for begin in begins if not about[begin].startswith("gunicorn.errors.HaltServer")]
@@ -441,9 +515,12 @@ def main() -> None:
             "service": {"type": "str", "required": True},
             "socket": {"type": "str", "required": True},
             "host": {"type": "str", "required": True},
+            "names": {"type": "list", "elements": "str", "default": []},
             "health_path": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 60},
             "services": {"type": "list", "elements": "str", "default": []},
+            "single": {"type": "list", "elements": "str", "default": []},
+            "probation": {"type": "int", "default": 3},
             "drain": {"type": "int", "default": 30},
             "keep": {"type": "int", "default": 5},
             "who": {"type": "str", "default": ""},
@@ -469,6 +546,7 @@ def main() -> None:
                 module.exit_json(changed=False, live=before, before=before, removed=[])
             if not done:
                 switch.make_live()
+                switch.hand_over()
                 switch.retire_others()
             removed = switch.prune()
         module.exit_json(changed=True, live=switch.release, before=before, removed=removed, diff=diff)

@@ -114,6 +114,7 @@ BAD = [
     ("16 no dot", "site_domains", ["localhost"], "has no dot"),
     ("16 dot at the end", "site_domains", ["a.com."], "write a.com"),
     ("16 dash at an end", "site_domains", ["-a.com"], "is no domain name"),
+    ("16 served, and none of the site's", "site_names_served", ["api.example.com"], "is none of site_domains"),
     ("18 port", "site_domains", ["a.com:8000"], "write a.com"),
     ("21 workers below", "gunicorn_workers", -1, "from 0 to 64"),
     ("21 workers above", "gunicorn_workers", 500, "from 0 to 64"),
@@ -162,18 +163,54 @@ BAD = [
     ("38 case of a choice", "django_installer", "UV", "write one of: uv, pip"),
     ("38 case of a choice", "django_check_level", "warning", "write one of: WARNING"),
     ("40 list", "django_env", ["A=1"], "write pairs"),
-    ("41 bad name", "django_env", {"BAD KEY=": "x"}, "write upper-case letters"),
-    ("41 lower case", "django_env", {"path": "x"}, "write upper-case letters"),
+    ("41 bad name", "django_env", {"BAD KEY=": "x"}, "write letters, digits and _"),
+    ("41 digit in front", "django_env", {"1A": "x"}, "write letters, digits and _"),
     ("41 line break", "django_env", {"A\nB": "x"}, "write one line"),
     ("41 loader", "django_env", {"LD_PRELOAD": "x"}, "leave it out"),
+    ("41 loader", "django_env", {"LD_LIBRARY_PATH": "x"}, "leave it out"),
+    ("41 loader", "django_env", {"LISTEN_FDS": "3"}, "leave it out"),
     ("41 Python", "django_env", {"PYTHONPATH": "x"}, "leave it out"),
     ("41 number", "django_env", {1: "x"}, "quote it"),
-    ("42 line break", "django_env", {"A": "x\nUser=root"}, "write one line"),
-    ("42 NUL", "django_env", {"A": "x\0"}, "write one line"),
+    ("42 NUL", "django_env", {"A": "x\0"}, "has a control character"),
+    ("42 escape", "django_env", {"A": "x\x1b[2J"}, "has a control character"),
+    ("42 return", "django_env", {"A": "x\ry"}, "has a control character"),
     ("43 null", "django_env", {"A": None}, "write one text"),
     ("43 bool", "django_env", {"A": True}, "quote it"),
     ("43 int", "django_env", {"A": 1}, "quote it"),
-    ("44 managed", "django_env", {"DATABASE_URL": "x"}, "set postgres_database instead"),
+    ("44 managed", "django_env", {"STATIC_ROOT": "x"}, "leave it out"),
+    ("44 managed", "django_env", {"MEDIA_ROOT": "/srv/x"}, "set django_media_root instead"),
+    ("a number of Python", "django_python", 3.12, "quote it"),
+    ("no Python", "django_python", "python3", 'write one such as "3.12"'),
+    ("Python 2", "django_python", "2.7", 'write one such as "3.12"'),
+    (
+        "a Python at home",
+        "django_python",
+        "/home/ada/.pyenv/versions/3.12.1/bin/python",
+        "where the site cannot run it",
+    ),
+    ("an option for a package", "django_extra_packages", ["--index-url=https://x"], "is no requirement"),
+    ("a folder as a package", "django_extra_packages", ["./own"], "is no requirement"),
+    ("no group", "django_groups", ["--all"], "is no name of a group"),
+    ("no variable of the build", "django_build_environment", {"A-B": "x"}, "is no name of a variable"),
+    ("the loader of the build", "django_build_environment", {"LD_PRELOAD": "x"}, "changes how programs start"),
+    ("a shared folder outside", "django_shared_paths", ["../x"], "leads out of the source"),
+    ("a shared folder in another", "django_shared_paths", ["data", "data/index"], "leave data/index out"),
+    ("file outside", "django_files", {"../shop.py": "x"}, "leads out of the source"),
+    ("file of the system", "django_files", {"/etc/passwd": "x"}, "leads out of the source"),
+    ("file of git", "django_files", {".git/config": "x"}, "is no plain path of a file"),
+    ("file in another form", "django_files", {"a/./b": "x"}, "is no plain path of a file"),
+    ("file that is a list", "django_files", {"a.py": ["x"]}, "write one text"),
+    ("file still encrypted", "django_files", {"a.py": "$ANSIBLE_VAULT;1.1"}, "write !vault"),
+    ("build at another moment", "django_build", {"before": ["make"]}, "write before_collectstatic or"),
+    ("build that is no list", "django_build", {"before_collectstatic": "make"}, "write a list"),
+    ("build that is nothing", "django_build", {"before_collectstatic": None}, "write a list"),
+    ("build for a shell", "django_build", {"before_collectstatic": ["npm ci && npm run build"]}, "write sh -c"),
+    ("build with a pipe", "django_build", {"after_collectstatic": ["cat a | b"]}, "write sh -c"),
+    ("command with python3", "django_after_migrate", ["python3 manage.py check"], "such as createcachetable"),
+    ("build by root", "django_build", {"after_collectstatic": ["+make"]}, "write the program first"),
+    ("build with an open quote", "django_build", {"after_collectstatic": ["make 'x"]}, "quote that does not end"),
+    ("command with python", "django_after_migrate", ["python manage.py check"], "such as createcachetable"),
+    ("command that is an option", "django_after_migrate", ["--version"], "such as createcachetable"),
     ("44 managed", "django_env", {"SECRET_KEY": "x"}, "set django_secret_key instead"),
     ("45 spaced", "nginx_client_max_body_size", "10 MB", "such as 20m"),
     ("45 bare", "nginx_client_max_body_size", "10", "such as 20m"),
@@ -318,6 +355,8 @@ BAD = [
     ),
     ("-- empty command", "django_services", [{"name": "a", "command": ""}], "write a value"),
     ("-- time as a text", "django_services", [{**SERVICE, "stop_timeout": "60"}], "write a whole number"),
+    ("-- single as a text", "django_services", [{**SERVICE, "single": "yes"}], "write true or false"),
+    ("-- no time to start", "django_services", [{**SERVICE, "start_seconds": 0}], "from 1 to 600"),
     ("-- no time", "django_services", [{**SERVICE, "stop_timeout": 0}], "from 1 to 86400"),
     *(
         ("-- unit", variable, [{**job, "name": value}], "write ")
@@ -518,13 +557,15 @@ def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_t
     assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
 
 
-def test_two_valkeys_that_app_hosts_come_to_have_ports_of_their_own():
-    there = {"colleagues": {"vps2": COLLEAGUE}, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
+@pytest.mark.parametrize("colleagues", [{}, {"vps2": COLLEAGUE}], ids=["one host", "several"])
+def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
+    there = {"colleagues": colleagues, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
+    changes = {"host_address": "10.0.0.1"} if colleagues else {}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "valkey_port": 6379}}
-    (line,) = refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there)
+    (line,) = refused(changes, neighbours=neighbours, **there)
     assert line.startswith("valkey_port: vps1-blog on the same address has it too")
     neighbours["vps1-blog"]["valkey_port"] = 6380
-    assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
+    assert refused(changes, neighbours=neighbours, **there) == []
 
 
 def test_a_site_has_one_valkey():
@@ -626,13 +667,14 @@ def test_a_service_and_a_timer_do_not_share_a_name():
 def test_no_secret_is_repeated():
     bad = {
         "django_secret_key": "geheim",
-        "django_env": {"TOKEN": ["geheim"], "A": "geheim\n"},
+        "django_env": {"TOKEN": ["geheim"], "A": "geheim\x07"},
+        "django_files": {"a.py": "geheim\x07"},
         "django_source": "https://me:geheim@host/shop",
         "vault_name": "geheim !",
         "django_version": "{{ vault_name }}",
     }
     found = refused(bad)
-    assert len(found) == 5
+    assert len(found) == 6
     assert "geheim" not in "".join(found)
 
 
@@ -643,6 +685,22 @@ def test_no_secret_is_repeated():
         {"site_name": "a"},
         {"site_name": "my-shop-2", "site_domains": ["xn--bcher-kva.example"]},
         {"django_env": {"PASSWORD": "a$b'c\"d %f\\ # ~`;{}", "HOME_PAGE": "", "X": "äöü"}},
+        {"django_env": {"LD_DB_HOST": "/run/postgresql", "app__db__host": "x", "DEBUG": "0", "path": "x"}},
+        {"django_env": {"ALLOWED_HOSTS": '["shop.example.com"]', "DATABASE_URL": "postgis://shop@/shop?host=/run/x"}},
+        {"django_env": {"KEY": "-----BEGIN PRIVATE KEY-----\n\tabc=\n-----END PRIVATE KEY-----\n"}},
+        {"django_build": {"before_collectstatic": ["sh -c 'npm ci && npm run build > log'", "sass a>b:c"]}},
+        {"django_python": "3.12"},
+        {"site_names_served": ["www.shop.example.com"]},
+        {"site_names_served": "{{ site_domains }}"},
+        {"django_python": ">=3.11, <3.14"},
+        {"django_python": "/opt/python3.12/bin/python3"},
+        {"django_groups": ["production"], "django_extras": ["postgres-binary"]},
+        {"django_extra_packages": ["psycopg[binary]==3.2.9", "tzdata", "own @ https://example.com/own.whl"]},
+        {"django_build_environment": {"npm_config_registry": "https://x", "UV_INDEX_OWN_PASSWORD": "geheim"}},
+        {"django_shared_paths": ["data", "database/index"]},
+        {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
+        {"django_build": {"before_collectstatic": ["npm ci"], "after_collectstatic": ["python manage.py compress"]}},
+        {"django_after_migrate": ["createcachetable", "loaddata 'first data.json'"], "django_collectstatic": False},
         {"site_domains": ["a.com", "*.a.com"], "letsencrypt_dns_hook": __file__},
         {"site_domains": ["a.com", "*.a.com"], "letsencrypt_enabled": False},
         {
@@ -690,6 +748,7 @@ def test_no_secret_is_repeated():
         {"nginx_trusted_proxies": ["198.51.100.0/24", "2001:db8::/32"], "nginx_maintenance_admits": ["192.0.2.7"]},
         {"nginx_body_limits": {"/upload": "1000m"}, "nginx_websocket_paths": ["/ws/", "/live"]},
         {"valkey_settings": {"maxmemory": "1gb", "notify-keyspace-events": "", "appendonly": False, "hz": 20}},
+        {"django_services": [{**SERVICE, "single": True, "start_seconds": 20}]},
         {"django_services": [SERVICE, {"name": "w-2", "command": "/usr/bin/python3 x", "stop_timeout": 86400}]},
         {"django_services": [{**SERVICE, "command": "sh -c 'a ; b' 100% $HOME \"it's\" \\;"}]},
         *(
@@ -784,3 +843,76 @@ def test_a_good_inventory_passes_without_a_connection(tmp_path, option):
     done = play(tmp_path, GOOD, option, playbook="playbooks/check_inventory.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok=1    changed=0    unreachable=0" in done.stdout
+
+
+def write(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return str(folder)
+
+
+MANAGE = """os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")"""
+SQLITE = """DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}"""
+PROJECT = {"manage.py": MANAGE, "shop/settings.py": "", "requirements.txt": "django\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "said"),
+    [
+        ({"README": ""}, {}, "there is no manage.py at the top of the source or one folder below it; set django_sub"),
+        ({"a/b/manage.py": MANAGE}, {}, "but in a/b; set django_subdirectory"),
+        ({"a/manage.py": MANAGE, "b/manage.py": MANAGE}, {}, "in several folders: a, b; set django_subdirectory"),
+        (PROJECT, {"django_subdirectory": "web"}, "there is no manage.py in web"),
+        ({**PROJECT, "manage.py": "main()"}, {}, "does not name a settings module; set django_settings_module"),
+        (PROJECT, {"django_settings_module": "shop.setings"}, "one that is, such as shop.settings"),
+        ({**PROJECT, "shop/settings.py": SQLITE}, {}, "knows no database but SQLite"),
+        (
+            {"manage.py": MANAGE.replace("settings", "settings.dev"), "shop/settings/dev.py": SQLITE}
+            | {"shop/settings/production.py": ""},
+            {},
+            "settings for production (shop.settings.production)",
+        ),
+        ({"manage.py": MANAGE, "Pipfile": ""}, {}, "run pipenv lock"),
+        (
+            {**PROJECT, "requirements.txt": "", "requirements/base.txt": ""},
+            {"django_requirements": "x.txt"},
+            "has no x.txt",
+        ),
+        (PROJECT, {"django_groups": ["prod"]}, "requirements.txt has no group prod"),
+        (PROJECT, {"django_requirements": "base.txt"}, "the source has no base.txt"),
+        ({"manage.py": MANAGE, "shop/settings.py": "", "poetry.lock": "<<<<"}, {}, "poetry.lock cannot be read"),
+    ],
+)
+def test_what_can_be_seen_of_a_folder_is_said_before_a_host_is_spoken_to(tmp_path, files, variables, said):
+    [line] = refused({"django_source": write(tmp_path, files), **variables})
+    assert line.startswith(f"django_source: {tmp_path}: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("files", "variables"),
+    [
+        (PROJECT, {}),
+        ({"web/manage.py": MANAGE, "requirements.txt": ""}, {}),
+        ({**PROJECT, "shop/settings.py": f"{SQLITE}\nif os.environ.get('DB'): pass\n"}, {}),
+        ({**PROJECT, "shop/settings/__init__.py": ""}, {}),
+        ({**PROJECT, "shop/settings.py": f"{SQLITE}\ntry:\n    from .local_settings import DATABASES\n"}, {}),
+        (
+            {"manage.py": MANAGE, "shop/__init__.py": "", "requirements.txt": ""},
+            {"django_build": {"before_collectstatic": ["cp shop/settings.example.py shop/settings.py"]}},
+        ),
+        (
+            {"manage.py": MANAGE, "shop/__init__.py": ""},
+            {"django_files": {"shop/settings.py": "x", "requirements.txt": "y"}},
+        ),
+        ({"manage.py": MANAGE.replace("shop", "elsewhere"), "requirements.txt": ""}, {}),
+    ],
+)
+def test_a_folder_that_may_well_be_a_project_is_taken(tmp_path, files, variables):
+    assert refused({"django_source": write(tmp_path, files), **variables}) == []
+
+
+def test_a_python_that_only_uv_fetches_wants_uv():
+    assert "leave django_installer out" in refused({"django_python": "3.12", "django_installer": "pip"})[0]
+    assert refused({"django_python": "/opt/python/bin/python3", "django_installer": "pip"}) == []

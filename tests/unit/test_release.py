@@ -10,7 +10,7 @@ import tarfile
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.action.release import pack
+from ansible_collections.django_vps.stack.plugins.action.release import pack, untranslated
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
     inputs_of,
@@ -21,6 +21,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     Site,
     StepError,
     answers,
+    explained,
     hashed_assets,
     only_one,
     point,
@@ -36,9 +37,9 @@ from ansible_collections.django_vps.stack.plugins.modules.release import (
 )
 
 
-def packed(path):
+def packed(path, files=None):
     archive = io.BytesIO()
-    digest = pack(path, archive)
+    digest, _ = pack(path, archive, files or {})
     archive.seek(0)
     with tarfile.open(fileobj=archive) as tar:
         return digest, {member.name: member for member in tar}
@@ -119,6 +120,34 @@ def test_an_archive_is_the_same_as_its_folder_with_or_without_a_top_folder(proje
             for name in ("manage.py", "shop/settings.py"):
                 tar.add(project / name, arcname=prefix + name)
         assert packed(path)[0] == packed(project)[0]
+
+
+def test_files_of_the_inventory_take_the_place_of_those_of_the_source(project):
+    before, _ = packed(project)
+    digest, names = packed(project, {"shop/settings.py": "SECRET = 'geheim'\n", "new.json": "{}"})
+    assert {"manage.py", "shop/settings.py", "new.json"} == names.keys()
+    assert names["shop/settings.py"].size == len("SECRET = 'geheim'\n")
+    assert digest != before
+    assert packed(project, {"shop/settings.py": "SECRET = 'other!'\n", "new.json": "{}"})[0] != digest
+
+
+def test_a_file_of_the_inventory_behind_a_link_is_refused(project):
+    (project / "conf").symlink_to("shop")
+    with pytest.raises(ValueError, match="conf is a link"):
+        packed(project, {"conf/local.py": ""})
+
+
+def test_a_file_that_git_lfs_has_not_fetched_is_named(project):
+    (project / "shop/logo.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(ValueError, match=r"shop/logo\.png: .* git lfs pull"):
+        packed(project)
+
+
+def test_translations_that_nobody_compiles_are_told():
+    names = ["a/locale/de/LC_MESSAGES/django.po", "locale/fr/LC_MESSAGES/django.po", "locale/fr/LC_MESSAGES/django.mo"]
+    assert untranslated(names, []) == names[:1]
+    assert untranslated(names, ["make css"]) == names[:1]
+    assert untranslated(names, ["python manage.py compilemessages -l de"]) == []
 
 
 def test_an_archive_that_leads_out_of_itself_is_refused(tmp_path):
@@ -251,6 +280,8 @@ def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
 OPTIONS = {
     **dict.fromkeys(("digest", "user", "python", "installer", "requirements", "packages", "subdirectory"), "x"),
     **dict.fromkeys(("settings_module", "application", "static_url", "media_url", "media", "environment"), "x"),
+    **dict.fromkeys(("groups", "extras", "extra_packages", "build_environment", "shared_paths"), "x"),
+    **dict.fromkeys(("before_collectstatic", "after_collectstatic", "collectstatic", "after_migrate"), "x"),
     "copies": [],
     "depends_on": [],
 }
@@ -398,13 +429,16 @@ FINE = {
     "module": "shop.settings",
     "debug": False,
     "key": "",
+    "weak_key": False,
     "answers": True,
     "hosts": ["shop.example.com"],
     "sqlite": [],
+    "parts": {"PGHOST": "/run/postgresql", "PGDATABASE": "shop", "PGUSER": "me"},
     "collects": True,
     "static_url": "static/",
     "media_url": "/media/",
     "media_root": "",
+    "stored": {},
 }
 
 
@@ -415,11 +449,16 @@ def build(tmp_path):
     made.path = tmp_path / "releases/a"
     made.code, made.static = made.path / "code", made.path / "static"
     made.code.mkdir(parents=True)
+    made.site = Site(str(tmp_path))
     made.options = {
         "host": "shop.example.com",
         "static_url": "/static/",
         "media_url": "/media/",
         "media": str(tmp_path / "media"),
+        "collectstatic": True,
+        "several": False,
+        "shared_paths": [],
+        "user": "me",
     }
     made.moved = []
     made.sandboxed = lambda step, *argv: made.moved.append((step, *argv[-2:]))
@@ -430,8 +469,10 @@ def build(tmp_path):
     ("facts", "finding"),
     [
         ({"debug": True}, "DEBUG is on"),
-        ({"key": "django-insecure-"}, "SECRET_KEY is in the source"),
+        ({"key": "ab", "weak_key": True}, "one that can be guessed"),
+        ({"key": "ab", "weak_key": True, "changing_key": True}, "SECRET_KEY is another one at each start"),
         ({"sqlite": ["/tmp/db.sqlite3"]}, "SQLite in /tmp/db.sqlite3"),
+        ({"sqlite": ["/tmp/db.sqlite3"]}, "host /run/postgresql, name shop, user me, password and port empty"),
         ({"answers": False, "hosts": []}, "ALLOWED_HOSTS is [], without shop.example.com"),
     ],
 )
@@ -470,6 +511,22 @@ def test_static_files_have_to_be_collected_inside_the_release(build, root, fine)
     assert (list(build._static_has_no_place(facts)) == []) == fine
 
 
+def test_a_project_that_collects_nothing_has_to_bring_its_static_files(build):
+    build.options["collectstatic"] = False
+    root = build.code / "public"
+    [finding] = build._static_has_no_place({**FINE, "static_root": str(root)})
+    assert "where nothing is" in finding
+    root.mkdir()
+    (root / "site.css").touch()
+    assert list(build._static_has_no_place({**FINE, "static_root": str(root), "collects": False})) == []
+    assert build.static_root == root
+
+
+def test_who_knows_not_all_parts_of_the_database_is_told_none(build):
+    [finding] = build._unsafe({**FINE, "sqlite": ["/tmp/db.sqlite3"], "parts": {"PGUSER": "me"}})
+    assert "django_env" not in finding
+
+
 def test_a_site_behind_a_link_is_a_site_like_others(build, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     build.path = tmp_path / "link/releases/a"
@@ -503,6 +560,57 @@ def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
     assert build.moved == []
 
 
+@pytest.mark.parametrize(
+    ("location", "advice"),
+    [
+        ("{media}/private", ""),
+        ("{home}/shared/private", ""),
+        ("{code}/private", "write django_shared_paths: [private]"),
+        ("/var/private", "a folder of the source, such as private, and django_shared_paths: [private]"),
+    ],
+)
+def test_files_of_a_storage_of_its_own_need_a_place(build, tmp_path, location, advice):
+    location = location.format(media=build.options["media"], home=tmp_path, code=build.code)
+    findings = list(build._storage_has_no_place({**FINE, "stored": {"shop.Invoice.pdf": location}}))
+    assert len(findings) == bool(advice)
+    assert all(finding.startswith("shop.Invoice.pdf is kept in") and advice in finding for finding in findings)
+
+
+def test_uploads_among_the_source_that_were_moved_need_no_other_place(build):
+    (build.code / "media").symlink_to(build.options["media"])
+    facts = {**FINE, "media_root": str(build.code / "media"), "stored": {"a.B.c": str(build.code / "media")}}
+    assert list(build._storage_has_no_place(facts)) == []
+
+
+@pytest.mark.parametrize("before", ["", "empty", "data/index"])
+def test_a_shared_folder_takes_the_place_of_one_that_is_empty(build, tmp_path, monkeypatch, before):
+    monkeypatch.setattr(release.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
+    build.options["shared_paths"] = ["data/index"]
+    if before:
+        (build.code / "data/index").mkdir(parents=True)
+        (build.code / "data/index" / (".gitkeep" if before == "empty" else "words")).touch()
+    if before == "data/index":
+        with pytest.raises(StepError, match="data/index holds files of the source"):
+            build._link_shared_paths()
+        return
+    build._link_shared_paths()
+    # Again, as for the next release.
+    build._link_shared_paths()
+    assert build.moved[1:] == [("source", str(build.code / "data/index"), str(tmp_path / "shared/data/index"))]
+    assert (tmp_path / "shared/data/index").is_dir()
+
+
+def test_root_makes_no_shared_folder_where_the_site_may_have_laid_a_link(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(release.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "shared/data").symlink_to(tmp_path / "elsewhere")
+    build.options["shared_paths"] = ["data/index"]
+    with pytest.raises(StepError, match="is the site's own"):
+        build._link_shared_paths()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize("bin_is_a_link", [False, True])
 def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(tmp_path, monkeypatch, bin_is_a_link):
     monkeypatch.setattr(release.shutil, "chown", lambda *_: None)
@@ -514,7 +622,7 @@ def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(
     (earlier / "bin/django-admin").write_text(f"#!{earlier}/bin/python\n")
     (earlier / "pyvenv.cfg").write_text("home = /usr/bin\n")
     write_file(tmp_path / "releases/1/release.json", json.dumps({"packages": "same"}))
-    params = {"id": "2", "user": "shop", "application": "", "force": False}
+    params = {"id": "2", "user": "shop", "application": "", "force": False, "groups": [], "extras": []}
     build = Build(SimpleNamespace(params=params), Site(str(tmp_path)), "")
     build.packages = "same"
     build.venv.mkdir(parents=True)
@@ -547,3 +655,57 @@ def test_a_folder_is_shared_where_a_network_file_system_is_mounted(tmp_path, fol
         "34 33 8:2 / /mnt/over rw - xfs /dev/sdb1 rw\n"
     )
     assert is_shared(folder, str(mounts)) is shared
+
+
+SETTINGS_ERROR = """reading the settings
+Traceback (most recent call last):
+  File "/srv/shop/releases/1/code/manage.py", line 22, in <module>
+    main()
+  File "/srv/shop/releases/1/venv/lib/python3.13/site-packages/django/core/management/__init__.py", line 442, in execute
+    utility.execute()
+    ~~~~~~~~~~~~~~~^^
+  File "/usr/lib/python3.13/importlib/__init__.py", line 88, in import_module
+    return _bootstrap._gcd_import(name[level:], package, level)
+  File "<frozen importlib._bootstrap>", line 1387, in _gcd_import
+  File "/srv/shop/releases/1/venv/lib/python3.13/site-packages/environ/environ.py", line 7, in get_value
+    raise
+  File "/srv/shop/releases/1/code/shop/settings.py", line 9, in <module>
+    KEY = os.environ["MAIL_KEY"]
+          ~~~~~~~~~~^^^^^^^^^^^^
+KeyError: 'MAIL_KEY'
+"""
+
+
+def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of_the_project():
+    cause, details = explained(SETTINGS_ERROR)
+    assert cause == "KeyError: 'MAIL_KEY'"
+    lines = str(StepError("settings", cause, "Set django_env.", details=details)).splitlines()
+    assert lines[:3] == ["settings: KeyError: 'MAIL_KEY'", "Set django_env.", "reading the settings"]
+    files = [line.split('"')[1].removeprefix("/srv/shop/releases/1/") for line in lines if line.startswith("  File")]
+    assert files == ["code/manage.py", "venv/lib/python3.13/site-packages/environ/environ.py", "code/shop/settings.py"]
+    assert lines[-1].strip() == "~~~~~~~~~~^^^^^^^^^^^^"
+
+
+def test_what_is_no_traceback_is_told_by_its_end():
+    assert explained("\n".join(map(str, range(100)))) == ("\n".join(map(str, range(75, 100))), "")
+    assert explained("") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "packages"),
+    [
+        ("error: command 'gcc' failed: No such file or directory", "[build-essential]"),
+        ("fatal error: Python.h: No such file\ngcc failed", "[build-essential, python3-dev]"),
+        (
+            "Please make sure the libxml2 and libxslt development packages are installed. gcc",
+            "libxml2-dev, libxslt1-dev]",
+        ),
+        ("mysql_config not found", "[default-libmysqlclient-dev, pkg-config]"),
+    ],
+)
+def test_what_is_compiled_names_the_packages_it_wants(said, packages):
+    assert packages in release.advice_for(f"install: {said}")
+
+
+def test_psycopg2_from_source_is_told_of_its_wheel():
+    assert "psycopg[binary]" in release.advice_for("install: pg_config executable not found. gcc")

@@ -18,6 +18,7 @@ def site(tmp_path):
     for name in "abcd":
         (made.releases / name).mkdir(parents=True)
         write_file(made.releases / name / "release.json", json.dumps({"version": f"v{name}"}))
+        give_python(made.releases / name, "python3.11")
     made.note("b", bad="health: answers 500")
     point(made.current, "releases/d")
     entries = [
@@ -26,6 +27,33 @@ def site(tmp_path):
     ]
     made.journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return made
+
+
+def give_python(release, built_for):
+    """A virtual environment, and the interpreter of the host."""
+    host = release.parents[1] / "usr/bin"
+    host.mkdir(parents=True, exist_ok=True)
+    (host / "python3.11").touch(0o755)
+    (release / "venv/bin").mkdir(parents=True)
+    (release / "venv/bin/python").symlink_to(host / "python3.11")
+    (release / "venv/lib" / built_for).mkdir(parents=True)
+
+
+def test_one_whose_python_is_gone_is_ruled_out_in_words(site):
+    for name, way in (("a", "gone"), ("c", "another version")):
+        folder = site.releases / name / "venv"
+        if way == "gone":
+            (folder / "bin/python").unlink()
+            (folder / "bin/python").symlink_to("/usr/bin/python3.2")
+        else:
+            (folder / "lib/python3.11").rename(folder / "lib/python3.9")
+        with pytest.raises(StepError, match=f"{name} cannot run: the Python") as refused:
+            choose(site, read(site), name)
+    assert "-e django_version=vc" in str(refused.value)
+    assert "There is no other good one." in str(refused.value)
+    with pytest.raises(StepError, match="c cannot run"):
+        choose(site, read(site), "")
+    assert "a  va  its Python is gone" in lines(read(site), "c", [])
 
 
 def test_without_a_wish_it_is_the_one_before(site):

@@ -49,6 +49,24 @@ def test_a_service_lives_with_its_release_and_has_time_to_end():
     assert "TimeoutStopSec=9s" in lines("service@.service.j2", __django_job={**WORKER, "stop_timeout": 9})
 
 
+def test_one_that_may_run_once_only_waits_until_its_release_is_live():
+    conditions = [
+        line
+        for line in lines("service@.service.j2", __django_job={**WORKER, "single": True})
+        if "ExecCondition" in line
+    ]
+    assert len(conditions) == 1
+    assert "readlink /srv/shop/current" in conditions[0]
+    assert not [line for line in lines("service@.service.j2", __django_job=WORKER) if "ExecCondition" in line]
+
+
+def test_one_that_may_run_once_only_is_on_the_first_host_alone():
+    jobs = [WORKER, {**WORKER, "name": "beat", "single": True}]
+    hosts = {"django_services": jobs, "django_release_hosts": ["vps1", "vps2"]}
+    assert rendered("{{ __django_service_units }}", **hosts) == ["shop.worker", "shop.beat"]
+    assert rendered("{{ __django_service_units }}", **hosts, inventory_hostname="vps2") == ["shop.worker"]
+
+
 def test_a_timers_command_runs_once_and_outlives_its_release():
     unit = lines("service@.service.j2", __django_job=CLEANUP)
     assert "Type=oneshot" in unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socketserver
 import threading
@@ -15,9 +16,12 @@ from ansible_collections.django_vps.stack.plugins.modules.switch import Switch, 
 
 OPTIONS = {
     "service": "shop-gunicorn",
-    "services": ["shop.worker"],
+    "services": ["shop.worker", "shop.beat"],
+    "single": ["shop.beat"],
+    "probation": 3,
     "socket": "gunicorn.sock",
     "host": "shop.example.com",
+    "names": ["shop.example.com", "www.shop.example.com", ".shop.example.net"],
     "keep": 2,
     "timeout": 60,
     "who": "me",
@@ -29,10 +33,14 @@ class Application(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked = (self.path, dict(self.headers))
-        status, location = self.server.answer
+        status, location = self.server.pages.get(self.path, self.server.answer)
+        if callable(location):
+            location = location(self.headers)
+            status = status if location else 200
         self.send_response(status)
         if location:
             self.send_header("Location", location)
+            self.send_header("Set-Cookie", f"from={self.path}; Path=/")
         self.end_headers()
         self.wfile.write(self.server.body)
 
@@ -50,8 +58,9 @@ def ask(tmp_path):
     server = socketserver.ThreadingUnixStreamServer(str(tmp_path / "releases/a/gunicorn.sock"), Application)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def run(status: int, location: str = "", path: str = "", body: bytes = b"") -> str:
+    def run(status: int, location: str = "", path: str = "", body: bytes = b"", **pages) -> str:
         server.answer, server.body = (status, location), body
+        server.pages = {f"/{name}": answer for name, answer in pages.items()}
         switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": path})
         complaint = switch._ask(time.monotonic() + 5)
         run.asked = server.asked
@@ -64,7 +73,50 @@ def ask(tmp_path):
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 404])
 def test_without_a_health_path_any_answer_of_a_working_site_will_do(ask, status):
-    assert ask(status, "/login/" if status == 302 else "") == ""
+    assert ask(status, login=(200, ""), **{"": (status, "/login" if status == 302 else "")}) == ""
+
+
+@pytest.mark.parametrize(
+    "location", ["/login", "login", "https://shop.example.com/login", "http://www.shop.example.com/login"]
+)
+def test_the_page_that_a_redirect_within_the_site_leads_to_is_judged(ask, location):
+    assert ask(200, **{"": (302, location)}, login=(500, "")) == "https://shop.example.com/login answers 500"
+    assert ask(200, **{"": (302, location)}, login=(200, "")) == ""
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://sso.example.org/",
+        "https://m.shop.example.net/",
+        "https://shop.example.com:8443/",
+        "https://x:y/",
+        "mailto:me@x",
+    ],
+)
+def test_what_a_redirect_leads_to_elsewhere_is_not_judged(ask, location):
+    assert ask(302, location) == ""
+
+
+def test_pages_that_redirect_to_each_other_never_pass(ask):
+    complaint = ask(200, **{"": (302, "/login")}, login=(302, "/"))
+    assert "https://shop.example.com/ redirects to /login, and so for ever" in complaint
+
+
+def test_a_name_to_which_project_and_web_server_redirect_by_turns_is_said(ask):
+    complaint = ask(301, "https://www.shop.example.com/")
+    assert "the web server redirects www.shop.example.com to shop.example.com" in complaint
+    assert "write www.shop.example.com first in site_domains" in complaint
+
+
+def test_a_page_that_wants_its_cookie_back_is_no_circle(ask):
+    answer = (302, lambda headers: "" if "from=/" in headers.get("Cookie", "") else "/")
+    assert ask(200, **{"": answer}) == ""
+
+
+def test_redirects_that_lead_on_and_on_never_pass(ask):
+    pages = {str(number): (302, f"/{number + 1}") for number in range(20)}
+    assert "and so for ever" in ask(302, "/0", **pages)
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
@@ -321,3 +373,58 @@ def test_who_goes_on_without_migrations_that_were_undone_is_told(tmp_path, fails
     assert "undone" not in fails(switch, "a")
     switch.site.note("b", undone=True)
     assert "undone for a: bring them again by playbooks/deploy.yml" in fails(switch, "a")
+
+
+@pytest.fixture
+def retired(tmp_path, monkeypatch):
+    """Take away the release before, with so many connections in its queue each time that somebody looks."""
+
+    def run(waiting):
+        clock = Clock()
+        monkeypatch.setattr(module, "time", clock)
+        switch = site_with(tmp_path, "ab", "b", [("a", "b")], running="ab")
+        switch.options["drain"] = 30
+        run.looks = iter(waiting)
+        switch._queued = lambda path: next(run.looks)
+        switch._stop = lambda release: setattr(run, "stopped", (release, clock.now - 100))
+        switch.retire_others()
+        return run
+
+    return run
+
+
+def test_a_release_is_stopped_once_nobody_waits_to_be_let_in(retired):
+    done = retired([3, 1, 0])
+    assert done.stopped[0] == "a"
+    assert list(done.looks) == []
+
+
+def test_a_release_that_lets_nobody_in_is_stopped_after_30_seconds(retired):
+    assert 30 <= retired(itertools.repeat(1)).stopped[1] < 32
+
+
+def test_what_may_run_once_only_ends_everywhere_before_it_starts(tmp_path, monkeypatch):
+    switch = site_with(tmp_path, "abc", "c", [("", "a"), ("a", "b"), ("b", "c")], running="abc")
+    done = []
+    monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
+    switch.hand_over()
+    assert done == ["systemctl stop shop.beat@a.service shop.beat@b.service", "systemctl start shop.beat@c.service"]
+
+
+def test_of_a_release_that_is_not_live_it_never_starts_and_is_stopped_all_the_same(tmp_path, monkeypatch):
+    switch = site_with(tmp_path, "ab", "a", [("", "a")])
+    switch.release = "b"
+    done = []
+    monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
+    monkeypatch.setattr(module.subprocess, "run", lambda *argv, **options: None)
+    switch._start()
+    assert done == ["systemctl start shop-gunicorn@b.service shop.worker@b.service"]
+    switch._stop("b")
+    assert "shop.beat@b.service" in done[1]
+
+
+def test_a_service_that_takes_longer_to_fail_is_given_longer(gate, monkeypatch):
+    monkeypatch.setitem(OPTIONS, "probation", 20)
+    assert 20 <= gate(lambda at: ("", "12")) < 21
+    with pytest.raises(StepError, match="has died"):
+        gate(lambda at: ("", "1" if at < 9 else "2" if at < 18 else "3"))

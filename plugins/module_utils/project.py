@@ -1,0 +1,80 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What can be seen of a Django project without running it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
+
+#: A database that no variable can move, as `startproject` writes it, and all that may say otherwise.
+SQLITE = re.compile(r"""["']django\.db\.backends\.sqlite3["']""")
+CHOICE = re.compile(
+    r"(?i)env|postgres|config\(|decouple|dj_database_url|open\(|read_text"
+    r"|import \*|secrets|local|DATABASES\[|import DATABASES"
+)
+
+
+def find_project(top: Path, subdirectory: str) -> Path:
+    """The folder of manage.py: the one that is meant, else the top, else the one folder below that has it."""
+    found = [top / subdirectory] if (top / subdirectory / "manage.py").is_file() else []
+    if not subdirectory and not found:
+        found = sorted(path.parent for path in top.glob("*/manage.py"))
+    if len(found) == 1:
+        return found[0]
+    deeper = sorted(str(path.parent.relative_to(top)) for path in top.glob("*/*/manage.py")) if not found else []
+    where = f"in {subdirectory}" if subdirectory else "at the top of the source or one folder below it"
+    if found:
+        cause = f"manage.py is in several folders: {', '.join(path.name for path in found)}"
+    else:
+        cause = f"there is no manage.py {where}" + (f", but in {', '.join(deeper)}" if deeper else "")
+    raise StepError("source", cause, "Set django_subdirectory to the folder that has it.")
+
+
+def settings_of(project: Path, option: str) -> str:
+    """The settings module: the one that is meant, else what manage.py names."""
+    manage = (project / "manage.py").read_text(errors="replace")
+    named = re.search(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", manage)
+    if not (option or named):
+        raise StepError("source", "manage.py does not name a settings module", "Set django_settings_module.")
+    return option or named.group(1)
+
+
+def others(project: Path, module: str) -> str:
+    """The other modules of a package of settings, for a message; nothing where settings are one file."""
+    package, _, name = module.rpartition(".")
+    folder = project.joinpath(*package.split("."))
+    if "settings" not in package:
+        return ""
+    found = sorted(file.stem for file in folder.glob("*.py") if file.stem not in ("__init__", name))
+    return f" ({', '.join(f'{package}.{each}' for each in found)})" if found else ""
+
+
+def refuse_settings(project: Path, module: str, files: set[Path]) -> None:
+    """Refuse settings that are not there, or that know no database but SQLite; `files` are still to come."""
+    path = project.joinpath(*module.split("."))
+    package = project / module.split(".")[0]
+    if not package.is_dir():
+        # It may come with a package, or from a folder that manage.py adds to the path.
+        return
+    places = [path.with_suffix(".py"), path / "__init__.py"]
+    if not any(place.is_file() or place in files for place in places):
+        beside = sorted(file.stem for file in path.parent.glob("*.py"))
+        near = difflib.get_close_matches(path.name, beside, 1)
+        meant = f", such as {'.'.join([*module.split('.')[:-1], near[0]])}" if near else ""
+        raise StepError(
+            "source",
+            f"the settings module {module} is not in the source",
+            f"Set django_settings_module to one that is{meant}.",
+        )
+    texts = "".join(file.read_text(errors="replace") for file in places if file.is_file())
+    if SQLITE.search(texts) and not CHOICE.search(texts):
+        raise StepError(
+            "source",
+            f"{module} knows no database but SQLite, where rows would be lost",
+            "Let it read DATABASE_URL, as by dj_database_url.config(conn_max_age=60, conn_health_checks=True), or set"
+            f" django_settings_module to the settings for production{others(project, module)}.",
+        )

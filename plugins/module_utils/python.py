@@ -1,0 +1,86 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which Python a project asks for, and whether a release still has the one that it was built with."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from pathlib import Path
+
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import between, read
+from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
+
+#: The distribution's.
+DISTRIBUTION = "/usr/bin/python3"
+
+
+def debian_pip() -> str:
+    """The wheel of pip that Debian has for its virtual environments."""
+    found = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl"))
+    if not found:
+        raise StepError("install", "Debian's pip wheel is missing", "Install the package python3-pip-whl.")
+    return found[-1]
+
+
+def wanted(project: Path, top: Path) -> tuple[str, str]:
+    """Which versions the source asks for, as in requires-python, and the file that says so; empty when none does."""
+    for folder in between(project, top):
+        pin = folder / ".python-version"
+        for line in pin.read_text(errors="replace").splitlines() if pin.is_file() else ():
+            # Of a version to the last digit the distribution's build of the same minor version is as good. What names
+            # no version of CPython is a virtual environment of somebody's.
+            version = re.match(r"(?:c?python[@-]?)?(\d+\.\d+)(?:\.\d+)?$", line.strip())
+            if version:
+                return f"=={version.group(1)}.*", ".python-version"
+            if re.match(r"[<>=~!]=?\s*\d", line.strip()):
+                return line.strip(), ".python-version"
+    for folder in between(project, top):
+        facts = read(folder / "pyproject.toml")
+        if versions := facts.get("project", {}).get("requires-python"):
+            return versions, "requires-python in pyproject.toml"
+        versions = facts.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python")
+        if isinstance(versions, str) and versions != "*":
+            return of_poetry(versions), "tool.poetry.dependencies.python in pyproject.toml"
+    return "", ""
+
+
+def of_poetry(versions: str) -> str:
+    """A caret or a tilde means what its documentation says; the rest is written as everywhere."""
+
+    def spell(part: str) -> str:
+        sign, version = re.fullmatch(r"([<>=!~^]*)\s*(.+)", part).groups()
+        if sign in ("^", "~"):
+            major, minor = (*version.split("."), None)[:2]
+            above = f"{int(major) + 1}" if sign == "^" or minor is None else f"{major}.{int(minor) + 1}"
+            return f">={version},<{above}"
+        if sign:
+            return f"{sign}{version}"
+        return f"=={version}" if version.endswith("*") or version.count(".") > 1 else f"=={version}.*"
+
+    # One of several ranges: what fits the last, the newest, is tried. Not all write a comma between two.
+    return ",".join(map(spell, re.findall(r"[<>=!~^]*\s*\d+(?:\.(?:\d+|\*))*", versions.split("||")[-1])))
+
+
+def fits(version: str, versions: str) -> bool:
+    """Whether a version is one of those that are asked for."""
+    try:
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    except ImportError:
+        sys.path.append(debian_pip())
+        from pip._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
+    try:
+        return SpecifierSet(versions).contains(version, prereleases=True)
+    except InvalidSpecifier as error:
+        raise StepError("python", f"{error}", "Write a range such as >=3.11, or set django_python.") from None
+
+
+def python_of(release: Path) -> str:
+    """The interpreter that a release was built with; empty when it is gone, or another version has its place."""
+    python = os.path.realpath(release / "venv/bin/python")
+    built_for = [path.name for path in (release / "venv/lib").glob("python3.*")]
+    named = re.search(r"python3\.\d+$", python)
+    other = named and built_for and named.group() not in built_for
+    return python if os.access(python, os.X_OK) and not other else ""
