@@ -264,6 +264,7 @@ next:
 
 import base64
 import calendar
+import contextlib
 import glob
 import grp
 import hashlib
@@ -817,17 +818,17 @@ class Build:
 
     def _keep_packages(self) -> None:
         """Remove what a failed build leaves, except its packages: the next build shares them."""
-        if not self.installed:
-            shutil.rmtree(self.path, ignore_errors=True)
-            return
-        for entry in self.path.iterdir():
-            if entry == self.venv:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        write_file(self.path / PACKAGES, self.packages)
+        if self.installed:
+            # A full disk must not hide why the build failed.
+            with contextlib.suppress(OSError):
+                for entry in self.path.iterdir():
+                    if entry.is_dir() and not entry.is_symlink() and entry != self.venv:
+                        shutil.rmtree(entry)
+                    elif entry != self.venv:
+                        entry.unlink()
+                write_file(self.path / PACKAGES, self.packages)
+                return
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _is_bound(self) -> bool:
         """Whether the virtual environment names files of this release, as it does of a package that is installed -e."""
