@@ -60,9 +60,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-#: Seconds in which a run that has just ended lets go, and in which the connection that holds the lock comes up.
+#: Seconds in which a run that has just ended lets go.
 PATIENCE = 2
-CONNECT_SECONDS = 20
 
 
 def holder(path: Path) -> dict:
@@ -95,12 +94,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     path, run = Path(module.params["path"]), module.params["run"]
-    began = time.monotonic()
+    end = time.monotonic() + PATIENCE
     while not module.check_mode and not (holder(path).get("run") == run and is_held(path)):
-        other = holder(path)
-        of_another = is_held(path) and other.get("run") != run
-        if time.monotonic() - began > (PATIENCE if of_another else CONNECT_SECONDS):
-            if of_another:
+        if time.monotonic() > end:
+            other = holder(path)
+            if is_held(path) and other.get("run") != run:
                 module.fail_json(
                     msg=f"lock: {other.get('who', 'somebody')} {other.get('what', 'holds it')},"
                     f" since {other.get('since', 'a moment ago')}.\n"
