@@ -489,6 +489,9 @@ SHARED = re.compile(
     r"|fuse\.(?!(lxcfs|gvfs|gvfsd-fuse|overlayfs|fuse-overlayfs|mergerfs|encfs|gocryptfs|portal|snapfuse|squashfuse)$).*"
 )
 
+#: Characters from which on a value of a secret option is masked in the result.
+MIN_MASKED = 8
+
 #: Room for a first release, of which nothing is known yet.
 FIRST = {"bytes": 100 << 20, "files": 5000}
 
@@ -1252,6 +1255,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # Ansible masks a secret wherever it occurs in the result: a short one, such as "1", would destroy the release id.
+    module.no_log_values = {value for value in module.no_log_values if len(value) >= MIN_MASKED}
     options = module.params
     os.umask(0o022)
     site = Site(options["home"])

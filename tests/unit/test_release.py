@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 from types import SimpleNamespace
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.action.release import pack, untranslated
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
@@ -630,6 +632,15 @@ def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(
     assert (earlier / "bin/django-admin").read_text() == f"#!{earlier}/bin/python\n"
     if not bin_is_a_link:
         assert (build.venv / "bin/django-admin").read_text() == f"#!{build.venv}/bin/python\n"
+
+
+def test_short_secrets_leave_the_release_id_readable(tmp_path, capsys):
+    args = {"source": str(tmp_path), "home": str(tmp_path), "user": "shop", "manage": "/bin/true", "environment": "A=1"}
+    args |= {"secret_key_file": str(tmp_path / "key"), "media": str(tmp_path), "host": "shop.example.com"}
+    args |= {"build_environment": {"GIT_CONFIG_COUNT": "1", "X": "2"}, "digest": "a", "_ansible_check_mode": True}
+    with patch_module_args(args), pytest.raises(SystemExit):
+        release.main()
+    assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", json.loads(capsys.readouterr().out)["next"])
 
 
 @pytest.mark.parametrize(
