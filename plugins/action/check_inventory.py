@@ -649,14 +649,17 @@ def managed(names: dict[str, str], key: str) -> Refusal | None:
     return "is set by the stack", f"set {owner} instead" if owner else "leave it out"
 
 
-def env_entry(key: str, value: Any) -> Refusal | None:
-    if refusal := managed(MANAGED_ENV, key):
-        return refusal
+def variable(key: str, value: Any, sample: str) -> Refusal | None:
+    """A variable of an environment, of which `sample` is a name."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        return ("is no name of a variable", "write letters, digits and _, such as EMAIL_HOST")
+        return ("is no name of a variable", f"write letters, digits and _, such as {sample}")
     if FOREIGN_ENV.fullmatch(key):
         return "changes how programs start", "leave it out"
-    if refusal := wrong_kind(value, "str") or unclean(value, several_lines=True):
+    return wrong_kind(value, "str") or unclean(value, several_lines=True)
+
+
+def env_entry(key: str, value: Any) -> Refusal | None:
+    if refusal := managed(MANAGED_ENV, key) or variable(key, value, "EMAIL_HOST"):
         return refusal
     if key == "DEBUG" and value.strip().lower() in ("true", "1", "t", "yes", "y", "on"):
         return "would show every visitor settings and source", 'leave it out, or write "False"'
@@ -685,11 +688,7 @@ def interpreter(value: str) -> Refusal | None:
 
 
 def build_variable(key: str, value: Any) -> Refusal | None:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        return "is no name of a variable", "write letters, digits and _, such as UV_EXTRA_INDEX_URL"
-    if FOREIGN_ENV.fullmatch(key):
-        return "changes how programs start", "leave it out"
-    return wrong_kind(value, "str") or unclean(value, several_lines=True)
+    return variable(key, value, "UV_EXTRA_INDEX_URL")
 
 
 def requirement(value: str) -> Refusal | None:
