@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from support.container import host_of
 from support.durations import pytest_runtest_protocol  # noqa: F401
 
 PROJECT = Path(__file__).parent.parent
@@ -164,7 +165,7 @@ def site(request) -> Site:
 
 def site_of(container: str) -> Site:
     short = container.split("-")[0]
-    host = testinfra.get_host(f"docker://{container}")
+    host = host_of(container)
     domains = [f"{short}.example.test", f"www.{short}.example.test"]
     roots = EPHEMERAL / "roots.pem"
     if not roots.exists():

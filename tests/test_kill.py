@@ -10,9 +10,9 @@ import pytest
 @pytest.mark.extended
 @pytest.mark.early(10)
 @pytest.mark.usefixtures("site_images")
-def test_a_killed_deploy_lets_the_site_go_on_and_is_mended_by_another(root):
+def test_a_killed_deploy_lets_the_site_go_on_and_is_mended_by_another(root, tmp_path):
     done = subprocess.run(
-        [root / "tests/kill_at_every_task", "--playbook", "deploy", "--points", "2"],
+        [root / "tests/kill_at_every_task", "--playbook", "deploy", "--points", "2", "--logs", tmp_path],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

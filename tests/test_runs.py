@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from support.runs import ROOT, Run, no_sweep, sweep
@@ -15,19 +17,28 @@ from support.runs import ROOT, Run, labels
 
 with Run() as run:
     argv = ["docker", "network", "create", *labels(run.id), f"vps-{run.id}"]
-    subprocess.run(argv, check=True, capture_output=True)
-    subprocess.run([ROOT / "tools/vps", "up", "left", "trixie"], env=run.environment, check=True, capture_output=True)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    argv = [ROOT / "tools/vps", "up", "left", "trixie"]
+    subprocess.run(argv, env=run.environment, check=True, stdout=subprocess.DEVNULL)
     print(run.id, run.folder, flush=True)
     time.sleep(600)
 """
 
 
-def start() -> tuple[subprocess.Popen, str, Path]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT / "tests", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    run, folder = process.stdout.readline().split()
-    return process, run, Path(folder)
+@contextlib.contextmanager
+def started() -> Iterator[tuple[subprocess.Popen, str, Path]]:
+    """The process of such a run, its id and its folder; the process is killed when the block ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            # Nothing when the start failed; pytest shows its error output.
+            line = process.stdout.readline()
+            assert line, "the run does not start"
+            run, folder = line.split()
+            yield process, run, Path(folder)
+        finally:
+            process.kill()
 
 
 def what_is_there(run: str, folder: Path) -> tuple[int, int, bool]:
@@ -41,8 +52,7 @@ def what_is_there(run: str, folder: Path) -> tuple[int, int, bool]:
 
 
 def test_a_sweep_removes_what_a_killed_run_left_and_nothing_else():
-    (alive, *of_alive), (killed, *of_killed) = start(), start()
-    with alive, killed:
+    with started() as (alive, *of_alive), started() as (killed, *of_killed):
         # Other tests sweep too.
         with no_sweep():
             killed.kill()

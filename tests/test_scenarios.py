@@ -13,7 +13,7 @@ MAIN = "default"
 #: Measures how long visitors wait.
 QUIET = "redeploy"
 #: The longest, the longest first.
-LONG = ["cluster", "host", "default", "front", "broken_release", "rollback", "projects"]
+LONG = ["cluster", "host", "default", "front", "broken_release", "projects", "rollback", "upgrade"]
 
 
 def scenarios():

@@ -14,14 +14,18 @@ import functools
 import ipaddress
 import itertools
 import keyword
+import lzma
 import os
 import posixpath
 import re
 import shlex
+import tarfile
+import tempfile
+import zlib
 import zoneinfo
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -29,6 +33,7 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.vault import EncryptedString
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
+from ansible_collections.django_vps.stack.plugins.action.release import from_archive
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     KNOWN,
@@ -108,6 +113,7 @@ SAMPLES = {
     "site_name": "shop",
     "site_domains": "[shop.example.com, www.shop.example.com]",
     "django_source": "https://github.com/me/shop.git, or a folder, or a .tar.gz",
+    "django_source_checksum": "sha256: and what sha256sum prints of the archive",
     "letsencrypt_email": "me@example.com",
     # Of a service or a timer.
     "name": "worker",
@@ -216,6 +222,10 @@ DOMAIN = re.compile(
     r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9][a-z0-9-]{0,61}[a-z0-9]"
 )
 ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
+#: What a project is told by, by the end of the name or the whole of it.
+TEXTS = (".py", ".toml", ".lock", ".txt", ".in", ".cfg", "Pipfile", ".python-version")
+#: Of an archive that is fetched by https; the role django knows it by the same.
+ARCHIVE_ADDRESS = r"https://.*\.(tar\.(gz|xz|bz2)|tgz)"
 SECRET = re.compile(r"key|pass|secret|token|credential|private", re.IGNORECASE)
 PUBLIC_KEY = (
     r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
@@ -255,6 +265,8 @@ class Case:
     #: Variables that could not be templated.
     failed: dict[str, Failure] = field(default_factory=dict)
     login: str = ""
+    #: Whether the run brings a release; otherwise the source need not be there, as for a rollback in a hurry.
+    deploys: bool = True
     #: Other hosts of the inventory behind the same address, with their values.
     neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Other hosts of the same site, with their values.
@@ -705,12 +717,18 @@ def build_commands(key: str, value: Any) -> Refusal | None:
         return "is no moment of a build", f"write {' or '.join(moments)}"
     if refusal := wrong_kind(value, "list"):
         return refusal
-    refusals = (wrong_kind(item, "str") or unclean(item) or command(item) or for_a_shell(item) for item in value)
+    refusals = (wrong_kind(item, "str") or unclean(item) or build_command(item) for item in value)
     return next(filter(None, refusals), None)
 
 
+def build_command(value: str) -> Refusal | None:
+    """Run by env(1): variables may come first, and the program may be a file of the source."""
+    program = re.sub(r"^(\s*[A-Za-z_]\w*=\S*\s+)+", "", value)
+    return command(re.sub(r"^\s*[\w./@+-]*/", "", program)) or for_a_shell(value)
+
+
 def for_a_shell(value: str) -> Refusal | None:
-    if re.search(r"(^|\s)(&&?|\|\|?|\d?[<>]+)(\s|$)", re.sub(r"'.*?'|\".*?\"", "quoted", value)):
+    if re.search(r"(^|\s)(&&?|\|\|?|\d?[<>]\S*)(\s|$)", re.sub(r"'.*?'|\".*?\"", "quoted", value)):
         return "has a sign that only a shell reads", "write sh -c '...', or one command after the other"
     return None
 
@@ -930,6 +948,9 @@ RULES: dict[str, Rule] = {
     "host_journal_size": matching(r"[1-9][0-9]*[MG]", "is no size as journald writes it", "write one such as 500M"),
     "deployer_keys": bare_public_key,
     "django_source": source,
+    "django_source_checksum": matching(
+        r"sha256:[0-9a-fA-F]{64}", "is no checksum", "write sha256: and what sha256sum prints of the archive"
+    ),
     "django_version": git_version,
     "django_user": USER,
     "django_home": folder,
@@ -1083,20 +1104,53 @@ def bound_names(case: Case) -> Iterator[Problem]:
 
 def source_is_there(case: Case) -> Iterator[Problem]:
     value = case.values.get("django_source")
-    if not value or ADDRESS.match(value) or not case.plays("django"):
+    if not value or ADDRESS.match(value) or not case.plays("django") or not case.deploys:
         return
     found = case.find_source(value)
-    if found.is_dir():
-        yield from source_is_a_project(case, found)
-        return
-    if found.is_file() and found.name.endswith((".tar.gz", ".tgz")):
+    if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
+        yield from source_is_a_project(case, found, str(found))
         return
     what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
     yield Problem("django_source", what, f"write {SAMPLES['django_source']}", value)
 
 
-def source_is_a_project(case: Case, top: Path) -> Iterator[Problem]:
-    """What a build would find out, as far as it can be seen in a folder here; with git, files may be missing there."""
+def source_is_fetched_as_meant(case: Case) -> Iterator[Problem]:
+    """A checksum is for an archive, and a key is for a repository by SSH."""
+    value, checksum = case.values.get("django_source"), case.values.get("django_source_checksum")
+    if not value or not case.plays("django") or not case.deploys:
+        return
+    fetched = re.fullmatch(ARCHIVE_ADDRESS, value)
+    if fetched and not checksum:
+        what = "an archive that is fetched wants one"
+        yield Problem("django_source_checksum", what, f"write {SAMPLES['django_source_checksum']}")
+    if checksum and not fetched:
+        yield Problem("django_source_checksum", "is for an archive that is fetched by https", "leave it out")
+    key = case.values.get("django_git_key")
+    if not key:
+        return
+    path = Path(key).expanduser()
+    if not ADDRESS.match(value) or value.startswith("https:"):
+        advice = "leave it out, or write django_source as git@host:path"
+        yield Problem("django_git_key", "is for a repository that is fetched by SSH", advice)
+    elif not path.is_file():
+        yield from no_such_file(case, "django_git_key")
+    elif path.stat().st_mode & 0o077:
+        yield Problem("django_git_key", "can be read by others, so SSH does not use it", f"chmod 600 {key}", key)
+    elif "PRIVATE KEY-----" not in path.read_text(errors="replace")[:200]:
+        yield Problem("django_git_key", "is no private key", "write the path of one, unencrypted", key)
+
+
+def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
+    """What a build would find out, as far as it can be seen here; with git, files may be missing there."""
+    if not top.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                unpack_texts(top, Path(folder))
+            except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+                yield Problem("django_source", f"{name} cannot be unpacked: {error}", "pack it again")
+            else:
+                yield from source_is_a_project(case, Path(folder), name)
+        return
     values = case.values
     files = {top / name for name in values.get("django_files", ())}
     try:
@@ -1107,20 +1161,21 @@ def source_is_a_project(case: Case, top: Path) -> Iterator[Problem]:
             refuse_settings(project, module, files)
         if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
             wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
-            requirements_of(find_requirements(project, top, values.get("django_requirements", "")), wish)
+            requirements_of(find_requirements(project, top, values.get("django_requirements", ""), wish), wish)
     except StepError as error:
-        yield Problem("django_source", f"{top}: {error.cause}", error.advice[:1].lower() + error.advice[1:].rstrip("."))
-
-
-def python_is_to_be_had(case: Case) -> Iterator[Problem]:
-    python = case.values.get("django_python", "")
-    if python[:1] not in ("", "/") and case.values.get("django_installer") == "pip":
         yield Problem(
-            "django_python",
-            "is fetched by uv, and django_installer is pip",
-            "leave django_installer out, or write the path of an interpreter on the host",
-            python,
+            "django_source", f"{name}: {error.cause}", error.advice[:1].lower() + error.advice[1:].rstrip(".")
         )
+
+
+def unpack_texts(archive: Path, folder: Path) -> None:
+    """What tells of the project: code, settings and what it requires."""
+    for info, content in from_archive(archive):
+        name = PurePosixPath(info.name)
+        if content is not None and (name.suffix in TEXTS or name.name in TEXTS):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def login_is_free(case: Case) -> Iterator[Problem]:
@@ -1452,7 +1507,7 @@ def sites_differ(case: Case) -> Iterator[Problem]:
 
 TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     source_is_there,
-    python_is_to_be_had,
+    source_is_fetched_as_meant,
     served_names_are_the_sites,
     login_is_free,
     peer_names_agree,
@@ -1589,11 +1644,24 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec({"roles": {"type": "list", "elements": "str", "required": True}})
-        found = problems(self.case(arguments["roles"], task_vars or {}))
+        spec = {
+            "roles": {"type": "list", "elements": "str", "required": True},
+            "deploys": {"type": "bool", "default": True},
+            "source": {"type": "path"},
+        }
+        _, arguments = self.validate_argument_spec(spec)
+        case = self.case(arguments["roles"], task_vars or {})
+        case.deploys = arguments["deploys"]
+        if arguments["source"]:
+            where = "source"
+            judged = source_is_a_project(case, Path(arguments["source"]), case.values["django_source"])
+            found = [problem.line(secret=False) for problem in judged]
+        else:
+            where = "inventory"
+            found = problems(case)
         if found:
             count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
-            raise AnsibleActionFail("\n".join([f"{count} in the inventory:", *found]))
+            raise AnsibleActionFail("\n".join([f"{count} in the {where}:", *found]))
         return {**result, "changed": False}
 
     def case(self, roles: list[str], variables: dict[str, Any]) -> Case:

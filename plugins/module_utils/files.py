@@ -295,6 +295,11 @@ def words(command):
     raise Refused("validate must be a string or a list")
 
 
+def brief(argv):
+    """The command for a message, without the text of a script."""
+    return shlex.join([word if "\n" not in word else "..." for word in argv])
+
+
 def judge(argv):
     """Ask the command whether the files are right; its output, or Refused."""
     if not argv:
@@ -309,11 +314,11 @@ def judge(argv):
             env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{os.environ.get('PATH', os.defpath)}:{SBIN}"},
         )
     except OSError as error:
-        why = f"{shlex.join(argv)} cannot be run: {error.strerror}"
+        why = f"{brief(argv)} cannot be run: {error.strerror}"
         raise Refused(why, cmd=argv, rc=127, validation="") from None
     output = done.stdout.decode(errors="replace").strip()
     if done.returncode:
-        why = f"{shlex.join(argv)} refused the files (rc {done.returncode}): {output}"
+        why = f"{brief(argv)} refused the files (rc {done.returncode}): {output}"
         raise Refused(why, cmd=argv, rc=done.returncode, validation=output)
     return output
 

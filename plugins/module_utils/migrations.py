@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 # How to do in steps what at once breaks the running release.
@@ -58,6 +59,11 @@ class Database(NamedTuple):
     large: set[str]
     #: Columns of the running release's models that its inserts leave to the database's default.
     defaults: dict[str, list[str]]
+
+
+def progress_file(home: str) -> Path:
+    """Where the module migrate writes the migration that is under way."""
+    return Path("/run") / f"{Path(home).name}-migrate"
 
 
 def plain(name: str) -> str:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 
-#: A database that no variable can move, as `startproject` writes it, and all that may say otherwise.
+#: The database as `startproject` writes it, which no variable can move.
 SQLITE = re.compile(r"""["']django\.db\.backends\.sqlite3["']""")
-CHOICE = re.compile(
-    r"(?i)env|postgres|config\(|decouple|dj_database_url|open\(|read_text"
-    r"|import \*|secrets|local|DATABASES\[|import DATABASES"
+#: What may give settings another database: the environment, a file, or a module that startproject does not import.
+CONFIGURABLE = re.compile(
+    r"""(?i)env|postgres|open\(|read_text|globals\(|DATABASES\[
+    |^\s*(?:from|import)\s+(?!(?:__future__|pathlib|os|sys|re|datetime|logging|warnings|django)\b)""",
+    re.MULTILINE | re.VERBOSE,
 )
 
 
@@ -36,11 +38,13 @@ def find_project(top: Path, subdirectory: str) -> Path:
 
 def settings_of(project: Path, option: str) -> str:
     """The settings module: the one that is meant, else what manage.py names."""
-    manage = (project / "manage.py").read_text(errors="replace")
-    named = re.search(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", manage)
+    manage = re.sub(r"(?m)^\s*#.*$", "", (project / "manage.py").read_text(errors="replace"))
+    named = re.findall(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", manage)
+    # Some choose others for tests first.
+    named.sort(key=lambda module: "test" not in module.rpartition(".")[2])
     if not (option or named):
         raise StepError("source", "manage.py does not name a settings module", "Set django_settings_module.")
-    return option or named.group(1)
+    return option or named[-1]
 
 
 def others(project: Path, module: str) -> str:
@@ -71,7 +75,7 @@ def refuse_settings(project: Path, module: str, files: set[Path]) -> None:
             f"Set django_settings_module to one that is{meant}.",
         )
     texts = "".join(file.read_text(errors="replace") for file in places if file.is_file())
-    if SQLITE.search(texts) and not CHOICE.search(texts):
+    if SQLITE.search(texts) and not CONFIGURABLE.search(texts):
         raise StepError(
             "source",
             f"{module} knows no database but SQLite, where rows would be lost",

@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+from ansible_collections.django_vps.stack.plugins.module_utils.poetry import of_poetry
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import between, read
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 
@@ -44,24 +45,16 @@ def wanted(project: Path, top: Path) -> tuple[str, str]:
         versions = facts.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python")
         if isinstance(versions, str) and versions != "*":
             return of_poetry(versions), "tool.poetry.dependencies.python in pyproject.toml"
+    for folder in between(project, top):
+        requires = read(folder / "Pipfile.lock").get("_meta", {}).get("requires", {})
+        runtime = folder / "runtime.txt"
+        for version, name in (
+            (requires.get("python_full_version") or requires.get("python_version"), "Pipfile.lock"),
+            (runtime.read_text(errors="replace") if runtime.is_file() else "", "runtime.txt"),
+        ):
+            if minor := re.match(r"(?:python-)?(\d+\.\d+)(?:\.(?:\d+|x))?$", (version or "").strip()):
+                return f"=={minor[1]}.*", name
     return "", ""
-
-
-def of_poetry(versions: str) -> str:
-    """A caret or a tilde means what its documentation says; the rest is written as everywhere."""
-
-    def spell(part: str) -> str:
-        sign, version = re.fullmatch(r"([<>=!~^]*)\s*(.+)", part).groups()
-        if sign in ("^", "~"):
-            major, minor = (*version.split("."), None)[:2]
-            above = f"{int(major) + 1}" if sign == "^" or minor is None else f"{major}.{int(minor) + 1}"
-            return f">={version},<{above}"
-        if sign:
-            return f"{sign}{version}"
-        return f"=={version}" if version.endswith("*") or version.count(".") > 1 else f"=={version}.*"
-
-    # One of several ranges: what fits the last, the newest, is tried. Not all write a comma between two.
-    return ",".join(map(spell, re.findall(r"[<>=!~^]*\s*\d+(?:\.(?:\d+|\*))*", versions.split("||")[-1])))
 
 
 def fits(version: str, versions: str) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 #: Names of what makes up a release; roles and templates use the same words.
@@ -69,19 +70,25 @@ def explained(text: str) -> tuple[str, str]:
     return "\n".join(lines[end : end + TAIL]), tail("\n".join(lines[:end]))
 
 
-def run(step: str, argv: list[str], *, advice: str = "", timeout: float | None = None, **options) -> str:
-    """Run a command and return all it printed; a failure is a StepError that names the step."""
+def run(
+    step: str,
+    argv: list[str],
+    *,
+    advice: str = "",
+    timeout: float | None = None,
+    watch: Callable[[str], None] | None = None,
+    **options,
+) -> str:
+    """Run a command and return all it printed; a failure is a StepError that names the step.
+
+    `watch` is called with all of the output so far whenever there is more. Then there is no `timeout`.
+    """
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
     try:
-        done = subprocess.run(
-            argv,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-            **{"stdin": subprocess.DEVNULL, **options},
-        )
+        if watch:
+            done = run_watched(argv, watch, **options)
+        else:
+            done = subprocess.run(argv, text=True, errors="replace", timeout=timeout, check=False, **options)
     except subprocess.TimeoutExpired as error:
         raise StepError(step, f"no end after {error.timeout:.0f} s: {' '.join(argv)}", advice) from error
     except OSError as error:
@@ -90,6 +97,15 @@ def run(step: str, argv: list[str], *, advice: str = "", timeout: float | None =
         cause, details = explained(done.stdout)
         raise StepError(step, cause or f"exit status {done.returncode}", advice, done.stdout, details)
     return done.stdout
+
+
+def run_watched(argv: list[str], watch: Callable[[str], None], **options) -> subprocess.CompletedProcess:
+    output = b""
+    with subprocess.Popen(argv, **options) as process:
+        while chunk := process.stdout.read1():
+            output += chunk
+            watch(output.decode(errors="replace"))
+    return subprocess.CompletedProcess(argv, process.returncode, output.decode(errors="replace"))
 
 
 def write_file(path: Path, content: bytes | str, mode: int = 0o644) -> None:

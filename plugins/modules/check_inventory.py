@@ -21,6 +21,13 @@ options:
     type: list
     elements: str
     required: true
+  deploys:
+    description: Whether the run brings a release. If not, the source is not judged.
+    type: bool
+    default: true
+  source:
+    description: Where the source that C(django_source) names by an address is by now. With it that alone is judged.
+    type: path
 attributes:
   action:
     description: Runs on the controller alone.

@@ -59,6 +59,7 @@ addresses:
   sample: {"shop.example.com": ["203.0.113.10", "2001:db8::10"]}
 """
 
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -67,7 +68,6 @@ import socket
 import ssl
 import subprocess
 import time
-from contextlib import closing
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -109,11 +109,11 @@ def is_public(url: str) -> bool:
 
 
 def is_here(address: str) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
@@ -121,11 +121,9 @@ def own_addresses() -> dict[int, str]:
     """With which address the host goes out, by the version of IP. No packet is sent for that."""
     found = {}
     for version, family, somewhere in ((4, socket.AF_INET, "198.51.100.1"), (6, socket.AF_INET6, "2001:db8::1")):
-        with socket.socket(family, socket.SOCK_DGRAM) as one:
-            try:
-                one.connect((somewhere, 9))
-            except OSError:
-                continue
+        # A kernel may be without IPv6.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.connect((somewhere, 9))
             found[version] = one.getsockname()[0]
     return found
 
@@ -151,7 +149,7 @@ def trouble(name: str, address: str, token: str) -> str:
     for _ in range(REDIRECTS + 1):
         asked = urlsplit(url).hostname
         try:
-            with closing(fetch(url, address if asked == name else asked)) as answer:
+            with contextlib.closing(fetch(url, address if asked == name else asked)) as answer:
                 body = answer.read(1000).decode(errors="replace").strip()
         except (OSError, http.client.HTTPException, ValueError) as error:
             return f"gives no answer ({error or type(error).__name__})"

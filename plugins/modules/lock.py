@@ -60,8 +60,9 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-#: Seconds in which a run that has just ended lets go.
+#: Seconds in which a run that has just ended lets go, and in which the connection that holds the lock comes up.
 PATIENCE = 2
+CONNECT_SECONDS = 20
 
 
 def holder(path: Path) -> dict:
@@ -94,11 +95,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     path, run = Path(module.params["path"]), module.params["run"]
-    end = time.monotonic() + PATIENCE
+    began = time.monotonic()
     while not module.check_mode and not (holder(path).get("run") == run and is_held(path)):
-        if time.monotonic() > end:
-            other = holder(path)
-            if is_held(path) and other.get("run") != run:
+        other = holder(path)
+        of_another = is_held(path) and other.get("run") != run
+        if time.monotonic() - began > (PATIENCE if of_another else CONNECT_SECONDS):
+            if of_another:
                 module.fail_json(
                     msg=f"lock: {other.get('who', 'somebody')} {other.get('what', 'holds it')},"
                     f" since {other.get('since', 'a moment ago')}.\n"

@@ -14,6 +14,7 @@ description:
   - A migration that waits for a lock makes all others queue behind it, so it gives way after O(lock_timeout), and is
     tried three times; once only when it is not atomic, as a part of it may be done. Nobody queues behind an index that
     is built C(CONCURRENTLY), so that waits as long as it takes, and an invalid one of its name is dropped before.
+  - A migration that takes longer than ten seconds is displayed while it runs.
   - With O(back_to) undoes what the older release does not know, in reverse order, by the code of the newer one. When
     one of them cannot be undone, or nobody can tell because of a squash, nothing is.
 options:
@@ -78,11 +79,12 @@ restores:
 """
 
 import contextlib
+import json
 import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking
+from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking, progress_file
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, ask_project, only_one
 
 # Times that a migration gives way to who holds its lock, and the seconds between.
@@ -248,6 +250,9 @@ for model in apps.get_models(include_auto_created=True):
 answer({"tables": tables, "defaults": defaults})
 """
 
+#: What Django prints when it begins with a migration.
+APPLYING = re.compile(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", re.MULTILINE)
+
 #: Rows from which on a table counts as large: an index on fewer is built in well under a second.
 LARGE = 100_000
 
@@ -259,6 +264,7 @@ class Migrate:
         self.options = options
         self.site = Site(options["home"])
         self.manage = options["manage"]
+        self.under_way = ""
         #: Who held up what has worked in the end.
         self.waited: list[str] = []
         self.back_to = options["back_to"]
@@ -329,9 +335,10 @@ class Migrate:
             self.site.note(self.options["release"], undone=True)
         for attempt in range(1, TRIES + 1):
             try:
-                self.ask(GIVE_WAY + (PLAN + UNDO if self.back_to else APPLY))
+                self.ask(GIVE_WAY + (PLAN + UNDO if self.back_to else APPLY), watch=self.note_progress)
             except StepError as error:
-                if "lock timeout" not in error.cause:
+                # Of psycopg and psycopg2, in any language of the server.
+                if "LockNotAvailable" not in error.said:
                     raise self.failure(error) from None
                 self.waited = self.blockers()
                 if attempt == TRIES or self.begun_for_good(error):
@@ -347,9 +354,17 @@ class Migrate:
         if not self.back_to and (self.site.facts(self.options["release"]) or {}).get("undone"):
             self.site.note(self.options["release"], undone=False)
 
+    def note_progress(self, output: str) -> None:
+        """Write the migration that is under way where the action plugin reads it."""
+        migration = (APPLYING.findall(output) or [""])[-1]
+        if migration != self.under_way:
+            self.under_way = migration
+            progress = {"migration": migration, "since": int(time.time())}
+            progress_file(self.options["home"]).write_text(json.dumps(progress) + "\n")
+
     @staticmethod
     def begun(error: StepError) -> list[str]:
-        return re.findall(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", error.said, re.MULTILINE)[-1:]
+        return APPLYING.findall(error.said)[-1:]
 
     def begun_for_good(self, error: StepError) -> bool:
         """Whether a part of what failed may be done and stay so; then it cannot simply be tried again."""
@@ -409,7 +424,10 @@ def main() -> None:
             if migrate.plan and not module.check_mode:
                 if told["irreversible"]:
                     raise StepError("migrate", "these cannot be undone:\n" + "\n".join(told["irreversible"]))
-                migrate.apply()
+                try:
+                    migrate.apply()
+                finally:
+                    progress_file(module.params["home"]).unlink(missing_ok=True)
         for line in migrate.waited:
             module.warn(f"the migration had to wait for {line}")
         module.exit_json(changed=bool(migrate.plan), **told)

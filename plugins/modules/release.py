@@ -101,7 +101,8 @@ options:
     description:
       - What the virtual environment is made with, the path of an interpreter on the host or versions such as V(3.12) or
         V(>=3.11,<3.13).
-      - By default what C(.python-version), C(requires-python) or Poetry's dependencies in the source ask for. The
+      - By default what C(.python-version), C(requires-python), Poetry's dependencies, C(Pipfile.lock) or C(runtime.txt)
+        in the source ask for. The
         distribution's is taken where it fits, else one that is on the host, else uv fetches one that all sites share.
     type: str
     default: ""
@@ -117,7 +118,8 @@ options:
   requirements:
     description:
       - Requirements file inside the source, such as V(requirements/production.txt).
-      - By default the first of C(uv.lock), C(poetry.lock), C(Pipfile.lock), C(requirements.txt), C(pyproject.toml).
+      - By default that of the folder nearest to C(manage.py); in one folder C(uv.lock) comes first, then
+        C(poetry.lock), C(Pipfile.lock), C(requirements.txt) and C(pyproject.toml).
     type: str
     default: ""
   groups:
@@ -262,6 +264,7 @@ next:
 
 import base64
 import calendar
+import contextlib
 import glob
 import grp
 import hashlib
@@ -279,14 +282,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.python import DISTRIBUTION, debian_pip, fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
+    LOCKS,
     Wish,
+    base_of,
     find_requirements,
     inputs_of,
     member_of,
     requirements_of,
+    root_package,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     ANSWER,
@@ -314,6 +321,8 @@ SANDBOX = (
     "ProtectSystem=strict",
     "ProtectHome=yes",
     "PrivateTmp=yes",
+    # On the disk: /tmp may be of memory, and smaller than what is unpacked.
+    "Environment=TMPDIR=/var/tmp",
     "PrivateDevices=yes",
     "ProtectKernelTunables=yes",
     "ProtectKernelModules=yes",
@@ -408,7 +417,8 @@ answer({
 })
 # Elsewhere it has no business; why, is said of its settings.
 inside = os.path.realpath(settings.STATIC_ROOT or "/").startswith(ARGUMENTS["path"] + "/")
-if "django.contrib.staticfiles" in settings.INSTALLED_APPS and inside and ARGUMENTS["collectstatic"]:
+elsewhere = "//" in (settings.STATIC_URL or "")
+if "django.contrib.staticfiles" in settings.INSTALLED_APPS and (inside or elsewhere) and ARGUMENTS["collectstatic"]:
     call_command("collectstatic", interactive=False, verbosity=0)
 recorded = set()
 try:
@@ -480,6 +490,10 @@ ADVICE = (
     (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
     (r"Read-only file system", WRITES),
     (r"No module named", "Require the package that has it."),
+    (
+        r"(?i)could not find the (gdal|geos|proj) library",
+        "GeoDjango needs it: write django_system_packages: [gdal-bin], which brings all three, and run site.yml.",
+    ),
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
 
@@ -488,6 +502,9 @@ SHARED = re.compile(
     r"nfs4?|cifs|smb3|ceph|lustre|gfs2?|ocfs2|9p|virtiofs|afs|beegfs|gpfs|orangefs"
     r"|fuse\.(?!(lxcfs|gvfs|gvfsd-fuse|overlayfs|fuse-overlayfs|mergerfs|encfs|gocryptfs|portal|snapfuse|squashfuse)$).*"
 )
+
+#: What a folder of packages has in the place of a release's MARKER; it holds what tells one set from another.
+PACKAGES = "packages"
 
 #: Characters from which on a value of a secret option is masked in the result.
 MIN_MASKED = 8
@@ -521,6 +538,8 @@ class Build:
         self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
         # Of root alone, and gone before the release is whole.
         self.build_environment = self.path / "build_env"
+        #: Whether all packages are there, and another build may share them.
+        self.installed = False
 
     def make(self) -> None:
         try:
@@ -530,6 +549,7 @@ class Build:
             self._write_environment()
             self._choose_python()
             self._install()
+            self.installed = bool(self.packages)
             self._link_shared_paths()
             self._run_commands("before_collectstatic")
             self._examine()
@@ -538,15 +558,15 @@ class Build:
             self._compress_static()
             self._seal()
         except StepError as error:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._keep_packages()
             advice = error.advice or advice_for(f"{error.step}: {error.cause}")
             raise StepError(error.step, error.cause, advice, details=error.details) from None
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
 
-    def sandboxed(self, step: str, *argv: str, as_project: bool = False, **options) -> str:
-        """Run a program as the site's user that can write nothing but this release and the cache.
+    def sandboxed(self, step: str, *argv: str, as_project: bool = False, writes: str = "", **options) -> str:
+        """Run a program as the site's user that can write nothing but this release, the cache and the folder `writes`.
 
         With `as_project` it has the environment of the release and finds the programs of its packages.
         """
@@ -570,7 +590,7 @@ class Build:
             f"User={user}",
             f"Group={user}",
             f"CacheDirectory={user}",
-            f"ReadWritePaths={self.path}",
+            f"ReadWritePaths={self.path} {writes}".rstrip(),
             # Whatever hangs does not hold the site's lock for ever.
             "RuntimeMaxSec=1800",
             # Not as arguments: anybody may read those, and the properties of units.
@@ -684,15 +704,22 @@ class Build:
         }
         uv = str(self._uv())
         find = [uv, "python", "find", "--no-project", "--no-python-downloads", versions]
-        try:
-            return run("python", find, env=environment).strip()
-        except StepError:
-            # Not there yet.
-            run("python", [uv, "python", "install", "--no-bin", versions], env=environment, timeout=600)
-            return run("python", find, env=environment).strip()
+        # The sandbox of the build hides these, with all that pyenv has there.
+        hidden = ("/root/", "/home/", "/run/user/")
+        for preference in (environment["UV_PYTHON_PREFERENCE"], "only-managed"):
+            environment["UV_PYTHON_PREFERENCE"] = preference
+            try:
+                python = run("python", find, env=environment).strip()
+            except StepError:
+                continue
+            if not os.path.realpath(python).startswith(hidden):
+                return python
+        # Not there yet.
+        run("python", [uv, "python", "install", "--no-bin", versions], env=environment, timeout=600)
+        return run("python", find, env=environment).strip()
 
     def _install(self) -> None:
-        locked = find_requirements(self.project, self.code, self.options["requirements"])
+        locked = find_requirements(self.project, self.code, self.options["requirements"], self.wish)
         self.packages = self._packages(locked)
         if self._take_over_packages():
             return
@@ -711,11 +738,24 @@ class Build:
             more = [f"--{kind[:-1]}={name}" for kind in ("groups", "extras") for name in self.options[kind]]
             self.sandboxed("install", uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *where, *more)
         else:
-            self.sandboxed("install", *installer, "-r", str(self._as_requirements(locked)))
-        more = [package for package in self.options["packages"] if not self._has(package)]
-        more += self.options["extra_packages"]
-        if more:
-            self.sandboxed("install", *installer, *more)
+            requirements = self._as_requirements(locked)
+            base = base_of(locked, self.project, self.code)
+            options = []
+            if by_uv and locked.name in LOCKS and "--extra-index-url" in requirements.read_text():
+                # By default uv takes a package from the first index that has its name, in any version. Each one is
+                # pinned here, so that pip's way, the version from whichever index has it, is safe.
+                options = ["--index-strategy", "unsafe-best-match"]
+            self.sandboxed("install", "env", f"--chdir={base}", *installer, *options, "-r", str(requirements))
+            if requirements != locked:
+                # Its addresses may have credentials in them.
+                requirements.unlink()
+        if root := root_package(locked, self.project):
+            self.sandboxed("install", *installer, "--no-deps", "--editable", str(root))
+        if self.options["extra_packages"]:
+            self.sandboxed("install", *installer, *self.options["extra_packages"])
+        if own := [package for package in self.options["packages"] if not self._has(package)]:
+            # What the project tells uv, such as exclude-newer, is not meant for the stack's own packages.
+            self.sandboxed("install", *installer, *(["--no-config"] if by_uv else []), *own)
         if self._is_bound():
             self.packages = ""
         # Other releases may share them, so that no command of this one may change them.
@@ -776,6 +816,20 @@ class Build:
         known = [written, os.path.realpath(self.python), *(self.options[name] for name in names)]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
+    def _keep_packages(self) -> None:
+        """Remove what a failed build leaves, except its packages: the next build shares them."""
+        if self.installed:
+            # A full disk must not hide why the build failed.
+            with contextlib.suppress(OSError):
+                for entry in self.path.iterdir():
+                    if entry.is_dir() and not entry.is_symlink() and entry != self.venv:
+                        shutil.rmtree(entry)
+                    elif entry != self.venv:
+                        entry.unlink()
+                write_file(self.path / PACKAGES, self.packages)
+                return
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def _is_bound(self) -> bool:
         """Whether the virtual environment names files of this release, as it does of a package that is installed -e."""
         named = glob.glob(str(self.venv / "lib/python3*/site-packages/*.pth"))
@@ -786,6 +840,9 @@ class Build:
     def _take_over_packages(self) -> bool:
         """Share the files of an earlier release with the very same packages; they are root's and never change."""
         releases = {name: self.site.facts(name) for name in self.site.whole()}
+        releases |= {
+            name: {"packages": (self.site.releases / name / PACKAGES).read_text()} for name in failed(self.site)
+        }
         same = [name for name, facts in releases.items() if self.packages and facts.get("packages") == self.packages]
         if not same or self.options["force"]:
             return False
@@ -809,13 +866,15 @@ class Build:
         if text is None:
             return locked
         path = self.path / "requirements.txt"
-        write_file(path, text)
+        # Only the installer, which runs as the site's user, reads the credentials that an address may have.
+        write_file(path, text, 0o640)
+        shutil.chown(path, group=self.options["user"])
         return path
 
     def _has(self, package: str) -> bool:
-        name = re.split(r"[\[=<>~! ]", package)[0].lower().replace("-", "_")
+        name = canonical(re.split(r"[\[=<>~! ]", package)[0])
         found = glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info"))
-        return name in {Path(path).name.split("-")[0].lower() for path in found}
+        return name in {canonical(Path(path).name.split("-")[0]) for path in found}
 
     def _environment(self) -> dict[str, str]:
         """Of all that reaches the network."""
@@ -947,6 +1006,9 @@ class Build:
         # Where it really is: the project may have written it with dots or links.
         root = Path(os.path.realpath(facts["static_root"])) if facts["static_root"] else None
         serves = facts["collects"] or not self.options["collectstatic"]
+        if urlsplit(facts["static_url"]).netloc and (root is None or not root.is_dir()):
+            # Another server has the files, such as S3.
+            serves = False
         self.static_root = root if serves else None
         places = [Path(os.path.realpath(place)) for place in (self.static, self.code)]
         if serves and (root is None or (root != places[0] and not root.is_relative_to(places[1]))):
@@ -954,7 +1016,7 @@ class Build:
                 f"STATIC_ROOT is {facts['static_root']!r}, so the static files have no place in the release;"
                 " read it: STATIC_ROOT = os.environ['STATIC_ROOT']"
             )
-        elif not self.options["collectstatic"] and not any(root.glob("*")):
+        elif serves and not self.options["collectstatic"] and not any(root.glob("*")):
             yield (
                 f"STATIC_ROOT is {facts['static_root']!r}, where nothing is; with django_collectstatic: false it is a"
                 " folder of the source that has all static files"
@@ -972,9 +1034,10 @@ class Build:
         advice = "read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
         if not root.is_relative_to(code):
             yield f"MEDIA_ROOT is {facts['media_root']}, where the site may not write; {advice}"
-        elif not self._is_free(root):
-            yield f"MEDIA_ROOT is {root.relative_to(code)}, which holds files of the source; {advice}"
         else:
+            if not self._is_free(root):
+                # Default pictures and the like. Uploads of the same name are newer and stay.
+                self.sandboxed("media", "cp", "--archive", "--no-clobber", f"{root}/.", str(shared), writes=str(shared))
             self._replace_by_link("media", root, shared)
 
     def _storage_has_no_place(self, facts: dict):
@@ -983,6 +1046,13 @@ class Build:
         own = os.path.realpath(facts["media_root"] or "/nowhere")
         for field, location in facts["stored"].items():
             real = Path(os.path.realpath(location))
+            if not facts["media_root"] and real == self.project.resolve():
+                # The default of FileField; an app may bring the field and the project never use it.
+                self.module.warn(
+                    f"MEDIA_ROOT is not set, so nothing can be uploaded to {field}; read it:"
+                    " MEDIA_ROOT = os.environ['MEDIA_ROOT']"
+                )
+                continue
             if any(real.is_relative_to(place) for place in (*places[:2], own)):
                 continue
             inside = real.is_relative_to(places[2])
@@ -1076,6 +1146,8 @@ class Build:
         }
         run("seal", ["sync", "--file-system", str(self.path)])
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")
+        for name in failed(self.site):
+            shutil.rmtree(self.site.releases / name)
 
 
 def advice_for(complaint: str) -> str:
@@ -1203,10 +1275,16 @@ def end_builds(user: str) -> None:
     subprocess.run(["systemctl", "stop", f"{user}-build-*.service"], capture_output=True, check=False)
 
 
-def remove_halves(site: Site) -> None:
-    """Remove what a run that died left half made."""
+def failed(site: Site) -> list[str]:
+    """Ids of the builds that failed and of which the packages are kept, oldest first."""
+    return sorted(path.parent.name for path in site.releases.glob(f"*/{PACKAGES}"))
+
+
+def remove_incomplete(site: Site, next_release: str | None) -> None:
+    """Remove what builds that died or failed have left, except the packages of the last one that failed."""
+    kept = {site.live, *[name for name in failed(site) if name != next_release][-1:]}
     for entry in site.releases.iterdir() if site.releases.is_dir() else ():
-        if site.facts(entry.name) is None and entry.name != site.live:
+        if site.facts(entry.name) is None and entry.name not in kept:
             shutil.rmtree(entry)
 
 
@@ -1298,7 +1376,7 @@ def main() -> None:
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after, **told)
         end_builds(options["user"])
         with only_one(site.home):
-            remove_halves(site)
+            remove_incomplete(site, options["id"])
             enough_space(site)
             build = Build(module, site, fingerprint)
             build.make()

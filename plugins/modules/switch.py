@@ -159,7 +159,7 @@ SETTLE = 0.5
 ADVICE = (
     (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
     (r"answers (3|4(?!00))", "Set django_health_path to a path that answers 200 to everybody."),
-    (r"answers 5", "Its log says why, when the project logs its errors to the console."),
+    (r"answers 5", "The log below says why, unless LOGGING in the settings sends errors elsewhere."),
 )
 
 
@@ -196,11 +196,16 @@ class Switch:
     def singles(self, release: str) -> list[str]:
         return [f"{name}@{release}.service" for name in self.options["single"]]
 
+    @staticmethod
+    def listed(pattern: str) -> list[tuple[str, str, str]]:
+        """The unit, the release and the state of each instance that systemd has loaded."""
+        lines = run("units", ["systemctl", "list-units", "--plain", "--no-legend", "--all", f"{pattern}@*"])
+        units = [line.split() for line in lines.splitlines()]
+        return [(unit[0], unit[0].split("@")[1].rsplit(".", 1)[0], unit[2]) for unit in units]
+
     def running(self, pattern: str = "*") -> set[str]:
         """Releases of which a unit runs, or is about to or has not ended yet."""
-        listed = run("units", ["systemctl", "list-units", "--plain", "--no-legend", "--all", f"{pattern}@*"])
-        units = [line.split() for line in listed.splitlines()]
-        return {unit[0].split("@")[1].rsplit(".", 1)[0] for unit in units if unit[2] not in ("inactive", "failed")}
+        return {release for _, release, state in self.listed(pattern) if state not in ("inactive", "failed")}
 
     def serves(self) -> bool:
         """Whether the release is live, all its units run, and no other release does."""
@@ -403,10 +408,10 @@ class Switch:
         )
         return any(word == "failed" or (word.isdigit() and int(word) > 1) for word in shown.split())
 
-    def _journal(self, began: float) -> str:
+    def _journal(self, began: float, units: list[str] | None = None) -> str:
         # What a process said last may not have been written yet.
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
-        units = [f"--unit={unit}" for unit in self.processes(self.release)]
+        units = [f"--unit={unit}" for unit in units or self.processes(self.release)]
         shown = subprocess.run(
             ["journalctl", *units, f"--since=@{int(began)}", "--lines=200", "--output=cat", "--no-pager"],
             capture_output=True,
@@ -441,11 +446,38 @@ class Switch:
                 run("stop", ["systemctl", "stop", *others])
             run("start", ["systemctl", "start", f"{name}@{self.release}.service"])
 
+    def watch_singles(self) -> None:
+        """Fail when a single service does not stay up; it cannot run before its release is live."""
+        began, end = time.time(), time.monotonic() + self.options["probation"]
+        units = self.singles(self.release)
+        while units:
+            shown = run("units", ["systemctl", "show", "-P", "ActiveState", "-P", "NRestarts", *units])
+            if any(word == "failed" or (word.isdigit() and int(word) > 0) for word in shown.split()):
+                raise StepError(
+                    "start",
+                    f"{self.release} is live, but {', '.join(self.options['single'])} does not keep running",
+                    "Correct its command in django_services, or the project, and deploy again.",
+                    details=self._journal(began - 1, units),
+                )
+            if time.monotonic() > end:
+                return
+            time.sleep(PAUSE)
+
     def retire_others(self) -> None:
         """Stop the instances of other releases once nothing waits for them."""
         for release in sorted(self.running(self.options["service"]) - {self.release}):
             self._drain(release)
             self._stop(release)
+        # As after an upgrade of the distribution, which takes the Python of earlier releases away.
+        services = (self.options["service"], *self.options["services"])
+        units = [
+            unit
+            for name in services
+            for unit, release, state in self.listed(name)
+            if state == "failed" and release != self.release
+        ]
+        if units:
+            run("units", ["systemctl", "reset-failed", *units])
 
     def _drain(self, release: str) -> None:
         path = str(self.site.releases / release / self.options["socket"])
@@ -548,6 +580,7 @@ def main() -> None:
                 switch.make_live()
                 switch.hand_over()
                 switch.retire_others()
+                switch.watch_singles()
             removed = switch.prune()
         module.exit_json(changed=True, live=switch.release, before=before, removed=removed, diff=diff)
     except StepError as error:

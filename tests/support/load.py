@@ -72,16 +72,18 @@ class Load:
         port: int = 443,
     ) -> None:
         """Without cafile any certificate is taken."""
-        self.folder = tempfile.TemporaryDirectory(prefix="load-")
-        self.out = Path(self.folder.name, "result.json")
+        # Without a name, so that nothing stays of it when this process is killed.
+        self.out = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.argv = [
             *(sys.executable, __file__, f"--address={address}", f"--port={port}", f"--host={host}"),
             *(f"--path={one}" for one in path),
-            *(f"--rate={rate}", f"--out={self.out}", f"--cafile={cafile}" if cafile else "--insecure"),
+            *(f"--rate={rate}", f"--out=/dev/fd/{self.out.fileno()}", f"--cafile={cafile}" if cafile else "--insecure"),
         ]
 
     def __enter__(self) -> Load:
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.out.fileno()]
+        )
         # Its first line says that the first request has come to its end.
         self.process.stdout.readline()
         return self
@@ -91,7 +93,8 @@ class Load:
 
     def result(self) -> dict:
         """What it collected, once the block has ended."""
-        return json.loads(self.out.read_text())
+        self.out.seek(0)
+        return json.load(self.out)
 
 
 def went_back(seen: list[dict], journal: list[dict]) -> list[dict]:

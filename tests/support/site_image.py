@@ -22,6 +22,8 @@ def main(suite: str, image: str, recipe: str) -> None:
         state = host.state()
         host.disconnect()
         run("docker", "stop", "--time", "60", host.container)
+        # Without a state tools/setup builds again, so the new image never has the state of the old one.
+        state_file(suite).unlink(missing_ok=True)
         run("docker", "commit", "--change", f"LABEL django-vps.recipe={recipe}", host.container, image)
     state_file(suite).write_text("\n".join(state))
 

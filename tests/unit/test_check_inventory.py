@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -205,6 +206,8 @@ BAD = [
     ("build that is no list", "django_build", {"before_collectstatic": "make"}, "write a list"),
     ("build that is nothing", "django_build", {"before_collectstatic": None}, "write a list"),
     ("build for a shell", "django_build", {"before_collectstatic": ["npm ci && npm run build"]}, "write sh -c"),
+    ("build into a file", "django_build", {"before_collectstatic": ["npm run build 2>&1"]}, "write sh -c"),
+    ("build with a variable", "django_build", {"before_collectstatic": ["$NPM ci"]}, "does not begin with a program"),
     ("build with a pipe", "django_build", {"after_collectstatic": ["cat a | b"]}, "write sh -c"),
     ("command with python3", "django_after_migrate", ["python3 manage.py check"], "such as createcachetable"),
     ("build by root", "django_build", {"after_collectstatic": ["+make"]}, "write the program first"),
@@ -699,6 +702,12 @@ def test_no_secret_is_repeated():
         {"django_build_environment": {"npm_config_registry": "https://x", "UV_INDEX_OWN_PASSWORD": "geheim"}},
         {"django_shared_paths": ["data", "database/index"]},
         {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
+        {
+            "django_build": {
+                "before_collectstatic": ["./build.sh --fast", "node_modules/.bin/vite build", "npm run a:b"]
+            }
+        },
+        {"django_build": {"before_collectstatic": ["NODE_ENV=production CI=1 npm run build"]}},
         {"django_build": {"before_collectstatic": ["npm ci"], "after_collectstatic": ["python manage.py compress"]}},
         {"django_after_migrate": ["createcachetable", "loaddata 'first data.json'"], "django_collectstatic": False},
         {"site_domains": ["a.com", "*.a.com"], "letsencrypt_dns_hook": __file__},
@@ -777,11 +786,40 @@ def test_the_defaults_of_the_roles_would_pass_if_they_were_written_down():
     assert refused(defaults) == []
 
 
+ARCHIVED = "https://git.example.com/me/shop/archive/v1.2.tar.gz"
+CHECKSUM = f"sha256:{'0a' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"django_source": ARCHIVED}, "an archive that is fetched wants one; write sha256:"),
+        ({"django_source": ARCHIVED, "django_source_checksum": "md5:00"}, "is no checksum"),
+        ({"django_source_checksum": CHECKSUM}, "is for an archive that is fetched by https; leave it out"),
+        ({"django_git_key": "KEY"}, "is for a repository that is fetched by SSH"),
+        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "/no/such/key"}, "there is no such file"),
+        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "OPEN"}, "chmod 600"),
+        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "VAULT"}, "is no private key"),
+        ({"django_source": ARCHIVED, "django_source_checksum": CHECKSUM}, None),
+        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "KEY"}, None),
+    ],
+    ids=str,
+)
+def test_a_source_is_fetched_with_what_it_wants_and_with_nothing_else(tmp_path, changes, expected):
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+    for name, text, mode in (("KEY", key, 0o600), ("OPEN", key, 0o644), ("VAULT", "$ANSIBLE_VAULT;1.1", 0o600)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(mode)
+    given = {name: str(tmp_path / value) if value.isupper() else value for name, value in changes.items()}
+    found = [str(problem) for problem in refused(given)]
+    assert not found if expected is None else expected in "\n".join(found), found
+
+
 def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
     assert set(RULES) <= set(SPECS)
     by_choice_or_file = {
         *("letsencrypt_own_certificate", "letsencrypt_own_key", "letsencrypt_dns_hook", "host_ca_certificates"),
-        *("nginx_maintenance_page", "nginx_error_page", "nginx_directives"),
+        *("nginx_maintenance_page", "nginx_error_page", "nginx_directives", "django_git_key"),
     }
     texts = {
         name for name, spec in SPECS.items() if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
@@ -884,10 +922,29 @@ PROJECT = {"manage.py": MANAGE, "shop/settings.py": "", "requirements.txt": "dja
         ({"manage.py": MANAGE, "shop/settings.py": "", "poetry.lock": "<<<<"}, {}, "poetry.lock cannot be read"),
     ],
 )
-def test_what_can_be_seen_of_a_folder_is_said_before_a_host_is_spoken_to(tmp_path, files, variables, said):
-    [line] = refused({"django_source": write(tmp_path, files), **variables})
-    assert line.startswith(f"django_source: {tmp_path}: ")
-    assert said in line
+def test_what_can_be_seen_of_a_source_is_said_before_a_host_is_spoken_to(tmp_path, files, variables, said):
+    folder, archive = write(tmp_path / "folder", files), str(tmp_path / "source.tar.gz")
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, "shop-1.2")
+    for source in (folder, archive):
+        [line] = refused({"django_source": source, **variables})
+        assert line.startswith(f"django_source: {source}: ")
+        assert said in line
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "README", "empty.tar.gz"])
+def test_source_does_not_matter_to_a_run_that_deploys_nothing(tmp_path, source):
+    (tmp_path / "README").mkdir()
+    (tmp_path / "empty.tar.gz").touch()
+    given = {"django_source": str(tmp_path / source)}
+    assert len(refused(given)) == 1
+    assert refused(given, deploys=False) == []
+
+
+def test_an_archive_that_is_none_is_said_before_a_host_is_spoken_to(tmp_path):
+    (tmp_path / "source.tar.gz").write_text("<html>")
+    [line] = refused({"django_source": f"{tmp_path}/source.tar.gz"})
+    assert line.startswith(f"django_source: {tmp_path}/source.tar.gz cannot be unpacked: ")
 
 
 @pytest.mark.parametrize(
@@ -896,6 +953,23 @@ def test_what_can_be_seen_of_a_folder_is_said_before_a_host_is_spoken_to(tmp_pat
         (PROJECT, {}),
         ({"web/manage.py": MANAGE, "requirements.txt": ""}, {}),
         ({**PROJECT, "shop/settings.py": f"{SQLITE}\nif os.environ.get('DB'): pass\n"}, {}),
+        *(
+            ({**PROJECT, "shop/settings.py": f"{SQLITE}\n{more}"}, {})
+            for more in (
+                "import dynaconf\nsettings = dynaconf.DjangoDynaconf(__name__)\n",
+                "from configurations import Configuration, values\n",
+                "from shop.conf import conf\nDATABASES = conf.databases or DATABASES\n",
+                "import tomllib\nglobals().update(tomllib.loads(text))\n",
+            )
+        ),
+        (
+            {
+                **PROJECT,
+                "manage.py": f"if 'test' in sys.argv:\n    {MANAGE.replace('settings', 'settings.test')}\n{MANAGE}",
+            },
+            {},
+        ),
+        ({**PROJECT, "manage.py": f"# {MANAGE.replace('settings', 'settings.old')}\n{MANAGE}"}, {}),
         ({**PROJECT, "shop/settings/__init__.py": ""}, {}),
         ({**PROJECT, "shop/settings.py": f"{SQLITE}\ntry:\n    from .local_settings import DATABASES\n"}, {}),
         (
@@ -911,8 +985,3 @@ def test_what_can_be_seen_of_a_folder_is_said_before_a_host_is_spoken_to(tmp_pat
 )
 def test_a_folder_that_may_well_be_a_project_is_taken(tmp_path, files, variables):
     assert refused({"django_source": write(tmp_path, files), **variables}) == []
-
-
-def test_a_python_that_only_uv_fetches_wants_uv():
-    assert "leave django_installer out" in refused({"django_python": "3.12", "django_installer": "pip"})[0]
-    assert refused({"django_python": "/opt/python/bin/python3", "django_installer": "pip"}) == []

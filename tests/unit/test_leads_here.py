@@ -118,6 +118,19 @@ def test_what_is_of_the_host_is_told_from_what_is_not():
     assert not module.is_here("192.0.2.1")
 
 
+def test_a_kernel_without_ipv6_has_no_address_of_it(monkeypatch):
+    known = socket.socket
+
+    def only_ipv4(family, *rest):
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return known(family, *rest)
+
+    monkeypatch.setattr(socket, "socket", only_ipv4)
+    assert 6 not in module.own_addresses()
+    assert not module.is_here("2001:db8::1")
+
+
 @pytest.mark.parametrize(
     ("dns", "addresses"),
     [("127.0.1.1 STREAM\n", None), ("192.0.2.7 STREAM localhost\n192.0.2.7 DGRAM\n", ["192.0.2.7"]), ("", [])],

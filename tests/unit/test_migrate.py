@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from ansible_collections.django_vps.stack.plugins.action.migrate import describe
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import (
     CONCURRENTLY,
     Database,
@@ -14,7 +15,9 @@ from ansible_collections.django_vps.stack.plugins.module_utils.migrations import
     statements,
     widening,
 )
-from ansible_collections.django_vps.stack.plugins.modules.migrate import DESCRIBE, PLAN
+from ansible_collections.django_vps.stack.plugins.module_utils.site import run
+from ansible_collections.django_vps.stack.plugins.modules import migrate
+from ansible_collections.django_vps.stack.plugins.modules.migrate import DESCRIBE, PLAN, Migrate
 
 DATABASE = Database(
     models={"notes_note": {"id": False, "text": False, "mood": True}, "notes_big": {"id": False, "name": True}},
@@ -235,3 +238,21 @@ def test_the_way_back_is_refused_where_nobody_can_tell_what_was_squashed(squashe
     assert squashed.plan() == []
     [entry] = squashed.plan(OLD)
     assert entry["irreversible"] == ["it may stand for migrations that the older release has"]
+
+
+def test_progress_names_the_migration_under_way(tmp_path, monkeypatch):
+    file, seen = tmp_path / "progress", []
+    monkeypatch.setattr(migrate, "progress_file", lambda home: file)
+    monkeypatch.setattr(migrate.time, "time", lambda: 100)
+    made = object.__new__(Migrate)
+    made.options, made.under_way = {"home": "/srv/shop"}, ""
+
+    def watch(output):
+        made.note_progress(output)
+        seen.append(describe(f"{file.read_text()}130\n") if file.exists() else "")
+
+    # As Django prints it: a line is whole when its migration is done.
+    script = "echo Running; sleep 0.2; printf '  Applying a.0001_x...'; sleep 0.2; printf ' OK\n  Applying b.0002...'"
+    assert run("migrate", ["sh", "-c", script], watch=watch).endswith("b.0002...")
+    assert seen == ["", "a.0001_x has been running for 30 s", "b.0002 has been running for 30 s"]
+    assert describe("") == describe("cat: no such file") == ""

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -463,7 +464,8 @@ def build(tmp_path):
         "user": "me",
     }
     made.moved = []
-    made.sandboxed = lambda step, *argv: made.moved.append((step, *argv[-2:]))
+    made.project = made.code
+    made.sandboxed = lambda step, *argv, **_: made.moved.append((step, *argv[-2:]))
     return made
 
 
@@ -513,6 +515,14 @@ def test_static_files_have_to_be_collected_inside_the_release(build, root, fine)
     assert (list(build._static_has_no_place(facts)) == []) == fine
 
 
+@pytest.mark.parametrize("root", ["", "{code}/staticfiles"])
+def test_static_files_on_another_server_need_no_folder(build, root):
+    facts = {**FINE, "static_url": "https://cdn.example.com/static/", "static_root": root.format(code=build.code)}
+    assert list(build._static_has_no_place(facts)) == []
+    build._move_static()
+    assert build.moved == []
+
+
 def test_a_project_that_collects_nothing_has_to_bring_its_static_files(build):
     build.options["collectstatic"] = False
     root = build.code / "public"
@@ -553,10 +563,16 @@ def test_uploads_that_the_project_keeps_in_its_folder_go_to_the_shared_one(build
     assert build.moved == [("media", str(build.code / "media"), build.options["media"])]
 
 
-@pytest.mark.parametrize("root", ["/var/www/media", "{path}/media", "{code}/uploads"])
+def test_media_root_with_default_files_copies_them(build):
+    (build.code / "media").mkdir()
+    (build.code / "media/default.jpg").write_text("")
+    assert list(build._media_has_no_place({**FINE, "media_root": str(build.code / "media")})) == []
+    shared = build.options["media"]
+    assert build.moved == [("media", f"{build.code}/media/.", shared), ("media", str(build.code / "media"), shared)]
+
+
+@pytest.mark.parametrize("root", ["/var/www/media", "{path}/media"])
 def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
-    (build.code / "uploads").mkdir()
-    (build.code / "uploads/logo.png").write_text("")
     [found] = build._media_has_no_place({**FINE, "media_root": root.format(path=build.path, code=build.code)})
     assert "MEDIA_ROOT" in found
     assert build.moved == []
@@ -576,6 +592,14 @@ def test_files_of_a_storage_of_its_own_need_a_place(build, tmp_path, location, a
     findings = list(build._storage_has_no_place({**FINE, "stored": {"shop.Invoice.pdf": location}}))
     assert len(findings) == bool(advice)
     assert all(finding.startswith("shop.Invoice.pdf is kept in") and advice in finding for finding in findings)
+
+
+def test_file_field_without_media_root_is_a_warning(build):
+    warnings = []
+    build.module = SimpleNamespace(warn=warnings.append)
+    facts = {**FINE, "media_root": "", "stored": {"shop.Invoice.pdf": str(build.code)}}
+    assert list(build._storage_has_no_place(facts)) == []
+    assert warnings[0].startswith("MEDIA_ROOT is not set, so nothing can be uploaded to shop.Invoice.pdf")
 
 
 def test_uploads_among_the_source_that_were_moved_need_no_other_place(build):
@@ -613,6 +637,115 @@ def test_root_makes_no_shared_folder_where_the_site_may_have_laid_a_link(build, 
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.fixture
+def install(build, monkeypatch):
+    """Runs the installation of a build's packages; gives the arguments of each call, and what was written for it."""
+    monkeypatch.setattr(release.shutil, "chown", lambda *_, **__: None)
+    build.options.update(
+        {"installer": "uv", "uv": "uv==1", "requirements": "", "extra_packages": [], "packages": [], "force": False},
+        groups=[],
+        extras=[],
+    )
+    build.project, build.venv, build.python = build.code, build.path / "venv", "/usr/bin/python3"
+    build.wish = release.Wish()
+    build._uv = lambda: "/uv"
+    build._take = lambda folder: None
+    build.written = []
+
+    def sandboxed(step, *argv):
+        build.moved.append(argv)
+        if "-r" in argv:
+            path = Path(argv[argv.index("-r") + 1])
+            build.written.append((path.stat().st_mode & 0o777, path.read_text()))
+
+    build.sandboxed = sandboxed
+
+    def calls(installer="uv", **files):
+        build.options["installer"] = installer
+        for name, text in files.items():
+            (build.code / name.replace("__", ".")).write_text(text)
+        build._install()
+        return [" ".join(argv) for argv in build.moved[1:]]
+
+    return calls
+
+
+PRIVATE_LOCK = json.dumps(
+    {"_meta": {"sources": [{"url": "https://me:word@example.com"}]}, "default": {"a": {"version": "==1"}}}
+)
+
+
+def test_written_requirements_are_private_and_removed(build, install):
+    install(Pipfile__lock=PRIVATE_LOCK)
+    assert build.written == [(0o640, "--extra-index-url https://me:word@example.com\na==1\n")]
+    assert not (build.path / "requirements.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("installer", "files", "given"),
+    [
+        ("uv", {"Pipfile__lock": PRIVATE_LOCK}, True),
+        ("pip", {"Pipfile__lock": PRIVATE_LOCK}, False),
+        ("uv", {"Pipfile__lock": '{"default": {}}'}, False),
+        ("uv", {"requirements__txt": "--extra-index-url https://example.com\na\n"}, False),
+    ],
+)
+def test_pinned_packages_come_from_any_index(install, installer, files, given):
+    [call] = install(installer, **files)
+    assert ("--index-strategy unsafe-best-match" in call) is given
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_own_packages_ignore_the_configuration_of_uv(build, install, installer):
+    build.options.update(packages=["gunicorn==27"], extra_packages=["whitenoise"])
+    _, extra, own = install(installer, requirements__txt="django\n")
+    assert extra.endswith("whitenoise")
+    assert "--no-config" not in extra
+    assert own.endswith("gunicorn==27")
+    assert ("--no-config" in own) is (installer == "uv")
+
+
+def test_own_packages_that_are_there_are_left_alone(build, install):
+    (build.venv / "lib/python3.11/site-packages/zope.Interface-7.0.dist-info").mkdir(parents=True)
+    build.options["packages"] = ["zope-interface==7.0"]
+    assert len(install(requirements__txt="django\n")) == 1
+
+
+def test_relative_paths_are_installed_from_their_file(build, install):
+    build.project = build.code / "web"
+    build.project.mkdir()
+    (build.code / "setup.py").touch()
+    [call] = install(requirements__txt="-e .\n")
+    assert call.startswith(f"env --chdir={build.code} /uv pip install")
+
+
+def test_root_of_a_poetry_project_is_installed_alone(build, install):
+    (build.code / "src/shop").mkdir(parents=True)
+    text = '[tool.poetry]\nname = "shop"\n[tool.poetry.dependencies]\n[build-system]\nrequires = []\n'
+    _, root = install(pyproject__toml=text, poetry__lock="")
+    assert root.endswith(f"--no-deps --editable {build.code}")
+
+
+@pytest.mark.parametrize("hidden", ["/root/.pyenv/versions/3.12/bin/python", "/home/me/python"])
+def test_python_that_the_build_cannot_read_is_passed_over(build, monkeypatch, hidden):
+    build.options.update(fetch_environment={}, build_environment={})
+    build._uv = lambda: "/uv"
+    fetched = []
+
+    def run(step, argv, env, **_):
+        if argv[2] == "install":
+            fetched.append(argv[-1])
+        elif env["UV_PYTHON_PREFERENCE"] == "system":
+            return f"{hidden}\n"
+        elif not fetched:
+            raise StepError("python", "none")
+        return "/usr/local/lib/django_vps/python/bin/python\n"
+
+    monkeypatch.setattr(release, "run", run)
+    assert build._python_of_uv("==3.12.*") == "/usr/local/lib/django_vps/python/bin/python"
+    assert fetched == ["==3.12.*"]
+
+
 @pytest.mark.parametrize("bin_is_a_link", [False, True])
 def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(tmp_path, monkeypatch, bin_is_a_link):
     monkeypatch.setattr(release.shutil, "chown", lambda *_: None)
@@ -632,6 +765,41 @@ def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(
     assert (earlier / "bin/django-admin").read_text() == f"#!{earlier}/bin/python\n"
     if not bin_is_a_link:
         assert (build.venv / "bin/django-admin").read_text() == f"#!{build.venv}/bin/python\n"
+
+
+def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(release.shutil, "chown", lambda *_: None)
+    site = Site(str(tmp_path))
+
+    def build(name):
+        params = {"id": name, "user": "shop", "application": "", "force": False, "groups": [], "extras": []}
+        made = Build(SimpleNamespace(params=params), site, "")
+        made.packages = "same"
+        (made.venv / "bin").mkdir(parents=True)
+        (made.code / "shop").mkdir(parents=True)
+        return made
+
+    first = build("1")
+    (first.venv / "bin/django-admin").write_text(f"#!{first.venv}/bin/python\n")
+    (first.venv / "pyvenv.cfg").write_text("")
+    (first.path / "current").symlink_to(tmp_path)
+    first.installed = True
+    first._keep_packages()
+    assert sorted(path.name for path in first.path.iterdir()) == ["packages", "venv"]
+    assert site.whole() == []
+
+    release.remove_incomplete(site, "2")
+    second = build("2")
+    (second.venv / "bin").rmdir()
+    assert second._take_over_packages()
+    assert (second.venv / "bin/django-admin").read_text() == f"#!{second.venv}/bin/python\n"
+
+    second.installed = False
+    second._keep_packages()
+    assert not second.path.exists()
+    # The next build may have the id of the failed one.
+    release.remove_incomplete(site, "1")
+    assert list(site.releases.iterdir()) == []
 
 
 def test_short_secrets_leave_the_release_id_readable(tmp_path, capsys):

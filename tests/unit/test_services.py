@@ -25,7 +25,7 @@ SITE = {
     "django_timers": [],
     "ansible_managed": "managed",
     "inventory_hostname": "vps1",
-    "django_release_hosts": ["vps1"],
+    "django_app_hosts": ["vps1"],
 }
 
 
@@ -62,9 +62,15 @@ def test_one_that_may_run_once_only_waits_until_its_release_is_live():
 
 def test_one_that_may_run_once_only_is_on_the_first_host_alone():
     jobs = [WORKER, {**WORKER, "name": "beat", "single": True}]
-    hosts = {"django_services": jobs, "django_release_hosts": ["vps1", "vps2"]}
+    hosts = {"django_services": jobs, "django_app_hosts": ["vps1", "vps2"]}
     assert rendered("{{ __django_service_units }}", **hosts) == ["shop.worker", "shop.beat"]
     assert rendered("{{ __django_service_units }}", **hosts, inventory_hostname="vps2") == ["shop.worker"]
+
+
+def test_single_service_stays_on_its_host_when_the_run_leaves_it_out():
+    jobs = {"django_services": [{**WORKER, "single": True}], "django_app_hosts": ["vps1", "vps2"]}
+    without = {"inventory_hostname": "vps2", "django_release_hosts": ["vps2"]}
+    assert rendered("{{ __django_service_units }}", **jobs, **without) == []
 
 
 def test_a_timers_command_runs_once_and_outlives_its_release():
@@ -120,6 +126,6 @@ def test_what_is_no_longer_listed_goes(services, timers, files, units):
 
 def test_of_several_hosts_the_first_alone_has_timers():
     for host, files in (("vps1", []), ("vps2", CLEANUPS)):
-        several = {"inventory_hostname": host, "django_release_hosts": ["vps1", "vps2"]}
+        several = {"inventory_hostname": host, "django_app_hosts": ["vps1", "vps2"]}
         paths, _ = gone([*WORKERS, *CLEANUPS], django_services=[WORKER], django_timers=[CLEANUP], **several)
         assert paths == [f"{UNITS}/{path}" for path in files]

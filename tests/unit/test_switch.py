@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import socketserver
@@ -248,7 +249,7 @@ def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]
     lines = [json.dumps({"from": before, "to": after}) for before, after in switches]
     (tmp_path / "journal").write_text("".join(f"{line}\n" for line in lines))
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": live})
-    switch.running = lambda pattern="*": set(running)
+    switch.listed = lambda pattern: [(f"{pattern}@{name}.service", name, "active") for name in running]
     return switch
 
 
@@ -403,12 +404,32 @@ def test_a_release_that_lets_nobody_in_is_stopped_after_30_seconds(retired):
     assert 30 <= retired(itertools.repeat(1)).stopped[1] < 32
 
 
+def test_failed_units_of_other_releases_are_reset(tmp_path, monkeypatch):
+    switch = site_with(tmp_path, "ab", "b", [("a", "b")])
+    switch.listed = lambda pattern: [(f"{pattern}@a.service", "a", "failed"), (f"{pattern}@b.service", "b", "failed")]
+    done = []
+    monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
+    switch.retire_others()
+    services = [switch.options["service"], *switch.options["services"]]
+    assert done == [f"systemctl reset-failed {' '.join(f'{name}@a.service' for name in services)}"]
+
+
 def test_what_may_run_once_only_ends_everywhere_before_it_starts(tmp_path, monkeypatch):
     switch = site_with(tmp_path, "abc", "c", [("", "a"), ("a", "b"), ("b", "c")], running="abc")
     done = []
     monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
     switch.hand_over()
     assert done == ["systemctl stop shop.beat@a.service shop.beat@b.service", "systemctl start shop.beat@c.service"]
+
+
+@pytest.mark.parametrize(("state", "fine"), [("active\n0\n", True), ("activating\n2\n", False), ("failed\n0\n", False)])
+def test_single_service_that_keeps_ending_is_reported(tmp_path, monkeypatch, state, fine):
+    switch = site_with(tmp_path, "ab", "b", [("", "a"), ("a", "b")])
+    switch.options["probation"] = 0
+    monkeypatch.setattr(module, "run", lambda *_, **__: state)
+    monkeypatch.setattr(switch, "_journal", lambda began, units: "No module named django_celery_beat")
+    with contextlib.nullcontext() if fine else pytest.raises(StepError, match="does not keep running"):
+        switch.watch_singles()
 
 
 def test_of_a_release_that_is_not_live_it_never_starts_and_is_stopped_all_the_same(tmp_path, monkeypatch):

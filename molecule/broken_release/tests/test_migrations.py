@@ -1,5 +1,6 @@
 """Migrations that fail, that would break what runs, and that find their table in use."""
 
+import re
 import subprocess
 import threading
 import time
@@ -118,6 +119,12 @@ def test_one_that_breaks_the_running_release_is_run_on_request(project, goes_liv
     assert psql("SELECT 1 FROM pg_indexes WHERE indexname = 'notes_size'").stdout.strip() == "1"
 
 
+def test_long_migration_is_displayed_while_it_runs(project, goes_live, undone):
+    project.migration("migrations.RunSQL('SELECT pg_sleep(12)', '')")
+    run = goes_live(project.folder)
+    assert re.search(r"migrate: notes.0002_change has been running for \d+ s", run.output)
+
+
 def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was_broken_off(
     site, project, goes_live, psql, in_use, undone, until
 ):
@@ -138,7 +145,20 @@ def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was
     assert psql("SELECT indisvalid FROM pg_index WHERE indexrelid = 'notes_size'::regclass").stdout.strip() == "t"
 
 
-def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project, refused, in_use):
+@pytest.fixture
+def german(site, psql):
+    """The database server speaks another language than English to the site."""
+    site.host.check_output(
+        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends locales"
+        " && echo 'de_DE.UTF-8 UTF-8' > /etc/locale.gen && locale-gen"
+    )
+    assert psql("ALTER ROLE site13 SET lc_messages = 'de_DE.UTF-8'", "postgres").rc == 0
+    assert "existiert nicht" in psql("SELECT nothing").stderr
+    yield
+    psql("ALTER ROLE site13 RESET lc_messages", "postgres")
+
+
+def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project, refused, german, in_use):
     project.migration(ADD)
     refused(
         project.folder,

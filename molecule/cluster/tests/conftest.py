@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import testinfra
+from support.container import host_of
 from support.play import play
 
 PROJECT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ class Host:
 
     def __init__(self, name: str) -> None:
         self.name, self.container = name, f"{name}-{RUN}"
-        self.host = testinfra.get_host(f"docker://{self.container}")
+        self.host = host_of(self.container)
         self.address = (EPHEMERAL / f"{self.container}.address").read_text()
 
     def run(self, command: str) -> str:

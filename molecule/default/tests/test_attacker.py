@@ -129,13 +129,32 @@ def test_a_line_break_in_an_address_breaks_no_header(site):
     [
         *("/.env", "/.git/HEAD", "/.git/config", "/manage.py", "/db.sqlite3", "/config/settings.py", "/env"),
         *("/static../code/manage.py", "/static../env", "/static/../env", "/static/%2e%2e/env", "/static/..%2fenv"),
-        *("/media../env", "/media/%2e%2e/env", "/media/../../../etc/passwd", "/media/.htaccess", "/static/.env"),
+        *("/media../env", "/media/%2e%2e/env", "/media/../../../etc/passwd"),
         *("/media/private/", "/media/private/anything.pdf", "/release.json", "/gunicorn.sock", "/requirements.txt"),
         *("/.well-known/acme-challenge/../../etc/passwd", "/static/", "/media/"),
     ],
 )
 def test_nothing_of_the_project_or_the_host_is_served(site, path):
     assert site.get(path).status in (400, 403, 404)
+
+
+def test_hidden_files_are_not_served(site):
+    home = f"/srv/{site.name}"
+    hidden = {
+        "/media/.htaccess": "media/.htaccess",
+        "/static/.env": "current/static/.env",
+        "/static/.old": "static/.old",
+    }
+    paths = " ".join(f"{home}/{path}" for path in hidden.values())
+    site.host.check_output(f"install -m 0644 /etc/hostname {home}/media/shown.txt")
+    try:
+        for path in hidden.values():
+            site.host.check_output(f"install -m 0644 /etc/hostname {home}/{path}")
+        # As readable as a file that is served.
+        assert site.get("/media/shown.txt").status == 200
+        assert {url: site.get(url).status for url in hidden} == dict.fromkeys(hidden, 404)
+    finally:
+        site.host.check_output(f"rm -f {home}/media/shown.txt {paths}")
 
 
 @pytest.mark.parametrize("name", ["x.html", "x.svg", "x.php", "x.js", "a.jpg.html", "x.png", "x", "x.xml"])
@@ -249,6 +268,11 @@ for command in ("CONFIG GET dir", "MODULE LIST", "REPLICAOF 192.0.2.1 6379", "AC
 """
     said = site.manage("shell", "-v", "0", "-c", code)
     assert said.split() == ["NoPermissionError"] * 5
+
+
+def test_the_site_may_list_its_clients_as_rq_does(site):
+    code = "from django.core.cache import cache; print(len(cache._cache.get_client(write=True).client_list()))"
+    assert int(site.manage("shell", "-v", "0", "-c", code)) > 0
 
 
 def test_the_site_may_not_write_its_own_code(site):

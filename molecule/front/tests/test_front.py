@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import PROJECT, servers, site_of
@@ -19,7 +20,7 @@ from support.load import Load
 from support.play import play
 from support.runs import labels
 
-# Answers each request with the request.
+# Answers each request with the request, and says nosniff, as Django's middleware does, to who asks for /django.
 MIRROR = """
 import socket, sys
 heard = socket.fromfd(3, socket.AF_UNIX, socket.SOCK_STREAM)
@@ -28,7 +29,9 @@ while True:
     said = b""
     while b"\\r\\n\\r\\n" not in said:
         said += one.recv(65536)
-    one.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n%s" % (len(said), said))
+    django = b"X-Content-Type-Options: nosniff\\r\\n" * said.startswith(b"GET /django ")
+    head = b"HTTP/1.1 200 OK\\r\\n%sContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n" % (django, len(said))
+    one.sendall(head + said)
     one.close()
 """
 
@@ -123,6 +126,47 @@ def test_what_the_site_says_of_itself_stands_and_an_empty_header_is_left_out(sit
     assert site.get("/").header("referrer-policy") == "same-origin"
     stylesheet = site.get("/static/notes/site.css")
     assert (stylesheet.header("x-frame-options"), stylesheet.header("referrer-policy")) == ("SAMEORIGIN", None)
+
+
+def test_a_header_that_django_left_out_stays_out(site):
+    with mirror_behind(site):
+        secure(site.get("/"))
+        answer = site.get("/django")
+    assert answer.header("x-content-type-options") == "nosniff"
+    assert (answer.header("x-frame-options"), answer.header("cross-origin-opener-policy")) == (None, None)
+    assert answer.header("permissions-policy") == "camera=(), microphone=()"
+
+
+@pytest.mark.parametrize("path", ["/", "/large/", "/ws/"])
+def test_a_header_of_ones_own_directives_arrives_and_is_no_visitors_to_say(site, path):
+    with mirror_behind(site):
+        body = site.get(path, "-H", "X-Edge: forged", "-H", "X-Scheme: forged").body
+    assert re.findall(r"X-(?:Edge|Scheme): (\S+)", body) == ["of-your-own"]
+    assert f"Host: {site.canonical}\r\n" in body
+
+
+@pytest.fixture
+def little_tmp(site, until):
+    """A /tmp in memory that holds less than an upload."""
+    for change in ("mount -t tmpfs -o size=8m tmpfs /tmp", "umount --lazy /tmp"):
+        site.host.check_output(f"{change}; systemctl restart {site.name}-gunicorn")
+        until(lambda: site.get("/health/").status == 200)
+        if change.startswith("mount"):
+            yield
+
+
+def test_the_largest_uploads_work_with_a_tmp_that_is_smaller_and_leave_nothing(site, little_tmp, tmp_path, until):
+    jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', site.get("/private/", *jar).body)[1]
+    (tmp_path / "large").write_bytes(bytes((20 << 20) - 2000))
+    form = ["-F", f"csrfmiddlewaretoken={token}", "-F", f"file=@{tmp_path}/large", "-e", f"https://{site.canonical}/"]
+    with ThreadPoolExecutor(2) as both:
+        answers = list(both.map(lambda _: site.get("/private/", *jar, *form), range(2)))
+    assert [answer.status for answer in answers] == [200, 200]
+    assert all("The file is too large; the limit is 5 MB" in answer.body for answer in answers)
+    assert site.get("/private/", *jar, *form, "--limit-rate", "5M", "--max-time", "1").status == 0
+    left = "find /tmp /var/tmp/systemd-private-*-gunicorn@* /var/lib/nginx/body -type f"
+    until(lambda: not site.host.check_output(left), 20)
 
 
 @pytest.mark.parametrize("kind", ["br", "gzip"])
@@ -233,6 +277,17 @@ def test_a_directive_that_nginx_does_not_take_leaves_all_as_it_was(site, tmp_pat
     assert f'unknown directive \\"nonsense\\" in /etc/nginx/{site.name}.d/inventory.conf:4' in done.stdout
     site.host.check_output("nginx -t -q && systemctl restart nginx")
     assert site.get("/own/").body == "of your own"
+
+
+def test_port_of_another_program_is_refused(site):
+    site.host.check_output("systemctl stop nginx; systemd-run --quiet --unit=other python3 -m http.server 80")
+    try:
+        done = play("site", "--limit", site.container, "--tags=nginx")
+    finally:
+        site.host.check_output("systemctl stop other; systemctl start nginx")
+    assert done.returncode != 0
+    assert f"{site.container}: port 80 is used by python3" in done.stdout
+    assert site.get("/").status == 200
 
 
 def test_the_log_has_no_secrets_of_queries_and_what_was_asked_for_of_addresses(site):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from support.container import host_of
 from support.play import INVENTORY
 
 PROJECT = Path(__file__).parents[3]
@@ -42,7 +43,7 @@ def ssh(site, user: str, *command: str, sends: bytes = b"", **options: str) -> s
 def neighbour(site) -> testinfra.host.Host:
     """A machine in the same network."""
     (other,) = {path.stem for path in EPHEMERAL.glob("site*.address")} - {site.container}
-    return testinfra.get_host(f"docker://{other}")
+    return host_of(other)
 
 
 @pytest.fixture(scope="session")

@@ -34,5 +34,9 @@ def headers(request):
     return JsonResponse({**request.headers, "scheme": request.scheme, "script": request.META["SCRIPT_NAME"]})
 
 
+def broken(request):
+    raise RuntimeError("the till is open")
+
+
 def template(request):
     return HttpResponse("DEBUG=\n", content_type="text/plain")

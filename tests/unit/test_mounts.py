@@ -1,0 +1,46 @@
+"""The folders that a site writes may be mounts, and its shared folder may be missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLES = Path(__file__).parent.parent.parent / "roles"
+SITE = {
+    "ansible_managed": "managed",
+    "site_name": "shop",
+    "django_user": "shop",
+    "django_home": "/srv/shop",
+    "django_media_root": "/data/media",
+    "django_sandbox": [],
+    "django_service": "shop-gunicorn",
+    "__django_job": {"name": "worker", "command": "celery worker"},
+    "gunicorn_user": "shop",
+    "gunicorn_home": "/srv/shop",
+    "gunicorn_media": "/data/media",
+    "gunicorn_sandbox": [],
+    "gunicorn_service": "shop-gunicorn",
+    "gunicorn_config": "gunicorn.conf.py",
+    "gunicorn_graceful_timeout": 30,
+    "__gunicorn_hold": "/run/shop.hold",
+}
+UNITS = ("gunicorn/templates/gunicorn@.service.j2", "django/templates/service@.service.j2")
+
+
+def rendered(path: str) -> str:
+    templar = Templar(loader=DataLoader(), variables=SITE)
+    return templar.template(trust_as_template((ROLES / path).read_text()))
+
+
+@pytest.mark.parametrize("path", UNITS)
+def test_a_unit_waits_for_the_mounts_that_it_writes_to(path):
+    assert "RequiresMountsFor=/data/media /srv/shop/shared" in rendered(path).splitlines()
+
+
+@pytest.mark.parametrize("path", [*UNITS, "django/templates/manage.j2"])
+def test_a_missing_shared_folder_keeps_no_process_from_starting(path):
+    assert re.search('ReadWritePaths="?/data/media -/srv/shop/shared', rendered(path))
