@@ -16,6 +16,25 @@ def pytest_addoption(parser):
     parser.addoption("--scenario", metavar="NAME", help="run this molecule scenario only")
 
 
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(LongTests(config))
+
+
+class LongTests:
+    """Reports each test of a minute or more when it ends: a run that is stopped for its time has shown nothing else."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.plugins = config.pluginmanager
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.duration >= 60:
+            terminal = self.plugins.get_plugin("terminalreporter")
+            terminal.write_line(f"{report.nodeid} {report.outcome} after {report.duration / 60:.1f} min")
+            if report.failed:
+                terminal.write_line("\n".join(report.longreprtext.splitlines()[-40:]))
+
+
 def pytest_sessionstart(session):
     # What a run that was killed has left; workers leave it to who started them.
     if not hasattr(session.config, "workerinput"):
