@@ -57,8 +57,8 @@ def test_the_board_is_read_from_the_one_that_follows(hosts, app):
 def test_no_request_fails_while_they_change_places(hosts, until, request, tmp_path):
     first, second = hosts["db1"], hosts["db2"]
     with (
-        Load(hosts["web1"].address, NAME, path=["/health/", "/"], rate=15, cafile=ROOTS) as one,
-        Load(hosts["web2"].address, NAME, path=["/health/", "/"], rate=15, cafile=ROOTS) as other,
+        Load(hosts["web1"].address, NAME, path=["/health/", "/"], rate=5, cafile=ROOTS) as one,
+        Load(hosts["web2"].address, NAME, path=["/health/", "/"], rate=5, cafile=ROOTS) as other,
     ):
         done = play("promote")
         assert done.returncode == 0, done.stdout[-3000:]

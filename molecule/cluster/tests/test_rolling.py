@@ -47,7 +47,7 @@ def visitors(hosts, request):
     """Of both web hosts, while all of this goes on."""
     with ExitStack() as during:
         loads = [
-            during.enter_context(Load(hosts[name].address, NAME, path=["/health/"] * 5 + ["/"], rate=15, cafile=ROOTS))
+            during.enter_context(Load(hosts[name].address, NAME, path=["/health/"] * 5 + ["/"], rate=5, cafile=ROOTS))
             for name in ("web1", "web2")
         ]
         yield

@@ -28,7 +28,7 @@ def visited(sites):
     """Visitors of every site, of whom none may notice anything."""
     with ExitStack() as during:
         loads = [
-            during.enter_context(Load(site.address, site.canonical, ["/health/", "/"], 30, site.roots))
+            during.enter_context(Load(site.address, site.canonical, ["/health/", "/"], 10, site.roots))
             for site in sites
         ]
         yield

@@ -42,7 +42,7 @@ def test_gunicorn_logs_to_the_journal(site):
 def test_requests_wait_while_the_service_is_restarted(site):
     unit = f"{site.name}-gunicorn@{site.release}.service"
     before = site.host.check_output(f"systemctl show -P MainPID {unit}")
-    with Load(site.address, site.canonical, path=["/health/", "/"], rate=20) as load:
+    with Load(site.address, site.canonical, path=["/health/", "/"], rate=10) as load:
         site.host.check_output(f"systemctl restart '{site.name}-gunicorn@*.service'")
         time.sleep(1)
     assert site.host.check_output(f"systemctl show -P MainPID {unit}") != before

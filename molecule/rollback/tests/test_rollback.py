@@ -61,7 +61,7 @@ def back(site):
     """Go back while the site is visited; the release that is live then."""
 
     def rollback(**variables: str) -> str:
-        with Load(site.address, site.canonical, path=["/health/", "/"], rate=50) as load:
+        with Load(site.address, site.canonical, path=["/health/", "/"], rate=15) as load:
             done = play("rollback", **variables)
         assert done.returncode == 0
         assert load.result()["failures"] == []
