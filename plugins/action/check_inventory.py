@@ -35,6 +35,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.django_vps.stack.plugins.action.release import from_archive
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
+from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     KNOWN,
     Wish,
@@ -104,7 +105,7 @@ HOST_WIDE = (
 AGREED = (
     *ONE_SITE,
     *("site_names_served", "nginx_domains", "nginx_peer_port", "letsencrypt_share_port"),
-    *("host_identity", "postgres_user", "valkey_port"),
+    *("host_identity", "postgres_user", "valkey_port", "valkey_urls"),
     *("django_static_url", "django_media_url", "django_secret_key"),
     *("nginx_client_max_body_size", "nginx_body_limits", "nginx_websocket_paths"),
 )
@@ -214,7 +215,7 @@ FOREIGN_ENV = re.compile(
     r"LD_(ASSUME_KERNEL|AUDIT|BIND_NO[TW]|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|LIBRARY_PATH|ORIGIN_PATH"
     r"|POINTER_GUARD|PREFER_MAP_32BIT_EXEC|PRELOAD|PROFILE|PROFILE_OUTPUT|SHOW_AUXV|TRACE_LOADED_OBJECTS"
     r"|USE_LOAD_BIAS|VERBOSE|WARN)|GLIBC_TUNABLES|GCONV_PATH"
-    r"|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|ENV|BASH_ENV|LISTEN_(FDS|FDNAMES|PID)|NOTIFY_SOCKET"
+    r"|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|BASH_ENV|LISTEN_(FDS|FDNAMES|PID)|NOTIFY_SOCKET"
     r"|RUNTIME_DIRECTORY|GUNICORN_CMD_ARGS"
 )
 
@@ -678,6 +679,13 @@ def env_entry(key: str, value: Any) -> Refusal | None:
     return None
 
 
+def valkey_url(key: str, value: Any) -> Refusal | None:
+    """A variable of the environment, and the number of the database that it names."""
+    if refusal := managed(MANAGED_ENV, key) or variable(key, "", "CELERY_BROKER_URL"):
+        return refusal
+    return wrong_kind(value, "int") or between(0, 15)(value)
+
+
 def file_entry(key: str, value: Any) -> Refusal | None:
     """A file that is put into the source."""
     if refusal := inside("file")(key):
@@ -1007,6 +1015,7 @@ RULES: dict[str, Rule] = {
     "postgres_service_file": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),
     "valkey_port": PORT,
+    "valkey_urls": valkey_url,
     "valkey_settings": setting(MANAGED_VALKEY, r"[a-z][a-z0-9-]*"),
     "gunicorn_service": both(
         matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"), not_reserved
@@ -1159,6 +1168,9 @@ def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
         # A command of the build may write them.
         if not values.get("django_build", {}).get("before_collectstatic"):
             refuse_settings(project, module, files)
+        if not values.get("django_python"):
+            versions, where = wanted(project, top)
+            fits("3", versions, where)
         if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
             wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
             requirements_of(find_requirements(project, top, values.get("django_requirements", ""), wish), wish)
@@ -1415,9 +1427,10 @@ def valkey_is_one(case: Case) -> Iterator[Problem]:
     if len(hosts) > 1:
         what = f"{' and '.join(sorted(hosts))} of one site are in this group, and none would follow the other"
         yield Problem("valkey", what, "leave it one")
-    if hosts and "REDIS_URL" in case.values.get("django_env", ()):
-        advice = f"leave it out, or {hosts[0]} out of the group valkey"
-        yield Problem("django_env.REDIS_URL", "is where the site's own valkey is", advice)
+    for name in ("REDIS_URL", *case.values.get("valkey_urls", ())):
+        if hosts and name in case.values.get("django_env", ()):
+            advice = f"leave it out, or {hosts[0]} out of the group valkey"
+            yield Problem(f"django_env.{name}", "is where the site's own valkey is", advice)
 
 
 def authorities_are_there(case: Case) -> Iterator[Problem]:
@@ -1620,6 +1633,8 @@ def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=Non
             facts = any("ansible_facts" in text for text in leaves(raw) if isinstance(text, str))
             if name in variables and not facts:
                 failed[name] = why(error)
+    if values.get("site_names_served") == "all":
+        values["site_names_served"] = values.get("site_domains", [])
     return values, failed
 
 

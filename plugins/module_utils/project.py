@@ -27,7 +27,8 @@ def find_project(top: Path, subdirectory: str) -> Path:
         found = sorted(path.parent for path in top.glob("*/manage.py"))
     if len(found) == 1:
         return found[0]
-    deeper = sorted(str(path.parent.relative_to(top)) for path in top.glob("*/*/manage.py")) if not found else []
+    deeper = [] if found else [path.parent.relative_to(top) for path in top.glob("**/manage.py")]
+    deeper = sorted(str(path) for path in deeper if not re.search(r"(^|/)(\.|node_modules|site-packages)", str(path)))
     where = f"in {subdirectory}" if subdirectory else "at the top of the source or one folder below it"
     if found:
         cause = f"manage.py is in several folders: {', '.join(path.name for path in found)}"

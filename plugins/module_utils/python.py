@@ -57,8 +57,8 @@ def wanted(project: Path, top: Path) -> tuple[str, str]:
     return "", ""
 
 
-def fits(version: str, versions: str) -> bool:
-    """Whether a version is one of those that are asked for."""
+def fits(version: str, versions: str, where: str) -> bool:
+    """Whether a version is one of those that are asked for, as a file or a variable of that name says."""
     try:
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
     except ImportError:
@@ -67,7 +67,7 @@ def fits(version: str, versions: str) -> bool:
     try:
         return SpecifierSet(versions).contains(version, prereleases=True)
     except InvalidSpecifier as error:
-        raise StepError("python", f"{error}", "Write a range such as >=3.11, or set django_python.") from None
+        raise StepError("python", f"{where}: {error}", "Write a range such as >=3.11, or set django_python.") from None
 
 
 def python_of(release: Path) -> str:

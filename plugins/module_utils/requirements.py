@@ -25,6 +25,8 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import StepE
 KNOWN = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "pyproject.toml")
 LOCKS = KNOWN[:3]
 
+PDM_EXPORT = "pdm export --prod -o requirements.txt"
+
 #: What includes another file of requirements.
 INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)", re.MULTILINE)
 #: What is installed from something that may change while the line stays.
@@ -68,9 +70,12 @@ def find_requirements(project: Path, top: Path, wanted: str, wish: Wish | None =
                     rest.append(path)
                     continue
             refuse_half(path)
+            if not wanted:
+                refuse_pdm(path)
             return path
     for path in rest:
         refuse_half(path)
+        refuse_pdm(path)
         return path
     if wanted:
         advice = "Set django_requirements to a file that it has."
@@ -113,15 +118,29 @@ def refuse_half(path: Path) -> None:
     if path.name != "pyproject.toml":
         return
     tools = read(path).get("tool", {})
-    for tool, names in (("uv", ("sources", "index", "workspace")), ("poetry", ("dependencies", "source"))):
+    for tool, names, command, made in (
+        ("uv", ("sources", "index", "workspace"), "uv lock", "uv.lock"),
+        ("poetry", ("dependencies", "source"), "poetry lock", "poetry.lock"),
+        ("pdm", ("source",), PDM_EXPORT, "requirements.txt"),
+    ):
         known = tools.get(tool, {})
         said = [f"tool.{tool}.{name}" for name in names if any(key != "python" for key in known.get(name, ()))]
         if said:
             raise StepError(
                 "source",
-                f"{path.name} says in {' and '.join(said)} where packages come from, and there is no {tool}.lock",
-                f"Run {tool} lock, and commit {tool}.lock; or set django_requirements to another file.",
+                f"{path.name} says in {' and '.join(said)} where packages come from, and there is no {made}",
+                f"Run {command}, and commit {made}; or set django_requirements to another file.",
             )
+
+
+def refuse_pdm(path: Path) -> None:
+    if path.name == "pyproject.toml" and path.with_name("pdm.lock").is_file():
+        raise StepError(
+            "source",
+            "the versions in pdm.lock are for PDM alone",
+            f"Run {PDM_EXPORT}, and commit requirements.txt; or set django_requirements to pyproject.toml, of which the"
+            " newest versions are installed.",
+        )
 
 
 def read(path: Path) -> dict:

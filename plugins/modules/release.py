@@ -284,7 +284,13 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, settings_of
-from ansible_collections.django_vps.stack.plugins.module_utils.python import DISTRIBUTION, debian_pip, fits, wanted
+from ansible_collections.django_vps.stack.plugins.module_utils.python import (
+    DISTRIBUTION,
+    debian_pip,
+    fits,
+    python_of,
+    wanted,
+)
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     LOCKS,
     Wish,
@@ -447,8 +453,8 @@ except (Error, SystemCheckError) as error:
 
 #: What a package that is being compiled says, and the packages of Debian that it wants.
 COMPILED = (
-    (r"gcc|cc1|g\+\+|compiler", "build-essential"),
-    (r"Python\.h", "python3-dev"),
+    (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
+    (r"pg_config|libpq", "libpq-dev"),
     (r"libxml|xslt|lxml", "libxml2-dev libxslt1-dev"),
     (r"mysql_config|mysqlclient|libmysql|libmariadb", "default-libmysqlclient-dev pkg-config"),
     (r"ffi\.h|libffi", "libffi-dev"),
@@ -470,7 +476,6 @@ ADVICE = (
         "The disk is full: look what fills it. playbooks/releases.yml lists the releases that could be removed;"
         " a lower django_keep_releases counts from the next switch on.",
     ),
-    (r"pg_config", "psycopg2 is being compiled: require psycopg2-binary or psycopg[binary] instead."),
     (
         r"(?i)git executable not found|cannot find command 'git'",
         "Name git in django_system_packages, and run site.yml.",
@@ -672,7 +677,7 @@ class Build:
         if not option:
             versions, where = wanted(self.project, self.code)
         own = run("python", [DISTRIBUTION, "-c", "import platform; print(platform.python_version())"]).strip()
-        if not versions or fits(own, versions):
+        if not versions or fits(own, versions, where):
             self.python = DISTRIBUTION
             return
         cause = f"{where} asks for Python {versions.removeprefix('==').removesuffix('.*')}, and the host's is {own}"
@@ -1031,13 +1036,14 @@ class Build:
         )
         if root.is_relative_to(shared):
             return
-        advice = "read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
+        advice = f"set django_media_root: {facts['media_root']}, or read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
         if not root.is_relative_to(code):
             yield f"MEDIA_ROOT is {facts['media_root']}, where the site may not write; {advice}"
         else:
             if not self._is_free(root):
-                # Default pictures and the like. Uploads of the same name are newer and stay.
-                self.sandboxed("media", "cp", "--archive", "--no-clobber", f"{root}/.", str(shared), writes=str(shared))
+                # Default pictures and the like. Uploads of the same name are newer and stay, as do modes of folders.
+                copy = ("cp", "--recursive", "--no-clobber", f"{root}/.", str(shared))
+                self.sandboxed("media", *copy, writes=str(shared))
             self._replace_by_link("media", root, shared)
 
     def _storage_has_no_place(self, facts: dict):
@@ -1153,12 +1159,18 @@ class Build:
 def advice_for(complaint: str) -> str:
     """What to do when a step gives up, if that is known."""
     if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
-        packages = [name for pattern, names in COMPILED if re.search(pattern, complaint) for name in names.split()]
-        if packages and "pg_config" not in complaint:
+        found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
+        if found:
+            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *found]).split())
             return (
-                "A package is being compiled, as its index has no wheel for this Python; a newer version may have one."
-                f" Else write django_system_packages: [{', '.join(dict.fromkeys(packages))}], with the headers of"
-                " what it wraps, and run site.yml."
+                "A package is being compiled, as its index has no wheel for this Python: write"
+                f" django_system_packages: [{', '.join(packages)}], with the headers of what it wraps, and run"
+                " site.yml;"
+                + (
+                    " or require psycopg[binary] or psycopg2-binary, which are compiled."
+                    if "pg_config" in complaint
+                    else " or require a version that has a wheel."
+                )
             )
     return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
 
@@ -1348,7 +1360,9 @@ def main() -> None:
         }
 
     def those_of_the_same(fingerprint: str) -> list[str]:
-        known = {name: site.facts(name) for name in ([] if options["force"] else site.whole())}
+        # One whose Python is gone is built anew.
+        able = [] if options["force"] else [name for name in site.whole() if python_of(site.releases / name)]
+        known = {name: site.facts(name) for name in able}
         return [name for name, facts in known.items() if facts["fingerprint"] == fingerprint and not facts.get("bad")]
 
     def answer(same: list[str]) -> str | None:

@@ -55,7 +55,9 @@ left:
   returned: success
   type: str
 releases:
-  description: Whole releases, newest first, each with C(id), C(version), C(built), C(live), and why it is C(bad).
+  description: >-
+    Whole releases, newest first, each with C(id), C(version), C(built), C(live), why it is C(bad), and how often its
+    units restarted in the last hour where they go on to do so (C(restarts)).
   returned: success
   type: list
   elements: dict
@@ -64,6 +66,10 @@ journal:
   returned: success
   type: list
   elements: dict
+restarts:
+  description: Units of the site that restart again and again, each with how often it did in the last hour.
+  returned: success
+  type: dict
 lines:
   description: Both for people to read.
   returned: success
@@ -71,15 +77,33 @@ lines:
   elements: str
 """
 
+from collections import Counter
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.python import python_of
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.units import call
 
 #: Switches that people are shown.
 LAST = 20
+#: What systemd's journal calls a unit that is about to be restarted (SD_MESSAGE_UNIT_RESTART_SCHEDULED).
+RESTART = "5eb03494b6584870a536b337290809b3"
+#: Restarts of a unit within an hour from which on it is reported.
+MANY = 3
 
 
-def read(site: Site) -> list[dict]:
+def restarting() -> dict[str, int]:
+    """Units that restarted often in the last hour and have not been stopped since, each with how often."""
+    shown = call("journalctl", "--since=-1h", f"MESSAGE_ID={RESTART}", "--output=cat", "--output-fields=UNIT")[1]
+    often = {unit: count for unit, count in Counter(shown.split()).items() if count >= MANY}
+    return {unit: count for unit, count in sorted(often.items()) if goes_on(unit)}
+
+
+def goes_on(unit: str) -> bool:
+    return call("systemctl", "show", "--property=ActiveState", "--value", "--", unit)[1].strip().startswith("activ")
+
+
+def read(site: Site, restarts: dict[str, int]) -> list[dict]:
     return [
         {
             "id": name,
@@ -88,6 +112,7 @@ def read(site: Site) -> list[dict]:
             "live": name == site.live,
             "bad": facts.get("bad", ""),
             "runs": bool(python_of(site.releases / name)),
+            "restarts": {unit: count for unit, count in restarts.items() if unit.endswith(f"@{name}.service")},
         }
         for name, facts in ((name, site.facts(name)) for name in reversed(site.whole()))
     ]
@@ -123,7 +148,9 @@ def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]
             return f"bad: {release['bad']}"
         if not release["runs"]:
             return "its Python is gone"
-        return "live" if release["live"] else "the one before" if release["id"] == previous else ""
+        told = ["live" if release["live"] else "the one before" if release["id"] == previous else ""]
+        told += [f"{unit} restarted {count} times in the last hour" for unit, count in release["restarts"].items()]
+        return ", ".join(filter(None, told))
 
     versions = {release["id"]: release["version"] for release in releases}
     width = max((len(version) for version in versions.values()), default=0)
@@ -150,7 +177,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     site = Site(module.params["home"])
-    releases, journal = read(site), site.switches()[::-1]
+    releases, journal = read(site, restarting()), site.switches()[::-1]
     try:
         previous = choose(site, releases, module.params["wanted"] or "")
         if module.params["required"] and not previous:
@@ -168,6 +195,7 @@ def main() -> None:
         left=leaves(site, previous),
         releases=releases,
         journal=journal,
+        restarts={unit: count for release in releases for unit, count in release["restarts"].items()},
         lines=lines(releases, previous, journal),
     )
 

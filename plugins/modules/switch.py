@@ -42,6 +42,11 @@ options:
     type: list
     elements: str
     default: []
+  served:
+    description: Names of the site that the web server passes on as they are.
+    type: list
+    elements: str
+    default: []
   health_path:
     description:
       - Path that has to answer 200.
@@ -315,17 +320,17 @@ class Switch:
 
     def _ask(self, end: float) -> str:
         """What is wrong with the answer; nothing when it is good."""
-        path = self.options["health_path"] or "/"
+        page = (self.options["host"], self.options["health_path"] or "/")
         asked, cookies = [], {}
         while True:
-            address = f"https://{self.options['host']}{path}"
+            address = f"https://{''.join(page)}"
             try:
-                answer, body = self._request(path, cookies, end)
+                answer, body = self._request(page, cookies, end)
             except TimeoutError:
                 return f"{address} does not answer"
             except (OSError, http.client.HTTPException) as error:
                 return f"{address}: {error or type(error).__name__}"
-            asked.append(path)
+            asked.append(page)
             further = self._within(answer.getheader("Location", ""), address) if 300 <= answer.status < 400 else None
             if further is None or self.options["health_path"]:
                 break
@@ -335,22 +340,25 @@ class Switch:
             )
             if (further in asked and new.items() <= cookies.items()) or len(asked) > HOPS:
                 return self._circle(asked, answer.getheader("Location"))
-            path, cookies = further, {**cookies, **new}
+            page, cookies = further, {**cookies, **new}
         named = self._named(body)
         if named not in (None, self.release):
             return f"{address} answers as release {named}"
-        if self.options["health_path"] and further == path:
+        if self.options["health_path"] and further == page:
             return self._circle(asked, answer.getheader("Location"))
         good = answer.status == 200 if self.options["health_path"] else answer.status < 500 and answer.status != 400
         hint = " (is the name in ALLOWED_HOSTS?)" if answer.status == 400 else ""
         return "" if good else f"{address} answers {answer.status}{hint}"
 
-    def _request(self, path: str, cookies: dict[str, str], end: float) -> tuple[http.client.HTTPResponse, bytes]:
+    def _request(
+        self, page: tuple[str, str], cookies: dict[str, str], end: float
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        host, path = page
         socket_path = self.site.releases / self.release / self.options["socket"]
         connection = OverSocket(str(socket_path), max(1.0, end - time.monotonic()))
         # What the web server sends with every request.
         headers = {
-            "Host": self.options["host"],
+            "Host": host,
             "X-Forwarded-Proto": "https",
             "X-Forwarded-For": "127.0.0.1",
             "User-Agent": "django_vps.stack health check",
@@ -364,10 +372,10 @@ class Switch:
         finally:
             connection.close()
 
-    def _within(self, location: str, address: str) -> str | None:
-        """The path to which a visitor comes by a redirect, when it is the site's; None elsewhere.
+    def _within(self, location: str, address: str) -> tuple[str, str] | None:
+        """The name and the path to which a visitor comes by a redirect, when they are the site's; None elsewhere.
 
-        The web server brings whoever comes by http or by another name of the site to the first name and the same path.
+        The web server redirects http and the other names of the site to https and the first name with the same path.
         """
         try:
             target = urlsplit(urljoin(address, location))
@@ -375,21 +383,23 @@ class Switch:
         except ValueError:
             return None
         # What is below a wildcard is a site of its own.
-        within = target.hostname in (self.options["host"], *self.options["names"])
+        host, served = self.options["host"], self.options["served"]
+        within = target.hostname in (host, *self.options["names"], *served)
         if not location or not within or port not in (None, 80, 443):
             return None
-        return (target.path or "/") + (f"?{target.query}" if target.query else "")
+        path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+        return target.hostname if target.hostname in served else host, path
 
-    def _circle(self, asked: list[str], location: str) -> str:
-        host = self.options["host"]
-        target = urlsplit(urljoin(f"https://{host}{asked[-1]}", location))
-        told = f"https://{host}{asked[-1]} redirects to {location}, and so for ever"
-        if target.hostname != host:
+    def _circle(self, asked: list[tuple[str, str]], location: str) -> str:
+        host, address = self.options["host"], f"https://{''.join(asked[-1])}"
+        target = urlsplit(urljoin(address, location))
+        told = f"{address} redirects to {location}, and so for ever"
+        if target.hostname not in (host, *self.options["served"]):
             return (
                 f"{told}, as the web server redirects {target.hostname} to {host}: leave names to it (PREPEND_WWW ="
                 f" False), or write {target.hostname} first in site_domains"
             )
-        if asked[-1] == self._within(location, f"https://{host}{asked[-1]}"):
+        if asked[-1] == self._within(location, address):
             return f"{told}: the settings need SECURE_PROXY_SSL_HEADER = ('HTTP_X_FORWARDED_PROTO', 'https')"
         return told
 
@@ -548,6 +558,7 @@ def main() -> None:
             "socket": {"type": "str", "required": True},
             "host": {"type": "str", "required": True},
             "names": {"type": "list", "elements": "str", "default": []},
+            "served": {"type": "list", "elements": "str", "default": []},
             "health_path": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 60},
             "services": {"type": "list", "elements": "str", "default": []},

@@ -287,6 +287,10 @@ BAD = [
     ("front pages", "nginx_maintenance_page", "/no/such/file", "there is no such file"),
     ("front requests", "nginx_requests_per_address", 0, "from 1 to"),
     ("valkey setting", "valkey_settings", {"requirepass": "x"}, "leave it out"),
+    ("valkey url", "valkey_urls", {"CELERY_BROKER_URL": 16}, "from 0 to 15"),
+    ("valkey url", "valkey_urls", {"CELERY_BROKER_URL": "1"}, "without quotes"),
+    ("valkey url", "valkey_urls", {"SECRET_KEY": 1}, "set django_secret_key instead"),
+    ("valkey url", "valkey_urls", {"broker url": 1}, "such as CELERY_BROKER_URL"),
     ("valkey setting", "valkey_settings", {"maxmemory policy": "x"}, "write its own name"),
     ("56 typo", "site_domian", "x", "write site_domains"),
     ("56 typo", "gunicorn_worker", 2, "write gunicorn_workers"),
@@ -582,6 +586,9 @@ def test_where_the_own_valkey_is_nobody_else_says():
     assert refused(changes) == []
     (line,) = refused(changes, groups={**GROUPS, "valkey": ["vps1"]})
     assert line.startswith("django_env.REDIS_URL: is where the site's own valkey is; leave it out, or vps1 out of")
+    changes = {"django_env": {"BROKER": "x"}, "valkey_urls": {"BROKER": 1}}
+    (line,) = refused(changes, groups={**GROUPS, "valkey": ["vps1"]})
+    assert line.startswith("django_env.BROKER: is where the site's own valkey is")
 
 
 @pytest.mark.parametrize(
@@ -695,6 +702,8 @@ def test_no_secret_is_repeated():
         {"django_python": "3.12"},
         {"site_names_served": ["www.shop.example.com"]},
         {"site_names_served": "{{ site_domains }}"},
+        {"site_names_served": "all"},
+        {"django_env": {"ENV": "production"}},
         {"django_python": ">=3.11, <3.14"},
         {"django_python": "/opt/python3.12/bin/python3"},
         {"django_groups": ["production"], "django_extras": ["postgres-binary"]},
@@ -756,6 +765,7 @@ def test_no_secret_is_repeated():
         {"nginx_hsts_preload": True, "nginx_hsts_subdomains": True, "nginx_hsts_max_age": 63072000},
         {"nginx_trusted_proxies": ["198.51.100.0/24", "2001:db8::/32"], "nginx_maintenance_admits": ["192.0.2.7"]},
         {"nginx_body_limits": {"/upload": "1000m"}, "nginx_websocket_paths": ["/ws/", "/live"]},
+        {"valkey_urls": {"CELERY_BROKER_URL": 1, "REDIS_URL": 2}},
         {"valkey_settings": {"maxmemory": "1gb", "notify-keyspace-events": "", "appendonly": False, "hz": 20}},
         {"django_services": [{**SERVICE, "single": True, "start_seconds": 20}]},
         {"django_services": [SERVICE, {"name": "w-2", "command": "/usr/bin/python3 x", "stop_timeout": 86400}]},
@@ -919,6 +929,12 @@ PROJECT = {"manage.py": MANAGE, "shop/settings.py": "", "requirements.txt": "dja
         ),
         (PROJECT, {"django_groups": ["prod"]}, "requirements.txt has no group prod"),
         (PROJECT, {"django_requirements": "base.txt"}, "the source has no base.txt"),
+        (
+            {**PROJECT, "pyproject.toml": '[project]\nname = "shop"\nrequires-python = "3.x"\n'},
+            {},
+            "requires-python in pyproject.toml: Invalid specifier: '3.x'; write a range such as >=3.11",
+        ),
+        ({"services/desk/src/manage.py": MANAGE}, {}, "but in services/desk/src; set django_subdirectory"),
         ({"manage.py": MANAGE, "shop/settings.py": "", "poetry.lock": "<<<<"}, {}, "poetry.lock cannot be read"),
     ],
 )

@@ -802,13 +802,29 @@ def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
     assert list(site.releases.iterdir()) == []
 
 
-def test_short_secrets_leave_the_release_id_readable(tmp_path, capsys):
-    args = {"source": str(tmp_path), "home": str(tmp_path), "user": "shop", "manage": "/bin/true", "environment": "A=1"}
-    args |= {"secret_key_file": str(tmp_path / "key"), "media": str(tmp_path), "host": "shop.example.com"}
-    args |= {"build_environment": {"GIT_CONFIG_COUNT": "1", "X": "2"}, "digest": "a", "_ansible_check_mode": True}
-    with patch_module_args(args), pytest.raises(SystemExit):
+def dry_run(home: Path, capsys, **more) -> dict:
+    args = {"source": str(home), "home": str(home), "user": "shop", "manage": "/bin/true", "environment": "A=1"}
+    args |= {"secret_key_file": str(home / "key"), "media": str(home), "host": "shop.example.com", "digest": "a"}
+    with patch_module_args({**args, **more, "_ansible_check_mode": True}), pytest.raises(SystemExit):
         release.main()
-    assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", json.loads(capsys.readouterr().out)["next"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_short_secrets_leave_the_release_id_readable(tmp_path, capsys):
+    told = dry_run(tmp_path, capsys, build_environment={"GIT_CONFIG_COUNT": "1", "X": "2"})
+    assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", told["next"])
+
+
+def test_release_whose_python_is_gone_is_built_anew(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(release, "fingerprint_of", lambda _: "the same")
+    made, python = tmp_path / "releases/20260101T000000Z", tmp_path / "python"
+    (made / "venv/bin").mkdir(parents=True)
+    (made / release.MARKER).write_text(json.dumps({"fingerprint": "the same"}))
+    python.touch(mode=0o755)
+    (made / "venv/bin/python").symlink_to(python)
+    assert dry_run(tmp_path, capsys)["same"] == [made.name]
+    python.unlink()
+    assert dry_run(tmp_path, capsys)["same"] == []
 
 
 @pytest.mark.parametrize(
@@ -873,13 +889,14 @@ def test_what_is_no_traceback_is_told_by_its_end():
 @pytest.mark.parametrize(
     ("said", "packages"),
     [
-        ("error: command 'gcc' failed: No such file or directory", "[build-essential]"),
+        ("error: command 'gcc' failed: No such file or directory", "[build-essential, python3-dev]"),
         ("fatal error: Python.h: No such file\ngcc failed", "[build-essential, python3-dev]"),
         (
             "Please make sure the libxml2 and libxslt development packages are installed. gcc",
             "libxml2-dev, libxslt1-dev]",
         ),
-        ("mysql_config not found", "[default-libmysqlclient-dev, pkg-config]"),
+        ("mysql_config not found", "[build-essential, python3-dev, default-libmysqlclient-dev, pkg-config]"),
+        ("pg_config executable not found.", "[build-essential, python3-dev, libpq-dev]"),
     ],
 )
 def test_what_is_compiled_names_the_packages_it_wants(said, packages):
@@ -887,4 +904,4 @@ def test_what_is_compiled_names_the_packages_it_wants(said, packages):
 
 
 def test_psycopg2_from_source_is_told_of_its_wheel():
-    assert "psycopg[binary]" in release.advice_for("install: pg_config executable not found. gcc")
+    assert "or require psycopg[binary] or psycopg2-binary" in release.advice_for("install: pg_config not found. gcc")

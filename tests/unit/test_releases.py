@@ -7,6 +7,7 @@ import json
 
 import pytest
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, point, write_file
+from ansible_collections.django_vps.stack.plugins.modules import releases
 from ansible_collections.django_vps.stack.plugins.modules.lock import holder, is_held
 from ansible_collections.django_vps.stack.plugins.modules.releases import choose, leaves, lines, read
 
@@ -48,33 +49,53 @@ def test_one_whose_python_is_gone_is_ruled_out_in_words(site):
         else:
             (folder / "lib/python3.11").rename(folder / "lib/python3.9")
         with pytest.raises(StepError, match=f"{name} cannot run: the Python") as refused:
-            choose(site, read(site), name)
+            choose(site, read(site, {}), name)
     assert "-e django_version=vc" in str(refused.value)
     assert "There is no other good one." in str(refused.value)
     with pytest.raises(StepError, match="c cannot run"):
-        choose(site, read(site), "")
-    assert "a  va  its Python is gone" in lines(read(site), "c", [])
+        choose(site, read(site, {}), "")
+    assert "a  va  its Python is gone" in lines(read(site, {}), "c", [])
+
+
+def test_unit_that_restarts_again_and_again_is_reported_with_its_release(site, monkeypatch):
+    states = {
+        "shop.worker@d.service": "active",
+        "shop.beat@d.service": "activating",
+        "shop.worker@b.service": "inactive",
+    }
+    counts = {**dict.fromkeys(states, 3), "shop.mail@d.service": 2}
+
+    def call(program, *argv):
+        if program == "journalctl":
+            return 0, "".join(f"{unit}\n" * count for unit, count in counts.items()), ""
+        return 0, states[argv[-1]] + "\n", ""
+
+    monkeypatch.setattr(releases, "call", call)
+    found = releases.restarting()
+    assert found == {"shop.worker@d.service": 3, "shop.beat@d.service": 3}
+    [live] = [line for line in lines(read(site, found), "c", []) if line.startswith("d ")]
+    assert "live, shop.beat@d.service restarted 3 times in the last hour, shop.worker@d.service restarted 3" in live
 
 
 def test_without_a_wish_it_is_the_one_before(site):
-    assert choose(site, read(site), "") == "c"
+    assert choose(site, read(site, {}), "") == "c"
 
 
 def test_a_good_one_may_be_named(site):
-    assert choose(site, read(site), "a") == "a"
+    assert choose(site, read(site, {}), "a") == "a"
 
 
 @pytest.mark.parametrize(("wanted", "why"), [("b", "b is bad: health: answers 500"), ("x", "there is no release 'x'")])
 def test_a_bad_or_unknown_one_is_refused_with_the_good_ones_named(site, wanted, why):
     with pytest.raises(StepError) as refused:
-        choose(site, read(site), wanted)
+        choose(site, read(site, {}), wanted)
     assert why in str(refused.value)
     assert "Good ones: c, a." in str(refused.value)
 
 
 def test_the_first_release_has_none_before(site):
     point(site.current, "releases/a")
-    assert choose(site, read(site), "") == ""
+    assert choose(site, read(site, {}), "") == ""
 
 
 def test_a_rollback_leaves_the_live_release(site):
@@ -99,14 +120,14 @@ def test_what_was_left_and_is_gone_cannot_be_asked(site):
 
 
 def test_the_list_says_what_is_live_what_is_bad_and_who_switched(site):
-    said = lines(read(site), "c", site.switches()[::-1])
+    said = lines(read(site, {}), "c", site.switches()[::-1])
     assert said[:4] == ["d  vd  live", "c  vc  the one before", "b  vb  bad: health: answers 500", "a  va"]
     assert said[4:6] == ["switches:", "now  ana  c -> d  vd  in 4.2 s"]
 
 
 def test_a_site_without_a_release_says_so(tmp_path):
     site = Site(str(tmp_path))
-    assert lines(read(site), "", []) == ["there is no release yet"]
+    assert lines(read(site, {}), "", []) == ["there is no release yet"]
 
 
 def test_a_lock_counts_while_a_process_holds_it_and_not_by_what_is_written(tmp_path):

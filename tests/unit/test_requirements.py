@@ -73,12 +73,12 @@ def test_the_nearest_file_decides_about_python(tmp_path):
     ],
 )
 def test_whether_a_version_is_one_of_those(version, versions, fit):
-    assert fits(version, versions) is fit
+    assert fits(version, versions, "django_python") is fit
 
 
 def test_what_names_no_versions_is_refused():
     with pytest.raises(StepError, match="set django_python"):
-        fits("3.11.2", "three")
+        fits("3.11.2", "three", "django_python")
 
 
 def write(folder, **files):
@@ -221,6 +221,18 @@ def test_categories_and_indexes_of_a_pipfile_lock(tmp_path):
                 "pyproject__toml": '[project]\nname = "a"\n[[tool.poetry.source]]\nurl = "https://packages.example.com"\n'
             },
             "there is no poetry.lock",
+        ),
+        (
+            {"pyproject__toml": '[project]\nname = "a"\n[[tool.pdm.source]]\nurl = "https://packages.example.com"\n'},
+            "Run pdm export --prod -o requirements.txt",
+        ),
+        (
+            {"pyproject__toml": '[project]\nname = "a"\ndependencies = ["django"]\n', "pdm__lock": ""},
+            "the versions in pdm.lock are for PDM alone",
+        ),
+        (
+            {"pyproject__toml": '[project]\nname = "a"\n', "pdm__lock": ""},
+            "or set django_requirements to pyproject.toml",
         ),
         ({"README": ""}, "Write a requirements.txt"),
         ({"requirements-dev__txt": ""}, "the one that is meant: requirements-dev.txt"),

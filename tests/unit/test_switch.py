@@ -23,6 +23,7 @@ OPTIONS = {
     "socket": "gunicorn.sock",
     "host": "shop.example.com",
     "names": ["shop.example.com", "www.shop.example.com", ".shop.example.net"],
+    "served": ["docs.shop.example.com"],
     "keep": 2,
     "timeout": 60,
     "who": "me",
@@ -97,6 +98,14 @@ def test_the_page_that_a_redirect_within_the_site_leads_to_is_judged(ask, locati
 )
 def test_what_a_redirect_leads_to_elsewhere_is_not_judged(ask, location):
     assert ask(302, location) == ""
+
+
+def test_redirect_to_a_served_name_is_followed_by_that_name(ask):
+    answer = (302, lambda headers: answer_of[headers["Host"]])
+    answer_of = {"shop.example.com": "https://docs.shop.example.com/a", "docs.shop.example.com": "/b"}
+    assert ask(200, **{"": answer}, a=answer, b=(500, "")) == "https://docs.shop.example.com/b answers 500"
+    assert ask(200, **{"": answer}, a=answer, b=(200, "")) == ""
+    assert ask.asked[1]["Host"] == "docs.shop.example.com"
 
 
 def test_pages_that_redirect_to_each_other_never_pass(ask):

@@ -172,7 +172,7 @@ def visited(site):
     def visited(patience: float = 5):
         paths = ["/health/", "/", "/static/notes/site.css"]
         began = time.monotonic()
-        with Load(site.address, site.canonical, path=paths, rate=20) as load:
+        with Load(site.address, site.canonical, path=paths, rate=10) as load:
             yield load
             # What is refused at once is over before they have come to every page.
             time.sleep(max(0, began + 3 - time.monotonic()))

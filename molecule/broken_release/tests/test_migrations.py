@@ -151,6 +151,8 @@ def german(site, psql):
     site.host.check_output(
         "apt-get -qq update && apt-get -qq install --yes --no-install-recommends locales"
         " && echo 'de_DE.UTF-8 UTF-8' > /etc/locale.gen && locale-gen"
+        # It does not find a locale that came after its start.
+        " && systemctl restart postgresql@17-main.service"
     )
     assert psql("ALTER ROLE site13 SET lc_messages = 'de_DE.UTF-8'", "postgres").rc == 0
     assert "existiert nicht" in psql("SELECT nothing").stderr

@@ -290,6 +290,17 @@ def test_port_of_another_program_is_refused(site):
     assert site.get("/").status == 200
 
 
+def test_sites_of_an_nginx_that_was_there_before_are_named(site):
+    ours, aside, theirs = "/etc/nginx/snippets/django_vps-tls.conf", "/root/tls.conf", "/etc/nginx/sites-enabled/blog"
+    site.host.check_output(f"mv {ours} {aside}; touch {theirs}")
+    try:
+        done = play("site", "--limit", site.container, "--tags=nginx")
+    finally:
+        site.host.check_output(f"mv {aside} {ours}; rm {theirs}")
+    assert done.returncode != 0
+    assert f"{site.container}: port 80 is used by nginx for {theirs}" in done.stdout
+
+
 def test_the_log_has_no_secrets_of_queries_and_what_was_asked_for_of_addresses(site):
     mark = f"/nowhere/{os.getpid()}/"
     site.get(f"{mark}?token=geheim&next=/a?b", "-H", "Referer: https://example.test/page?token=geheim")

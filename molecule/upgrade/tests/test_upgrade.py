@@ -21,6 +21,7 @@ ROW = "from notes.models import Notice; Notice.objects.create(title='Kept', text
 def release_before(site, until) -> str:
     """The release that was active before; the server has the new Debian and has restarted."""
     site.manage("shell", "-v", "0", "-c", ROW)
+    site.manage("shell", "-v", "0", "-c", "from django.core.cache import cache; cache.set('kept', 'too', None)")
     before = site.release
     site.host.check_output(UPGRADE)
     subprocess.run(["docker", "restart", site.container], check=True, capture_output=True)
@@ -46,6 +47,8 @@ def test_site_is_back_once_its_data_has_moved(site, release_before):
     assert "over the upgrade" in page.body
     assert site.release != release_before
     assert site.host.check_output(f"/srv/{site.name}/current/venv/bin/python -V").startswith("Python 3.13")
+    kept = site.manage("shell", "-v", "0", "-c", "from django.core.cache import cache; print(cache.get('kept'))")
+    assert kept.strip() == "too"
 
 
 def test_second_run_changes_nothing(site):
@@ -62,4 +65,5 @@ def test_rollback_past_the_upgrade_is_refused(site, release_before):
 
 
 def test_no_unit_of_the_site_has_failed(site):
-    assert site.host.check_output("systemctl --failed --plain --no-legend 'site12*' nginx* postgresql*") == ""
+    failed = "systemctl list-units --failed --plain --no-legend 'site12*' nginx* postgresql* redis*"
+    assert site.host.check_output(failed) == ""

@@ -20,5 +20,5 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # A broker that is told in parts, as many projects have it.
 CELERY_BROKER_URL = "redis://:{REDIS_PASSWORD}@{REDIS_HOST}:{REDIS_PORT}/1".format(**os.environ)
-CELERY_RESULT_BACKEND = os.environ["REDIS_URL"]
+CELERY_RESULT_BACKEND = os.environ["RESULTS_URL"]
 CELERY_BEAT_SCHEDULE = {"tick": {"task": "ticks.tasks.tick", "schedule": 0.5, "args": [os.environ.get("RELEASE")]}}
