@@ -1169,8 +1169,8 @@ def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
         if not values.get("django_build", {}).get("before_collectstatic"):
             refuse_settings(project, module, files)
         if not values.get("django_python"):
-            versions, where = wanted(project, top)
-            fits("3", versions, where)
+            # Which Pythons there are the host knows; what is no range is refused here.
+            fits("3", *wanted(project, top))
         if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
             wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
             requirements_of(find_requirements(project, top, values.get("django_requirements", ""), wish), wish)

@@ -69,13 +69,10 @@ def find_requirements(project: Path, top: Path, wanted: str, wish: Wish | None =
                 if locked_above or not names_requirements(path, wish):
                     rest.append(path)
                     continue
-            refuse_half(path)
-            if not wanted:
-                refuse_pdm(path)
+            refuse_half(path, wanted)
             return path
     for path in rest:
-        refuse_half(path)
-        refuse_pdm(path)
+        refuse_half(path, wanted)
         return path
     if wanted:
         advice = "Set django_requirements to a file that it has."
@@ -111,7 +108,7 @@ def is_member(folder: Path, root: Path) -> bool:
     return named("members") and not named("exclude")
 
 
-def refuse_half(path: Path) -> None:
+def refuse_half(path: Path, wanted: str) -> None:
     """Refuse a file that says only half of it: the rest is known to the tool that it was written for."""
     if path.name == "uv.lock" and not path.with_name("pyproject.toml").is_file():
         raise StepError("source", "there is no pyproject.toml beside uv.lock", "Commit both.")
@@ -131,10 +128,7 @@ def refuse_half(path: Path) -> None:
                 f"{path.name} says in {' and '.join(said)} where packages come from, and there is no {made}",
                 f"Run {command}, and commit {made}; or set django_requirements to another file.",
             )
-
-
-def refuse_pdm(path: Path) -> None:
-    if path.name == "pyproject.toml" and path.with_name("pdm.lock").is_file():
+    if not wanted and path.with_name("pdm.lock").is_file():
         raise StepError(
             "source",
             "the versions in pdm.lock are for PDM alone",

@@ -222,7 +222,7 @@ import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils import files, units
-from ansible_collections.django_vps.stack.plugins.module_utils.guard import Guard
+from ansible_collections.django_vps.stack.plugins.module_utils.guard import PATIENCE, Guard
 
 
 def follow(wanted: list[dict], check_mode: bool) -> list[str]:
@@ -283,7 +283,10 @@ def main():
             module.exit_json(changed=False)
         if options["login"] == "good":
             if not guard.disarm():
-                module.fail_json(msg="The login came too late: the changes had been taken back. Run it again.")
+                module.fail_json(
+                    msg=f"With these settings nobody can log in within {PATIENCE} seconds: the host had taken them back"
+                    " when the login came. Run it again where it was slow."
+                )
             module.exit_json(changed=True)
         result = apply(options, module.check_mode, guard)
     except files.Refused as error:

@@ -1162,15 +1162,11 @@ def advice_for(complaint: str) -> str:
         found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
         if found:
             packages = dict.fromkeys(" ".join(["build-essential python3-dev", *found]).split())
+            compiled = "psycopg[binary] or psycopg2-binary, which are compiled"
             return (
                 "A package is being compiled, as its index has no wheel for this Python: write"
                 f" django_system_packages: [{', '.join(packages)}], with the headers of what it wraps, and run"
-                " site.yml;"
-                + (
-                    " or require psycopg[binary] or psycopg2-binary, which are compiled."
-                    if "pg_config" in complaint
-                    else " or require a version that has a wheel."
-                )
+                f" site.yml; or require {compiled if 'pg_config' in complaint else 'a version that has a wheel'}."
             )
     return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
 

@@ -150,22 +150,20 @@ def test_the_parts_of_the_address_are_those_of_the_url():
 
 
 @pytest.mark.parametrize(
-    ("url", "urls"),
+    ("url", "numbers", "urls"),
     [
         (
             "redis://:a/0@127.0.0.1:6379/0",
+            {"BROKER": 1, "CACHE": 15},
             {"BROKER": "redis://:a/0@127.0.0.1:6379/1", "CACHE": "redis://:a/0@127.0.0.1:6379/15"},
         ),
         (
             "rediss://shop:a@10.0.0.5:6379/0?ssl_ca_certs=/etc/0/x",
+            {"BROKER": 1},
             {"BROKER": "rediss://shop:a@10.0.0.5:6379/1?ssl_ca_certs=/etc/0/x"},
         ),
+        ("", {}, {}),
     ],
 )
-def test_further_urls_have_databases_of_their_own(url, urls):
-    numbers = {"BROKER": 1, "CACHE": 15} if len(urls) > 1 else {"BROKER": 1}
+def test_further_urls_have_databases_of_their_own(url, numbers, urls):
     assert rendered("{{ __valkey_urls }}", __valkey_url=url, valkey_urls=numbers) == urls
-
-
-def test_without_further_names_there_are_no_further_urls():
-    assert rendered("{{ __valkey_urls }}", __valkey_url="", valkey_urls={}) == {}
