@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import multiprocessing
 import os
 import select
 import shlex
@@ -44,7 +45,8 @@ class ActionModule(ActionBase):
 
     def hold(self, command: str) -> None:
         """Run a command on the host until ansible-playbook, the parent of this worker, is no more."""
-        playbook = os.getppid()
+        # Not os.getppid(): that is init, which never ends, where ansible-playbook was killed a moment ago.
+        playbook = multiprocessing.parent_process().pid
         if os.fork():
             return
         try:

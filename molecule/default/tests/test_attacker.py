@@ -102,7 +102,7 @@ ATTACKS = [
     Attack("a method in small letters", "get / HTTP/1.1"),
     Attack("a tunnel", "CONNECT evil.example.org:443 HTTP/1.1", "", (400, 405)),
     Attack("a trace", "TRACE / HTTP/1.1", "", (405,)),
-    Attack("a line of 12 kB", f"GET /{'a' * 12_000} HTTP/1.1"),
+    Attack("a line of 12 kB", f"GET /{'a' * 12_000} HTTP/1.1", "", (414,)),
     Attack("a line of 20 kB", f"GET /{'a' * 20_000} HTTP/1.1", "", (414,)),
     Attack("a header of 20 kB", GET, f"X-A: {'a' * 20_000}\r\n"),
     Attack("another protocol", "SSH-2.0-evil"),
