@@ -91,6 +91,8 @@ PAIRS = (
 
 #: What is typed for one run, as -e name=true, and so arrives as a text.
 TYPED = words("django_force_release django_allow_breaking_migrations")
+#: May have several lines.
+OF_LINES = {"django_build_git_key"}
 
 #: What two sites on one host must not share.
 ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
@@ -340,7 +342,7 @@ def judge_value(name: str, value: Any, spec: dict, rule: Rule) -> Iterator[Probl
         yield from judge_list(name, value, spec, rule)
     elif kind == "dict":
         yield from judge_dict(name, value, rule)
-    elif refusal := unclean(value) or wrong_choice(value, spec):
+    elif refusal := unclean(value, several_lines=name in OF_LINES) or wrong_choice(value, spec):
         yield Problem(name, *refusal, value)
     elif value == "":
         if spec.get("default") != "":
@@ -882,6 +884,18 @@ def proxy(value: str) -> Refusal | None:
     return "is no address of a proxy", "write one such as http://proxy.example:3128"
 
 
+def private_key(value: str) -> Refusal | None:
+    text = f"{value.strip()}\n".encode()
+    load = serialization.load_ssh_private_key if b"OPENSSH" in text[:40] else serialization.load_pem_private_key
+    try:
+        load(text, password=None)
+    except TypeError:
+        return "has a passphrase, which nobody would be there to type", "write a key without one"
+    except (ValueError, UnsupportedAlgorithm):
+        return "is no private key", "write the text of one: {{ lookup('ansible.builtin.file', 'PATH') }}"
+    return None
+
+
 def timezone(value: str) -> Refusal | None:
     known = zoneinfo.available_timezones()
     shape = re.fullmatch(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}", value)
@@ -982,6 +996,7 @@ RULES: dict[str, Rule] = {
     "django_extras": GROUP,
     "django_extra_packages": requirement,
     "django_build_environment": build_variable,
+    "django_build_git_key": private_key,
     "django_files": file_entry,
     "django_build": build_commands,
     "django_after_migrate": management_command,

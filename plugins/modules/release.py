@@ -147,6 +147,13 @@ options:
     description: The same, of this project, such as the credentials of its package index. It is kept in no release.
     type: dict
     default: {}
+  git_key:
+    description:
+      - Text of a private SSH key, which git fetches packages with. It is kept in no release.
+      - The host key of a server is believed when it is met first and nothing is known in C(/etc/ssh/ssh_known_hosts),
+        and has to be the same from then on.
+    type: str
+    default: ""
   packages:
     description: Packages the stack needs, each as C(name==version), installed when the project does not bring them.
     type: list
@@ -481,6 +488,11 @@ ADVICE = (
         "Name git in django_system_packages, and run site.yml.",
     ),
     (
+        r"Permission denied \(publickey|Host key verification failed",
+        "A package comes from git by SSH: write a key that opens it as django_build_git_key, or fetch it by https with"
+        " a token (docs/project.md).",
+    ),
+    (
         r"(?i)hash(es)? mismatch|do not match the hashes",
         "A package is not the one that was locked: lock again, or ask why.",
     ),
@@ -543,6 +555,7 @@ class Build:
         self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
         # Of root alone, and gone before the release is whole.
         self.build_environment = self.path / "build_env"
+        self.git_key = self.path / "git_key"
         #: Whether all packages are there, and another build may share them.
         self.installed = False
 
@@ -601,6 +614,12 @@ class Build:
             # Not as arguments: anybody may read those, and the properties of units.
             f"EnvironmentFile={self.build_environment}",
         )
+        if self.git_key.exists():
+            properties += (f"LoadCredential=git_key:{self.git_key}",)
+            environment["GIT_SSH_COMMAND"] = (
+                'ssh -i "$CREDENTIALS_DIRECTORY/git_key" -o IdentitiesOnly=yes -o BatchMode=yes'
+                f" -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.cache}/known_hosts"
+            )
         if as_project:
             environment["PATH"] = f"{self.venv}/bin:/usr/local/bin:/usr/bin:/bin"
             properties += (f"EnvironmentFile={self.path}/env",)
@@ -627,6 +646,9 @@ class Build:
             shutil.chown(folder, self.options["user"], self.options["user"])
         lines = (f"{name}={quoted(value)}\n" for name, value in self._environment().items())
         write_file(self.build_environment, "".join(lines), 0o600)
+        if key := self.options["git_key"].strip():
+            # ssh reads no key whose last line does not end.
+            write_file(self.git_key, f"{key}\n", 0o600)
 
     def _extract(self) -> None:
         with tempfile.TemporaryFile(dir=self.path) as archive:
@@ -1133,6 +1155,7 @@ class Build:
         # A file that does not compile may be a template of somebody's; what matters was imported by the check.
         self.sandboxed("compile", "sh", "-c", f"{self.venv}/bin/python -I -S -m compileall -q {self.code} >&2 || true")
         self.build_environment.unlink()
+        self.git_key.unlink(missing_ok=True)
         self._take(self.code)
         take(self.static, "root", public=True)
         # Only now: nothing that the project's code wrote can change under root's hands any more.
@@ -1212,7 +1235,7 @@ def fingerprint_of(options: dict) -> str:
         name: options[name]
         for name in (
             *("digest", "user", "installer", "requirements", "packages", "subdirectory"),
-            *("groups", "extras", "extra_packages", "build_environment", "shared_paths"),
+            *("groups", "extras", "extra_packages", "build_environment", "git_key", "shared_paths"),
             *("settings_module", "application", "static_url", "media_url", "media", "environment"),
             *("before_collectstatic", "after_collectstatic", "collectstatic", "after_migrate"),
         )
@@ -1326,6 +1349,7 @@ def main() -> None:
             "extra_packages": {"type": "list", "elements": "str", "default": []},
             "fetch_environment": {"type": "dict", "default": {}, "no_log": True},
             "build_environment": {"type": "dict", "default": {}, "no_log": True},
+            "git_key": {"type": "str", "default": "", "no_log": True},
             "packages": {"type": "list", "elements": "str", "default": []},
             "subdirectory": {"type": "str", "default": ""},
             "settings_module": {"type": "str", "default": ""},

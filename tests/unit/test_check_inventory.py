@@ -25,7 +25,7 @@ from ansible_collections.django_vps.stack.plugins.action.check_inventory import 
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 ROOT = Path(__file__).parent.parent.parent
 ROLES = ["host", "postgres", "django", "valkey", "gunicorn", "deployer", "letsencrypt", "nginx"]
@@ -41,6 +41,15 @@ GOOD = {
 SERVICE = {"name": "worker", "command": "celery -A shop worker"}
 TIMER = {"name": "cleanup", "command": "python manage.py clearsessions", "on_calendar": "daily"}
 GROUPS = {"web": ["vps1"], "app": ["vps1"], "database": ["vps1"]}
+
+
+def generated_key(passphrase: bytes = b"") -> str:
+    """An SSH key as ssh-keygen writes it, or with a passphrase as openssl does."""
+    encryption, form = serialization.NoEncryption(), serialization.PrivateFormat.OpenSSH
+    if passphrase:
+        encryption, form = serialization.BestAvailableEncryption(passphrase), serialization.PrivateFormat.PKCS8
+    key = ed25519.Ed25519PrivateKey.generate()
+    return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
 
 
 SPECS = read_specs(ROLES)
@@ -194,6 +203,9 @@ BAD = [
     ("no group", "django_groups", ["--all"], "is no name of a group"),
     ("no variable of the build", "django_build_environment", {"A-B": "x"}, "is no name of a variable"),
     ("the loader of the build", "django_build_environment", {"LD_PRELOAD": "x"}, "changes how programs start"),
+    ("no key for packages", "django_build_git_key", "ssh-ed25519 AAAA", "is no private key"),
+    ("half a key for packages", "django_build_git_key", generated_key().rpartition("-----END")[0], "is no private key"),
+    ("a locked key for packages", "django_build_git_key", generated_key(b"locked"), "has a passphrase"),
     ("a shared folder outside", "django_shared_paths", ["../x"], "leads out of the source"),
     ("a shared folder in another", "django_shared_paths", ["data", "data/index"], "leave data/index out"),
     ("file outside", "django_files", {"../shop.py": "x"}, "leads out of the source"),
@@ -709,6 +721,7 @@ def test_no_secret_is_repeated():
         {"django_groups": ["production"], "django_extras": ["postgres-binary"]},
         {"django_extra_packages": ["psycopg[binary]==3.2.9", "tzdata", "own @ https://example.com/own.whl"]},
         {"django_build_environment": {"npm_config_registry": "https://x", "UV_INDEX_OWN_PASSWORD": "geheim"}},
+        {"django_build_git_key": generated_key()},
         {"django_shared_paths": ["data", "database/index"]},
         {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
         {

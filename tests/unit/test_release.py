@@ -283,7 +283,7 @@ def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
 OPTIONS = {
     **dict.fromkeys(("digest", "user", "python", "installer", "requirements", "packages", "subdirectory"), "x"),
     **dict.fromkeys(("settings_module", "application", "static_url", "media_url", "media", "environment"), "x"),
-    **dict.fromkeys(("groups", "extras", "extra_packages", "build_environment", "shared_paths"), "x"),
+    **dict.fromkeys(("groups", "extras", "extra_packages", "build_environment", "git_key", "shared_paths"), "x"),
     **dict.fromkeys(("before_collectstatic", "after_collectstatic", "collectstatic", "after_migrate"), "x"),
     "copies": [],
     "depends_on": [],
@@ -724,6 +724,26 @@ def test_root_of_a_poetry_project_is_installed_alone(build, install):
     text = '[tool.poetry]\nname = "shop"\n[tool.poetry.dependencies]\n[build-system]\nrequires = []\n'
     _, root = install(pyproject__toml=text, poetry__lock="")
     assert root.endswith(f"--no-deps --editable {build.code}")
+
+
+@pytest.mark.parametrize("key", ["", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----"])
+def test_key_for_git_is_given_to_the_build_and_to_no_release(build, monkeypatch, key):
+    ran = []
+    monkeypatch.setattr(release, "run", lambda step, argv, **_: ran.append(argv))
+    monkeypatch.setattr(release.shutil, "chown", lambda *_, **__: None)
+    build.options.update(fetch_environment={}, build_environment={}, git_key=key)
+    build.cache, build.venv = Path("/var/cache/me"), build.path / "venv"
+    build.build_environment, build.git_key = build.path / "build_env", build.path / "git_key"
+    build.code.rmdir()
+    build.path.rmdir()
+    build._lay_out()
+    assert build.git_key.exists() == bool(key)
+    if key:
+        assert (build.git_key.stat().st_mode & 0o777, build.git_key.read_text()) == (0o600, f"{key}\n")
+    Build.sandboxed(build, "install", "true")
+    assert (f"--property=LoadCredential=git_key:{build.git_key}" in ran[0]) == bool(key)
+    assert any(word.startswith("--setenv=GIT_SSH_COMMAND=ssh -i ") for word in ran[0]) == bool(key)
+    assert not any("abc" in word for word in ran[0])
 
 
 @pytest.mark.parametrize("hidden", ["/root/.pyenv/versions/3.12/bin/python", "/home/me/python"])

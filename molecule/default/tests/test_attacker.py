@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+SSH_PORTS = {"site12": "2222", "site13": "22"}
+
 
 def raw(site, request: str, name: str | None = None) -> str:
     """Send bytes over TLS as they are; the status line, or nothing when the connection is closed without one."""
@@ -213,10 +215,10 @@ def test_postgresql_listens_on_its_socket_alone(host):
     assert "5432" not in host.check_output("ss -Hltn")
 
 
-def test_only_ssh_and_the_web_listen(host):
-    lines = host.check_output("ss -Hltn").splitlines()
+def test_only_ssh_and_the_web_listen(site):
+    lines = site.host.check_output("ss -Hltn").splitlines()
     outside = [line.split()[3] for line in lines if not line.split()[3].startswith(("127.", "[::1]"))]
-    assert {address.rsplit(":", 1)[1] for address in outside} == {"22", "80", "443"}
+    assert {address.rsplit(":", 1)[1] for address in outside} == {SSH_PORTS[site.name], "80", "443"}
 
 
 def test_debians_own_valkey_which_asks_nobody_for_a_password_does_not_run(host):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+from collections.abc import Iterator
 
 import pytest
 from conftest import EPHEMERAL, Site, servers
@@ -361,11 +362,45 @@ def test_a_command_of_the_build_can_change_nothing_but_its_release(legacy):
     assert "changed /" not in done.stdout
 
 
+@pytest.fixture
+def package_of_git(legacy) -> Iterator[tuple[str, str]]:
+    """A requirement that comes by SSH from a git server of its own, and the key that opens it."""
+    legacy.host.check_output(
+        "useradd --create-home git && su - git -c '"
+        'mkdir -m 0700 .ssh && ssh-keygen -qt ed25519 -N "" -f key && mv key.pub .ssh/authorized_keys'
+        ' && git init -q greeting && cd greeting && printf "HELLO = 1\\n" > greeting.py'
+        ' && printf "[project]\\nname = \\"greeting\\"\\nversion = \\"1\\"\\n" > pyproject.toml'
+        " && git add . && git -c user.name=a -c user.email=a@example.test commit -qm 1'"
+        " && ssh-keygen -qt ed25519 -N '' -f /home/git/host && systemd-run --quiet --collect --unit=git-server"
+        " /usr/sbin/sshd -De -f /dev/null -p 2200 -h /home/git/host"
+    )
+    commit = legacy.host.check_output("su - git -c 'git -C greeting rev-parse HEAD'")
+    key = legacy.host.check_output("cat /home/git/key")
+    yield f"greeting @ git+ssh://git@localhost:2200/home/git/greeting@{commit}", key
+    legacy.host.check_output("systemctl stop git-server && userdel --remove git")
+
+
+def test_package_comes_from_git_with_a_key_that_only_the_build_knows(legacy, package_of_git):
+    requirement, key = package_of_git
+    before = legacy.release
+    done = deploy(legacy, django_extra_packages=[requirement])
+    assert done.returncode != 0
+    assert "write a key that opens it as django_build_git_key" in done.stdout
+    assert legacy.release == before
+    assert deploy(legacy, django_extra_packages=[requirement], django_build_git_key=key).returncode == 0
+    assert legacy.host.run("ls /srv/legacy/current/venv/lib/python3*/site-packages/greeting.py").rc == 0
+    secret = key.splitlines()[1]
+    assert legacy.host.run(f"grep -rq {secret} /srv/legacy/releases /var/cache/legacy").rc == 1
+    assert legacy.host.run(f"journalctl --no-pager | grep -q {secret}").rc == 1
+    assert "localhost" in legacy.host.check_output("cat /var/cache/legacy/known_hosts")
+
+
 def test_a_command_after_the_migrations_that_fails_keeps_the_release_from_going_live(legacy):
     before = legacy.release
     done = deploy(legacy, django_after_migrate=["loaddata nothing"])
     assert done.returncode != 0
-    assert "No fixture named 'nothing' found" in done.stdout
+    assert "manage.py loaddata nothing: CommandError: No fixture named 'nothing' found" in done.stdout
+    assert f"{before} goes on serving" in done.stdout
     assert legacy.release == before
     assert page(legacy)["release"] == before
 

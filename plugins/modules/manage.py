@@ -1,0 +1,104 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: manage
+short_description: Run commands of a release's C(manage.py)
+version_added: 1.0.0
+description:
+  - Runs them one after the other, as the site does, and stops at the first that fails. The message then begins with the
+    error, and of a traceback has the project's own frames.
+  - A command of a run that was killed may still be under way, and is waited for.
+options:
+  home:
+    description: Folder of the site on the host.
+    type: path
+    required: true
+  manage:
+    description: Program that runs C(manage.py) of a release as the site does, called with C(--release=ID).
+    type: path
+    required: true
+  release:
+    description: Id of the release.
+    type: str
+    required: true
+  commands:
+    description: The commands with their arguments, quoted as for a shell. No shell reads them.
+    type: list
+    elements: str
+    required: true
+  creates:
+    description: File that is written once all have run. Where it is there already, none runs.
+    type: path
+attributes:
+  check_mode:
+    support: full
+    description: Runs none.
+  diff_mode:
+    support: none
+author:
+  - the django_vps.stack authors
+"""
+
+EXAMPLES = r"""
+- name: Bring the first data
+  django_vps.stack.manage:
+    home: /srv/shop
+    manage: /usr/local/sbin/shop-manage
+    release: 20261121T081500Z
+    commands: [createcachetable, loaddata countries]
+    creates: /srv/shop/releases/20261121T081500Z/after_migrate
+"""
+
+RETURN = r"""
+output:
+  description: What each command printed.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Installed 249 object(s) from 1 fixture(s)\n"]
+"""
+
+import contextlib
+import shlex
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, only_one, run, write_file
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "manage": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "commands": {"type": "list", "elements": "str", "required": True},
+            "creates": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    given, output = module.params, []
+    site, creates = Site(given["home"]), given["creates"] and Path(given["creates"])
+    try:
+        with contextlib.nullcontext() if module.check_mode else only_one(site.home):
+            if creates and creates.exists():
+                module.exit_json(changed=False, output=output)
+            if module.check_mode:
+                module.exit_json(changed=True, output=output)
+            for command in given["commands"]:
+                argv = [given["manage"], f"--release={given['release']}", *shlex.split(command)]
+                output.append(run(f"manage.py {command}", argv))
+            if creates:
+                # Last, so that a run after one that was killed runs all of them.
+                write_file(creates, "".join(f"{command}\n" for command in given["commands"]))
+    except StepError as error:
+        serving = f"{site.live} goes on serving." if site.live else "No release is live yet."
+        module.fail_json(msg=f"{error}\n{serving}", step=error.step)
+    module.exit_json(changed=True, output=output)
+
+
+if __name__ == "__main__":
+    main()

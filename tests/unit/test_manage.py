@@ -1,0 +1,73 @@
+"""Commands of manage.py: once for each release, and a failure in words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.django_vps.stack.plugins.modules import manage
+
+PROGRAM = """#!/bin/sh
+echo "$@" >> {home}/ran
+case $2 in
+    wrong) cat {home}/traceback >&2; exit 1;;
+esac
+echo "done: $2"
+"""
+TRACEBACK = """Traceback (most recent call last):
+  File "/srv/shop/releases/1/venv/lib/python3.13/site-packages/django/core/management/base.py", line 1, in run
+    execute()
+  File "/srv/shop/releases/1/code/notes/management/commands/wrong.py", line 7, in handle
+    open_till()
+RuntimeError: the till is empty
+"""
+
+
+@pytest.fixture
+def command(tmp_path, capsys):
+    """Runs the module; returns what it tells, and what manage.py was called with so far."""
+    (tmp_path / "traceback").write_text(TRACEBACK)
+    (tmp_path / "manage").write_text(PROGRAM.format(home=tmp_path))
+    (tmp_path / "manage").chmod(0o755)
+
+    def run(*commands: str, check: bool = False) -> tuple[dict, list[str]]:
+        args = {"home": str(tmp_path), "manage": str(tmp_path / "manage"), "release": "1", "commands": list(commands)}
+        args |= {"creates": str(tmp_path / "marker"), "_ansible_check_mode": check}
+        with patch_module_args(args), pytest.raises(SystemExit):
+            manage.main()
+        ran = tmp_path / "ran"
+        return json.loads(capsys.readouterr().out), ran.read_text().splitlines() if ran.exists() else []
+
+    return run
+
+
+def test_commands_run_once_and_in_order(command):
+    told, ran = command("createcachetable", "loaddata 'my countries'")
+    assert told["changed"]
+    assert told["output"] == ["done: createcachetable\n", "done: loaddata\n"]
+    assert ran == ["--release=1 createcachetable", "--release=1 loaddata my countries"]
+    told, again = command("createcachetable", "loaddata 'my countries'")
+    assert not told["changed"]
+    assert again == ran
+
+
+def test_failure_begins_with_its_cause_and_stops_the_rest(command):
+    told, ran = command("createcachetable", "wrong", "loaddata countries")
+    assert told["failed"]
+    assert told["msg"].splitlines()[:2] == [
+        "manage.py wrong: RuntimeError: the till is empty",
+        "Traceback (most recent call last):",
+    ]
+    assert "django/core" not in told["msg"]
+    assert "No release is live yet." in told["msg"]
+    assert len(ran) == 2
+    # The next run begins with the first.
+    _, ran = command("createcachetable")
+    assert len(ran) == 3
+
+
+def test_dry_run_runs_none(command):
+    told, ran = command("createcachetable", check=True)
+    assert told["changed"]
+    assert ran == []
