@@ -109,7 +109,7 @@ AGREED = (
     *("site_names_served", "nginx_domains", "nginx_peer_port", "letsencrypt_share_port"),
     *("host_identity", "postgres_user", "valkey_port", "valkey_urls"),
     *("django_static_url", "django_media_url", "django_secret_key"),
-    *("nginx_client_max_body_size", "nginx_body_limits", "nginx_websocket_paths"),
+    *("nginx_client_max_body_size", "nginx_body_limits", "nginx_streamed_paths", "nginx_websocket_paths"),
 )
 
 SAMPLES = {
@@ -1064,6 +1064,7 @@ RULES: dict[str, Rule] = {
         burst=between(1, 10000),
     ),
     "nginx_body_limits": body_limit,
+    "nginx_streamed_paths": LOCATION,
     "nginx_websocket_paths": LOCATION,
     "nginx_trusted_proxies": network_in_front,
     "nginx_maintenance_admits": network,
@@ -1465,7 +1466,7 @@ def preload_is_meant(case: Case) -> Iterator[Problem]:
 def paths_of_nginx(case: Case) -> Iterator[Problem]:
     """What has a location of its own already."""
     static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
-    for name in ("nginx_body_limits", "nginx_websocket_paths"):
+    for name in ("nginx_body_limits", "nginx_streamed_paths", "nginx_websocket_paths"):
         for path in case.values.get(name, ()):
             if path in (static, media, f"{media}private/"):
                 yield Problem(name, "is served from the disk", "write a path that Django answers", path)

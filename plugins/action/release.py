@@ -62,7 +62,8 @@ class ActionModule(ActionBase):
                 archive.seek(0)
                 arguments["content"] = base64.b64encode(archive.read()).decode()
             result = self._execute_module(MODULE, module_args=arguments, task_vars=task_vars)
-            if result.get("changed") and (lacking := untranslated(names, arguments.get("before_collectstatic") or [])):
+            commands = [*(arguments.get("before_collectstatic") or ()), *(arguments.get("after_collectstatic") or ())]
+            if result.get("changed") and (lacking := untranslated(names, commands)):
                 self._display.warning(
                     f"{', '.join(lacking[:5])}: there is no .mo beside it, so visitors do not see that translation;"
                     " write django_build: {before_collectstatic: [python manage.py compilemessages]} and"

@@ -212,6 +212,23 @@ def test_a_path_may_take_larger_bodies(site, tmp_path):
     assert site.get("/large/", "--data-binary", f"@{tmp_path}/large").status == 413
 
 
+def test_an_upload_is_read_while_it_arrives_where_that_is_wanted(site):
+    with mirror_behind(site):
+        assert "POST /feed/today " in answer_to_half_an_upload(site, "/feed/today")
+        with pytest.raises(TimeoutError):
+            answer_to_half_an_upload(site, "/large/")
+
+
+def answer_to_half_an_upload(site, path: str) -> str:
+    context = ssl.create_default_context(cafile=str(site.roots))
+    with (
+        socket.create_connection((site.address, 443), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=site.canonical) as connection,
+    ):
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {site.canonical}\r\nContent-Length: 9\r\n\r\nhalf".encode())
+        return connection.recv(65536).decode()
+
+
 def test_one_address_has_so_many_requests_under_way_and_no_more(site):
     with behind(site, "sleep", "60"):
         statuses = asked_at_once(site, 60)
