@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -49,4 +50,14 @@ def test_scenario(scenario, request):
             except BaseException:
                 molecule.kill()
                 raise
-    assert molecule.returncode == 0, f"{log}:\n" + "\n".join(log.read_text().splitlines()[-120:])
+    if molecule.returncode:
+        pytest.fail(f"{log}:\n{told(log.read_text())}", pytrace=False)
+
+
+def told(log: str) -> str:
+    """What failed and why, without the code of the tests: a CI shows a part of what it is given."""
+    lines = log.splitlines()
+    failures = [number for number, line in enumerate(lines) if re.match("=+ (FAILURES|ERRORS) =+$", line)]
+    if not failures:
+        return "\n".join(lines[-60:])
+    return "\n".join(line[:300] for line in lines[failures[0] :] if re.match(r"_+ .* _+$|>  |E  |\S+:\d+: ", line))

@@ -21,9 +21,9 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 # Writing is how it notices that nobody is there any more: the pipe breaks, or the terminal hangs up.
-# With a language that writes 1.5 with a comma, flock reads no other notation.
+# With a language that writes 0.8 with a comma, flock reads no other notation.
 HOLD = """
-exec 9>> {path} && LC_ALL=C flock --timeout 1.5 9 && printf %s {holder} > {path} && while printf .; do sleep 0.5; done
+exec 9>> {path} && LC_ALL=C flock --timeout 0.8 9 && printf %s {holder} > {path} && while printf .; do sleep 0.5; done
 """
 
 

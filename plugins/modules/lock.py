@@ -61,7 +61,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 #: Seconds in which a run that has just ended lets go, and in which the connection that holds the lock comes up.
-PATIENCE = 2
+PATIENCE = 1
 CONNECT_SECONDS = 20
 
 
