@@ -9,6 +9,7 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -160,6 +161,10 @@ def from_folder(top: Path) -> Entries:
 
 def names_in(top: Path) -> list[str]:
     """The files of a folder: what git does not ignore, or without git all but the usual noise."""
+    if not shutil.which("git"):
+        if any((folder / ".git").exists() for folder in (top, *top.resolve().parents)):
+            raise ValueError("git says which of its files are ignored, and is not installed on this machine")
+        return all_in(top)
     listed = subprocess.run(
         ["git", "-C", str(top), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True,
@@ -179,6 +184,10 @@ def names_in(top: Path) -> list[str]:
             elif os.path.lexists(top / name):
                 names.append(name)
         return names
+    return all_in(top)
+
+
+def all_in(top: Path) -> list[str]:
     found = []
     for base, folders, files in os.walk(top):
         if "pyvenv.cfg" in files:  # a virtual environment, whatever its name

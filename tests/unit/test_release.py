@@ -146,6 +146,17 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named(project):
         packed(project)
 
 
+@pytest.mark.parametrize("repository", ["", ".", ".."])
+def test_folder_is_packed_without_git_unless_git_has_to_say_what_is_ignored(project, monkeypatch, repository):
+    monkeypatch.setenv("PATH", "/nowhere")
+    if not repository:
+        assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
+        return
+    (project / repository / ".git").mkdir()
+    with pytest.raises(ValueError, match="is not installed on this machine"):
+        packed(project)
+
+
 def test_translations_that_nobody_compiles_are_told():
     names = ["a/locale/de/LC_MESSAGES/django.po", "locale/fr/LC_MESSAGES/django.po", "locale/fr/LC_MESSAGES/django.mo"]
     assert untranslated(names, []) == names[:1]

@@ -21,7 +21,7 @@ def test_server_can_set_up_and_deploy_itself(site):
     inventory = f"-i {ROOT}/tests/support/inventory.yml -i /root/hosts.yml"
     site.host.check_output(f"printf '%s' '{HOSTS}' > /root/hosts.yml")
     site.host.check_output(
-        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-venv"
+        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends git python3-venv"
         " && python3 -m venv /root/ansible && /root/ansible/bin/pip -q install 'ansible-core>=2.19'"
     )
     done = site.host.run(
