@@ -553,7 +553,7 @@ class Build:
         self.cache = Path("/var/cache") / self.options["user"]
         self.application = self.options["application"]
         self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
-        # Of root alone, and gone before the release is whole.
+        # Both are gone before the release is whole. The first is of root alone.
         self.build_environment = self.path / "build_env"
         self.git_key = self.path / "git_key"
         #: Whether all packages are there, and another build may share them.
@@ -615,9 +615,8 @@ class Build:
             f"EnvironmentFile={self.build_environment}",
         )
         if self.git_key.exists():
-            properties += (f"LoadCredential=git_key:{self.git_key}",)
             environment["GIT_SSH_COMMAND"] = (
-                'ssh -i "$CREDENTIALS_DIRECTORY/git_key" -o IdentitiesOnly=yes -o BatchMode=yes'
+                f"ssh -i {self.git_key} -o IdentitiesOnly=yes -o BatchMode=yes"
                 f" -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.cache}/known_hosts"
             )
         if as_project:
@@ -649,6 +648,7 @@ class Build:
         if key := self.options["git_key"].strip():
             # ssh reads no key whose last line does not end.
             write_file(self.git_key, f"{key}\n", 0o600)
+            shutil.chown(self.git_key, self.options["user"], self.options["user"])
 
     def _extract(self) -> None:
         with tempfile.TemporaryFile(dir=self.path) as archive:

@@ -366,7 +366,7 @@ def test_a_command_of_the_build_can_change_nothing_but_its_release(legacy):
 def package_of_git(legacy) -> Iterator[tuple[str, str]]:
     """A requirement that comes by SSH from a git server of its own, and the key that opens it."""
     legacy.host.check_output(
-        "useradd --create-home git && su - git -c '"
+        "useradd --create-home --password \\* git && su - git -c '"
         'mkdir -m 0700 .ssh && ssh-keygen -qt ed25519 -N "" -f key && mv key.pub .ssh/authorized_keys'
         ' && git init -q greeting && cd greeting && printf "HELLO = 1\\n" > greeting.py'
         ' && printf "[project]\\nname = \\"greeting\\"\\nversion = \\"1\\"\\n" > pyproject.toml'
