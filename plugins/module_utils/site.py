@@ -212,6 +212,11 @@ class Site:
         except OSError:
             return None
 
+    @property
+    def serving(self) -> str:
+        """What a step that failed leaves to visitors."""
+        return f"{self.live} goes on serving." if self.live else "No release is live yet."
+
     def facts(self, release: str) -> dict | None:
         """The marker of a release; None when the release is not whole."""
         try:

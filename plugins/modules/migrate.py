@@ -432,9 +432,7 @@ def main() -> None:
             module.warn(f"the migration had to wait for {line}")
         module.exit_json(changed=bool(migrate.plan), **told)
     except StepError as error:
-        live = Site(module.params["home"]).live
-        serving = f"{live} goes on serving." if live else "No release is live yet."
-        module.fail_json(msg=f"{error}\n{serving}", step=error.step, **told)
+        module.fail_json(msg=f"{error}\n{Site(module.params['home']).serving}", step=error.step, **told)
 
 
 if __name__ == "__main__":
