@@ -9,6 +9,7 @@ A rule answers None, or what is wrong and what to do instead.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import ipaddress
@@ -23,16 +24,19 @@ import tarfile
 import tempfile
 import zlib
 import zoneinfo
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import yaml
+from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.vault import EncryptedString
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.django_vps.stack.plugins.action.release import from_archive
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
@@ -89,6 +93,8 @@ PAIRS = (
     ("host_apt_mirror", "host_apt_security_mirror"),
 )
 
+#: What the playbooks take from the command line, beside the variables of roles.
+OF_PLAYBOOKS = words("release host maintenance")
 #: What is typed for one run, as -e name=true, and so arrives as a text.
 TYPED = words("django_force_release django_allow_breaking_migrations")
 #: May have several lines.
@@ -250,8 +256,10 @@ class Problem(NamedTuple):
     value: Any = ...
 
     def line(self, secret: bool) -> str:
-        got = "" if self.value is ... or secret else f" (got: {shown(self.value)})"
-        return f"{self.name}: {self.what}{got}; {self.advice}"
+        # A secret may have come into any part of a dictionary.
+        got = "" if self.value is ... or secret or isinstance(self.value, dict) else f" (got: {shown(self.value)})"
+        name = re.sub("=.*", "=…", self.name, flags=re.DOTALL)
+        return f"{name}: {self.what}{got}; {self.advice}"
 
 
 @dataclass
@@ -268,6 +276,15 @@ class Case:
     #: Variables that could not be templated.
     failed: dict[str, Failure] = field(default_factory=dict)
     login: str = ""
+    #: The hosts of the run, and the groups of which it needs one.
+    run: list[str] = field(default_factory=list)
+    needs: frozenset[str] = frozenset(GROUPS)
+    #: What was given on the command line.
+    typed: frozenset[str] = frozenset()
+    #: Names of files and folders in group_vars.
+    group_files: frozenset[str] = frozenset()
+    #: Where a file of the inventory says a name twice, and the name.
+    twice: tuple[tuple[str, str], ...] = ()
     #: Whether the run brings a release; otherwise the source need not be there, as for a rollback in a hurry.
     deploys: bool = True
     #: Other hosts of the inventory behind the same address, with their values.
@@ -289,10 +306,12 @@ class Case:
     def secret(self, name: str) -> bool:
         """Whether the value may be a secret, which no message repeats."""
         owner = name.partition(".")[0]
+        spec = self.specs.get(owner, {})
         return (
-            owner in ("django_env", "django_build_environment")
+            # Settings and environments of whatever names.
+            (spec.get("type") == "dict" and "options" not in spec)
             or bool(SECRET.search(name))
-            or bool(self.specs.get(owner, {}).get("no_log"))
+            or bool(spec.get("no_log"))
             or any(
                 isinstance(leaf, EncryptedString) or "vault" in leaf.lower() for leaf in leaves(self.given.get(owner))
             )
@@ -305,9 +324,16 @@ def problems(case: Case) -> list[str]:
 
 
 def judge(case: Case) -> Iterator[Problem]:
+    if not case.groups.get("all"):
+        yield Problem("inventory", "has no hosts", "name the one that has, as -i inventories/prod")
+        return
     anywhere = [host for group in GROUPS for host in case.groups.get(group, ())]
+    for where, name in case.twice:
+        yield Problem(where, f"says {name} twice, and the first is lost", "write it once")
+    yield from run_does_something(case)
     if anywhere and case.host not in anywhere:
         return
+    yield from misspelt_groups(case)
     yield from empty_groups(case)
     if not anywhere:
         return
@@ -422,7 +448,8 @@ def wrong_kind(value: Any, wanted: str) -> Refusal | None:
         scalar = is_kind not in ("none", "list", "dict")
         return what, "quote it" if scalar else "write one text"
     if wanted == "list" and is_kind == "str":
-        return what, f"write a list: [{', '.join(re.split(r'[,; ]+', value.strip()))}]"
+        items = ", ".join(re.split(r"[,; ]+", value.strip()))
+        return what, "write a list: [one, two]" if "//" in items or SECRET.search(items) else f"write a list: [{items}]"
     return what, {
         "bool": "write true or false, without quotes (after -e: as JSON)",
         "int": "write a whole number, without quotes (after -e: as JSON)",
@@ -605,7 +632,7 @@ def source(value: str) -> Refusal | None:
         return ("starts with a dash, as an option of git's would", f"write {SAMPLES['django_source']}")
     if not ADDRESS.match(value):
         return None
-    if re.match(r"[a-z+]+://[^/@]*:[^/]*@|https?://[^/]*@", value, re.IGNORECASE):
+    if re.match(r"(?!ssh://[^/:@]*@[^@]*\Z)[a-z+]+://.*@", value, re.IGNORECASE):
         return (
             "has credentials in the address, where other users and .git/config show them",
             "write it without, and let an SSH key or git's credential helper give them",
@@ -1097,6 +1124,33 @@ RULES: dict[str, Rule] = {
 # Rules for names and for several variables at once
 
 
+def meant(name: str, known: Iterable[str], closeness: float = 0.9) -> str:
+    """The one of the known names that this one is but misspelt, or none."""
+    plain = name.lower().replace("-", "_")
+    near = [each for each in known if each[0] == plain[0] and abs(len(each) - len(plain)) <= 2]
+    # Numbers tell things apart.
+    near = [each for each in near if re.sub(r"\d", "", each) != re.sub(r"\d", "", plain) or each == plain]
+    swapped = [each for each in near if sorted(each) == sorted(plain)]
+    return next(iter(swapped or difflib.get_close_matches(plain, near, 1, closeness)), "")
+
+
+def run_does_something(case: Case) -> Iterator[Problem]:
+    needed = {host for group in case.needs for host in case.groups.get(group, ())}
+    if needed and not needed & set(case.run):
+        groups = " or ".join(group for group in GROUPS if group in case.needs)
+        yield Problem("--limit", f"leaves no host of the group {groups}, so nothing would be done", "name one of them")
+
+
+def misspelt_groups(case: Case) -> Iterator[Problem]:
+    missing = [group for group in GROUPS if not case.groups.get(group)]
+    for name in case.groups.keys() - GROUPS.keys():
+        if near := meant(name, missing, 0.8):
+            yield Problem(name, "is no group of the stack", f"write {near}")
+    for name in sorted(case.group_files - case.groups.keys()):
+        if near := meant(name, [*case.groups, *GROUPS], 0.8):
+            yield Problem(f"group_vars/{name}", "is of a group that is not there, so nothing reads it", f"write {near}")
+
+
 def empty_groups(case: Case) -> Iterator[Problem]:
     for group, roles in GROUPS.items():
         if not case.groups.get(group) and group not in OPTIONAL:
@@ -1111,12 +1165,17 @@ def unknown_names(case: Case) -> Iterator[Problem]:
     prefixes = ("site_", *{f"{spec['role']}_" for spec in case.specs.values() if "role" in spec})
     known = [name for name in case.specs if name not in case.bound]
     for name in case.given:
-        if name.startswith(prefixes) and name not in case.specs:
-            near = difflib.get_close_matches(name, known, 1)
-            # What begins so may well be somebody else's.
-            if name.startswith("host_") and not near:
-                continue
-            advice = f"write {near[0]}" if near else "leave it out: nothing reads it"
+        if name in case.specs or name.startswith(("ansible_", "_")):
+            continue
+        if not name.startswith(prefixes):
+            near = meant(name, known) or (meant(name, OF_PLAYBOOKS, 0.8) if name in case.typed - OF_PLAYBOOKS else "")
+            if near:
+                yield Problem(name, "is not a variable of the stack, but nearly one", f"write {near}")
+            continue
+        near = next(iter(difflib.get_close_matches(name, known, 1)), "")
+        # What begins so may well be somebody else's.
+        if near or not name.startswith("host_"):
+            advice = f"write {near}" if near else "leave it out: nothing reads it"
             yield Problem(name, "is not a variable of the stack", advice)
 
 
@@ -1569,8 +1628,9 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """The value in short, without the credentials of an address."""
-    text = re.sub(r"//[^/\s]*@", "//…@", repr(value))
+    """The value in short, without the credentials of an address, and without what is set to a name of a secret."""
+    text = re.sub(r"//.*@", "//…@", repr(value))
+    text = re.sub(rf"(\w*(?:{SECRET.pattern}|auth)\w*)=\S*", r"\1=…", text, flags=re.IGNORECASE)
     return f"{text[: most - 1]}…" if len(text) > most else text
 
 
@@ -1631,6 +1691,37 @@ def bindings(node: Any) -> Iterator[tuple[str, Any]]:
             yield from bindings(item)
 
 
+def variable_files(*folders: str, kinds: Iterable[str] = ("group_vars", "host_vars")) -> Iterator[Path]:
+    """What lies in the folders of variables, a name for each group or host."""
+    for folder, kind in itertools.product(folders, kinds):
+        for path in sorted(Path(folder, kind).glob("[!.]*")):
+            if path.is_dir() or path.suffix in ("", ".yml", ".yaml", ".json"):
+                yield path
+
+
+@functools.cache
+def said_twice(inventories: tuple[str, ...], *folders: str) -> tuple[tuple[str, str], ...]:
+    """Where a name stands twice in one mapping; Ansible only warns of it unless its configuration says otherwise."""
+    found = []
+    for top in (*map(Path, inventories), *variable_files(*folders)):
+        for path in [top] if top.is_file() else sorted(top.rglob("*.y*ml")) if top.is_dir() else []:
+            with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
+                for document in yaml.compose_all(path.read_text(), Loader=yaml.CSafeLoader):
+                    found += [(f"{path}:{key.start_mark.line + 1}", key.value) for key in second_keys(document)]
+    return tuple(dict.fromkeys(found))
+
+
+def second_keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    known = set()
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if key.value in known:
+                yield key
+            known.add(key.value)
+        yield from second_keys(value)
+
+
 def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=None):
     """What the variables come to, defaults included, and why others come to nothing."""
     defaults = {name: spec["default"] for name, spec in specs.items() if "default" in spec}
@@ -1677,12 +1768,13 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         spec = {
             "roles": {"type": "list", "elements": "str", "required": True},
+            "groups": {"type": "list", "elements": "str", "default": list(GROUPS)},
             "deploys": {"type": "bool", "default": True},
             "source": {"type": "path"},
         }
         _, arguments = self.validate_argument_spec(spec)
         case = self.case(arguments["roles"], task_vars or {})
-        case.deploys = arguments["deploys"]
+        case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
         if arguments["source"]:
             where = "source"
             judged = source_is_a_project(case, Path(arguments["source"]), case.values["django_source"])
@@ -1706,6 +1798,10 @@ class ActionModule(ActionBase):
             failed=failed,
             groups=variables["groups"],
             bound=read_wiring(specs),
+            run=variables["ansible_play_hosts_all"],
+            typed=frozenset(load_extra_vars(self._loader)),
+            group_files=frozenset(path.stem for path in variable_files(*self.folders(variables), kinds=["group_vars"])),
+            twice=said_twice(tuple(context.CLIARGS["inventory"]), *self.folders(variables)),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
             colleagues=dict(self.colleagues(variables, specs)),
@@ -1713,6 +1809,11 @@ class ActionModule(ActionBase):
             find_file=self.find_file,
             read_file=self.read_file,
         )
+
+    @staticmethod
+    def folders(variables: dict[str, Any]) -> list[str]:
+        """Where Ansible looks for group_vars and host_vars."""
+        return list(filter(None, (variables.get("inventory_dir"), variables.get("playbook_dir"))))
 
     def plain(self, variables: dict[str, Any], name: str) -> str:
         """A variable of Ansible's own as a text; one that cannot be told is none."""

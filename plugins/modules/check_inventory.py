@@ -14,6 +14,8 @@ description:
   - Refused are variables with the prefix C(site_) or of a role that no argument spec knows, those
     that the playbooks hand to the roles themselves, values of another kind than the spec says,
     values that would do harm where they end up, and values that contradict each other.
+  - Refused too are names of variables and groups that are nearly one of the stack's, and a C(--limit) that leaves
+    nothing to do.
   - A value that is made of C(ansible_facts) is not judged, as the host has told nothing yet.
 options:
   roles:
@@ -21,6 +23,11 @@ options:
     type: list
     elements: str
     required: true
+  groups:
+    description: The run needs a host of one of these groups.
+    type: list
+    elements: str
+    default: [web, app, database, valkey]
   deploys:
     description: Whether the run brings a release. If not, the source is not judged.
     type: bool

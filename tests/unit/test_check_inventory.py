@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.action.check_inventory import (
+    OF_PLAYBOOKS,
     RULES,
     Case,
     problems,
@@ -69,16 +71,17 @@ def refused(changes=None, without=(), groups=GROUPS, **options):
     given = {**GOOD, **trusted(changes or {})}
     given = {name: value for name, value in given.items() if name not in without}
     values, failed = settle(Templar(loader=LOADER), given, SPECS)
+    everybody = ["vps1", *(host for hosts in groups.values() for host in hosts)]
     case = Case(
         host="vps1",
         specs=SPECS,
         given=given,
         values=values,
         failed=failed,
-        groups=groups,
+        groups={"all": everybody, **groups},
         bound=BOUND,
         login="deploy",
-        **options,
+        **{"run": everybody, **options},
     )
     return problems(case)
 
@@ -687,17 +690,99 @@ def test_a_service_and_a_timer_do_not_share_a_name():
     assert line == "django_timers.worker: is one of django_services already; give it another name"
 
 
-def test_no_secret_is_repeated():
-    bad = {
-        "django_secret_key": "geheim",
-        "django_env": {"TOKEN": ["geheim"], "A": "geheim\x07"},
-        "django_files": {"a.py": "geheim\x07"},
-        "django_source": "https://me:geheim@host/shop",
-        "vault_name": "geheim !",
-        "django_version": "{{ vault_name }}",
-    }
-    found = refused(bad)
-    assert len(found) == 6
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("letencrypt_enabled", "letsencrypt_enabled"),
+        ("ngnix_http3", "nginx_http3"),
+        ("postgresql_settings", "postgres_settings"),
+        ("SITE_NAME", "site_name"),
+        ("sites_domains", "site_domains"),
+        ("Gunicorn_Workers", "gunicorn_workers"),
+        ("djano_env", "django_env"),
+        ("relase", "release"),
+        ("maintainance", "maintenance"),
+    ],
+)
+def test_name_that_is_nearly_a_variable_is_refused(name, meant):
+    (line,) = refused({name: "x"}, typed=frozenset([name]))
+    assert line == f"{name}: is not a variable of the stack, but nearly one; write {meant}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vault_django_secret_key", "mysite_name", "vault_site_name", "old_django_env", "domain", "node_version"),
+        *("django", "site", "hosts", "releases", "_site_name", "release_1"),
+    ],
+)
+def test_name_of_the_users_own_is_let_alone(name):
+    assert refused({name: "x"}) == []
+
+
+def test_names_that_the_documents_tell_to_type_are_known():
+    documents = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("playbooks/*.yml")]
+    told = {name for document in documents for name in re.findall(r"-e ([a-z_]+)=", document.read_text())}
+    assert told - SPECS.keys() == OF_PLAYBOOKS
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "line"),
+    [
+        ({"valky": ["vps1"]}, (), "valky: is no group of the stack; write valkey"),
+        ({}, ("valky",), "group_vars/valky: is of a group that is not there, so nothing reads it; write valkey"),
+        ({}, ("databse",), "group_vars/databse: is of a group that is not there, so nothing reads it; write database"),
+        ({}, ("wbe",), "group_vars/wbe: is of a group that is not there, so nothing reads it; write web"),
+        ({"shop": ["vps1"]}, ("shpo",), "group_vars/shpo: is of a group that is not there, so nothing reads it; write"),
+    ],
+)
+def test_misspelt_group_is_refused(groups, files, line):
+    (found,) = refused(groups={**GROUPS, **groups}, group_files=frozenset(files))
+    assert found.startswith(line)
+
+
+def test_groups_of_the_users_own_are_let_alone():
+    others = {"staging": ["vps1"], "databases": ["vps1"], "web2": ["vps1"]}
+    assert refused(groups={**GROUPS, **others}, group_files=frozenset(["all", "web3", "production", "web"])) == []
+
+
+@pytest.mark.parametrize(("group", "host"), [("app", "web1"), ("web", "db1"), ("database", "web1")])
+def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
+    groups = {"web": ["web1"], "app": ["vps1"], "database": ["db1"]}
+    lines = refused(groups=groups, run=[host], needs=frozenset([group]))
+    assert f"--limit: leaves no host of the group {group}, so nothing would be done; name one of them" in lines
+    assert refused(groups=groups, run=[*groups[group], host], needs=frozenset([group])) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("django_secret_key", "geheim"),
+        ("django_env", {"TOKEN": ["geheim"], "A": "geheim\x07"}),
+        ("django_env", {"TOKEN=geheim": "x"}),
+        ("django_env", ["TOKEN=geheim"]),
+        ("django_build_environment", "TOKEN=geheim"),
+        ("host_environment", ["http_proxy=http://me:geheim@proxy"]),
+        ("host_environment", {"HTTP_AUTH": ["geheim"]}),
+        ("django_files", {"a.py": "geheim\x07"}),
+        ("django_source", "https://me:geheim@host/shop"),
+        ("django_source", "http://me:ge/geheim@host/shop"),
+        ("django_source", "https://ge/geheim@host/shop"),
+        ("django_source", {"url": "https://host/shop", "with": "geheim"}),
+        ("django_source", ["https://me:ge heim/geheim@host/shop"]),
+        ("host_proxy", "http://me:a@b/geheim@proxy:3128/x y"),
+        ("gunicorn_settings", {"raw_env": {"TOKEN": "geheim"}, "bind": "geheim"}),
+        ("postgres_settings", {"primary_conninfo": ["password=geheim"]}),
+        ("postgres_settings", "geheim"),
+        ("letsencrypt_dns_credentials", ["geheim"]),
+        ("django_extra_packages", "own @ git+https://geheim@host/own.git"),
+        ("django_services", [{"name": "w", "command": "run\n--token=geheim"}]),
+        ("django_version", "{{ vault_name }}"),
+    ],
+)
+def test_no_secret_is_repeated(name, value):
+    found = refused({name: value, "vault_name": "geheim !"})
+    assert found
     assert "geheim" not in "".join(found)
 
 
@@ -870,13 +955,20 @@ def play(tmp_path, variables, *options, playbook="site.yml"):
         }
     }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    return run_playbook(playbook, tmp_path / "hosts.yml", *options)
+
+
+def run_playbook(playbook, inventory, *options, **environment):
     return subprocess.run(
         [
             Path(sys.executable).with_name("ansible-playbook"),
-            *("-i", tmp_path / "hosts.yml", ROOT / playbook, *options),
+            "-i",
+            inventory,
+            *options,
+            ROOT / playbook if playbook.endswith(".yml") else playbook,
         ],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_SSH_ARGS": "-F /dev/null"},
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_SSH_ARGS": "-F /dev/null", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -899,6 +991,46 @@ def test_a_bad_inventory_ends_the_run_with_all_that_is_wrong(tmp_path):
         assert line in text
     assert "unreachable=0" in text
     assert "Build the site" not in text
+
+
+#: What a user of the collection has in place of ours.
+OTHER_CONFIGURATION = f"[defaults]\ncollections_path={ROOT}/collections\n"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty.yml"])
+@pytest.mark.parametrize("playbook", ["site", "deploy", "status"])
+def test_inventory_without_hosts_ends_the_run(tmp_path, name, playbook):
+    write(tmp_path, {"empty.yml": "all:\n  hosts:\n", "ansible.cfg": OTHER_CONFIGURATION})
+    own = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    done = run_playbook(f"django_vps.stack.{playbook}", tmp_path / name, **own)
+    assert done.returncode != 0
+    assert "inventory: has no hosts; name the one that has, as -i inventories/prod" in done.stdout + done.stderr
+
+
+def test_inventory_that_leads_nowhere_beside_another_ends_the_run(tmp_path):
+    write(tmp_path, {"hosts.yml": "all: {hosts: {vps1: {}}}"})
+    done = run_playbook("playbooks/status.yml", tmp_path / "hosts.yml", "-i", tmp_path / "nowhere")
+    assert done.returncode != 0
+    assert f"Completely failed to parse inventory source {tmp_path}/nowhere" in done.stdout + done.stderr
+
+
+def test_name_that_is_said_twice_ends_the_run_without_our_configuration_too(tmp_path):
+    write(
+        tmp_path,
+        {
+            "hosts.yml": "all:\n  vars:\n    site_name: a\n    site_name: b\n  hosts: {vps1: {}}\n",
+            "group_vars/all/main.yml": "a: &a {b: 1}\nc:\n  - {<<: *a, d: 1, d: 2}\n",
+            "host_vars/vps1.yml": "key: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3363\nkey: x\n",
+            "ansible.cfg": OTHER_CONFIGURATION,
+        },
+    )
+    done = run_playbook("django_vps.stack.site", tmp_path / "hosts.yml", ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"))
+    assert done.returncode != 0
+    for where in ("hosts.yml:4: says site_name", "group_vars/all/main.yml:3: says d", "host_vars/vps1.yml:4: says key"):
+        assert f"{tmp_path}/{where} twice, and the first is lost; write it once" in done.stdout + done.stderr
+    done = run_playbook("site.yml", tmp_path / "hosts.yml")
+    assert done.returncode != 0
+    assert "Found duplicate mapping key" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("option", ["--check", "--diff"])
