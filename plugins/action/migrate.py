@@ -10,6 +10,7 @@ import threading
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import progress_file
+from ansible_collections.django_vps.stack.plugins.module_utils.site import printable
 
 #: Seconds between two messages.
 INTERVAL = 10
@@ -43,6 +44,6 @@ def describe(output: str) -> str:
     try:
         progress, now = output.splitlines()
         progress = json.loads(progress)
-        return f"{progress['migration']} has been running for {int(now) - progress['since']} s"
+        return f"{printable(progress['migration'])} has been running for {int(now) - progress['since']} s"
     except (ValueError, KeyError, TypeError):
         return ""

@@ -30,14 +30,32 @@ TRACEBACK = "Traceback (most recent call last)"
 FOREIGN = re.compile(
     r'  File "(<frozen |.*/site-packages/(django|gunicorn)/|.*/lib/python3[.\d]*/(?!(site|dist)-packages/))'
 )
+#: What a terminal acts upon instead of showing it: escape sequences as a whole, other control characters, and those
+#: that turn the direction of writing.
+CONTROLS = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 class StepError(Exception):
     """A step of a deploy failed: what was tried, what came of it, what to do, and what leads to it in the code."""
 
     def __init__(self, step: str, cause: str, advice: str = "", said: str = "", details: str = "") -> None:
-        self.step, self.cause, self.advice, self.said, self.details = step, cause.strip(), advice, said, details
+        cause, advice, details = printable([cause.strip(), advice, details])
+        self.step, self.cause, self.advice, self.said, self.details = step, cause, advice, said, details
         super().__init__("\n".join(part for part in (f"{step}: {self.cause}", advice, details) if part))
+
+
+def printable(value):
+    """A text, or all texts of a list or a dictionary, without what a terminal acts upon."""
+    if isinstance(value, str):
+        return CONTROLS.sub("", value)
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(name): printable(item) for name, item in value.items()}
+    return value
 
 
 def tail(text: str, lines: int = TAIL) -> str:
@@ -79,7 +97,7 @@ def run(
     watch: Callable[[str], None] | None = None,
     **options,
 ) -> str:
-    """Run a command and return all it printed; a failure is a StepError that names the step.
+    """Run a command and return all it printed, as a terminal may show it; a failure is a StepError that names the step.
 
     `watch` is called with all of the output so far whenever there is more. Then there is no `timeout`.
     """
@@ -93,10 +111,11 @@ def run(
         raise StepError(step, f"no end after {error.timeout:.0f} s: {' '.join(argv)}", advice) from error
     except OSError as error:
         raise StepError(step, f"{argv[0]}: {error.strerror}", advice) from error
+    said = printable(done.stdout)
     if done.returncode:
-        cause, details = explained(done.stdout)
-        raise StepError(step, cause or f"exit status {done.returncode}", advice, done.stdout, details)
-    return done.stdout
+        cause, details = explained(said)
+        raise StepError(step, cause or f"exit status {done.returncode}", advice, said, details)
+    return said
 
 
 def run_watched(argv: list[str], watch: Callable[[str], None], **options) -> subprocess.CompletedProcess:
@@ -190,7 +209,7 @@ def ask_project(step: str, argv: list[str], program: str, arguments: dict, **opt
 def answers(said: str) -> dict:
     """The facts among what a program printed; of a fact told twice the last."""
     lines = [line.removeprefix(ANSWER) for line in said.splitlines() if line.startswith(f"{ANSWER} ")]
-    return {name: value for line in lines for name, value in json.loads(line).items()}
+    return printable({name: value for line in lines for name, value in json.loads(line).items()})
 
 
 class Site:

@@ -36,6 +36,13 @@ options:
         file. Each takes the place of a file of that name. The action plugin puts them into the packed source.
     type: dict
     default: {}
+  includes:
+    description:
+      - Files of the source, as paths in which C(*) stands for any part, that are packed though they look like secrets
+        or dumps. The action plugin keeps back the others that git has not committed, and warns of it.
+    type: list
+    elements: str
+    default: []
   force:
     description: Build a new release, with its packages fetched anew, though there is one of just the same.
     type: bool
@@ -1327,6 +1334,7 @@ def main() -> None:
             "content": {"type": "str", "no_log": True},
             "archive": {"type": "path"},
             "files": {"type": "dict", "default": {}, "no_log": True},
+            "includes": {"type": "list", "elements": "str", "default": []},
             "force": {"type": "bool", "default": False},
             "home": {"type": "path", "required": True},
             "id": {"type": "str"},

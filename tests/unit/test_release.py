@@ -7,13 +7,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.django_vps.stack.plugins.action.release import pack, untranslated
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
     inputs_of,
@@ -28,6 +28,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     hashed_assets,
     only_one,
     point,
+    run,
     write_file,
 )
 from ansible_collections.django_vps.stack.plugins.modules import release
@@ -38,14 +39,26 @@ from ansible_collections.django_vps.stack.plugins.modules.release import (
     is_shared,
     next_id,
 )
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
 
 
 def packed(path, files=None):
     archive = io.BytesIO()
-    digest, _ = pack(path, archive, files or {})
+    digest = pack(path, archive, files or {}, []).digest
     archive.seek(0)
     with tarfile.open(fileobj=archive) as tar:
         return digest, {member.name: member for member in tar}
+
+
+def write(top, *names, content=""):
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(content)
+
+
+def in_git(top, *argvs):
+    for argv in argvs:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *argv.split()], cwd=top, check=True)
 
 
 @pytest.fixture
@@ -155,6 +168,84 @@ def test_folder_is_packed_without_git_unless_git_has_to_say_what_is_ignored(proj
     (project / repository / ".git").mkdir()
     with pytest.raises(ValueError, match="is not installed on this machine"):
         packed(project)
+
+
+SECRETS = [
+    *(".env", ".env.production", "deploy/prod.env", ".envrc", ".ssh/config", "keys/id_ed25519", ".git-credentials"),
+    *(
+        ".netrc",
+        "shop/secrets.json",
+        "db/shop.dump",
+        "db/2026.sql.gz",
+        "db_backup.sql",
+        ".vault_pass",
+        ".aws/credentials",
+    ),
+]
+HARMLESS = [
+    *(".env.example", "shop/env.py", "prod.env.sample", "shop/sql/view.sql", "keys/id_ed25519.pub", "ca.pem"),
+    *("shop/secrets.py", "shop/dump.py", "environment.yml"),
+]
+
+
+@pytest.mark.parametrize("git", [False, True])
+def test_secrets_and_dumps_stay_behind_and_are_named(project, git):
+    write(project, *SECRETS, *HARMLESS)
+    write(project, "server.pem", content="-----BEGIN EC PRIVATE KEY-----\n")
+    write(project, "data/old", content="PGDMP")
+    write(project, "data/new", content="--\n-- PostgreSQL database dump\n--\n")
+    if git:
+        in_git(project, "init -q", "add manage.py")
+    done = pack(project, io.BytesIO(), {}, [])
+    assert done.kept_back == sorted([*SECRETS, "server.pem", "data/old", "data/new"])
+    assert sorted(done.names) == sorted([*HARMLESS, "manage.py", "shop/settings.py"])
+
+
+def test_what_is_committed_or_meant_travels_whatever_its_name(project):
+    write(project, *SECRETS)
+    done = pack(project, io.BytesIO(), {}, ["deploy/*", ".env"])
+    assert {".env", "deploy/prod.env"} < set(done.names)
+    assert ".env.production" in done.kept_back
+    in_git(project, "init -q", "add .", "commit -qm x")
+    done = pack(project, io.BytesIO(), {}, [])
+    assert done.kept_back == []
+    assert set(SECRETS) < set(done.names)
+
+
+@pytest.mark.parametrize("git", [False, True])
+def test_what_is_not_for_export_stays_behind(project, git):
+    write(project, "docs/a/b.md", "tests/test_shop.py", "shop/data/large.bin", "shop/data/small.txt")
+    write(project, ".gitattributes", content="docs export-ignore\n/tests/ export-ignore\n*.txt text\n")
+    write(project, "shop/.gitattributes", content="*.bin export-ignore\n*.txt -export-ignore\n")
+    if git:
+        in_git(project, "init -q")
+    names = set(pack(project, io.BytesIO(), {}, []).names)
+    assert names == {*("manage.py", "shop/settings.py", "shop/data/small.txt", ".gitattributes", "shop/.gitattributes")}
+
+
+def test_git_starts_no_program_that_the_source_names(project):
+    trap = project.parent / "trap"
+    trap.write_text(f"#!/bin/sh\ntouch {project.parent}/sprung\n")
+    trap.chmod(0o755)
+    write(project, ".gitattributes", content="* filter=trap export-ignore\nmanage.py -export-ignore\n")
+    write(project, ".gitignore", content="*.log\n")
+    in_git(project, "init -q", "add .", "commit -qm x")
+    (project / ".git/hooks").mkdir(exist_ok=True)
+    for hook in ("post-index-change", "query-watchman", "pre-auto-gc"):
+        (project / ".git/hooks" / hook).symlink_to(trap)
+    for name in ("core.fsmonitor", "filter.trap.clean", "filter.trap.smudge", "core.sshCommand", "core.pager"):
+        in_git(project, f"config {name} {trap}")
+    in_git(project, "config remote.origin.url ssh://x/y", f"config remote.origin.uploadpack {trap}")
+    in_git(project, "config remote.origin.promisor true", "config extensions.partialClone origin")
+    # What git would fetch again.
+    in_git(project, "update-index --skip-worktree .gitignore")
+    (project / ".gitignore").unlink()
+    for path in (project / ".git/objects").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (project.parent / "sprung").unlink(missing_ok=True)
+    assert "manage.py" in pack(project, io.BytesIO(), {}, []).names
+    assert not (project.parent / "sprung").exists()
 
 
 def test_translations_that_nobody_compiles_are_told():
@@ -322,6 +413,29 @@ def test_a_release_without_its_marker_is_no_release(tmp_path):
     point(site.current, "releases/b")
     assert site.whole() == ["b"]
     assert site.live == "b"
+
+
+CONTROLLED = [
+    ("\x1b[31mred\x1b[0m and \x1b[2J\x1b[1;1Hgone", "red and gone"),
+    ("\x1b]0;title\x07a\x1b]8;;https://evil.example\x1b\\link\x1b]8;;\x1b\\", "alink"),
+    ("\x1b]0;no end", ""),
+    ("\x1bc\x1b(Ba\x1bPq#1\x1b\\b\x9b31mc\x9d0;t\x9cd", "abcd"),
+    ("10%\x0b20%\x08\x7f\x00", "10%20%"),
+    ("ab\u202ecd\u2066e", "abcde"),
+    ("tab\tand\nline, ünïcode \U0001f600", "tab\tand\nline, ünïcode \U0001f600"),
+]
+
+
+@pytest.mark.parametrize(("said", "shown"), CONTROLLED)
+def test_nothing_that_a_terminal_acts_upon_is_shown(said, shown):
+    program = f"import sys; sys.stdout.buffer.write({said.encode()!r}); sys.exit(3)"
+    with pytest.raises(StepError) as told:
+        run("build", [sys.executable, "-c", program])
+    assert str(told.value) == f"build: {shown.strip() or 'exit status 3'}"
+    assert str(StepError("a", f"x{said}", f"x{said}", details=f"x{said}")) == "\n".join(
+        (f"a: x{shown}".rstrip(), f"x{shown}", f"x{shown}")
+    )
+    assert answers(f"DJANGO_VPS {json.dumps({'a': [{'b': said}]})}") == {"a": [{"b": shown}]}
 
 
 def test_two_steps_do_not_work_at_once(tmp_path):

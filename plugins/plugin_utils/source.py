@@ -1,0 +1,274 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What of a source travels to the hosts, and how it is packed."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+#: What a folder without git holds beside the source.
+NOISE = {
+    *(".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".idea", ".vscode"),
+    *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
+}
+
+#: Names of secrets and of dumps, in whatever case; what is committed was meant to travel.
+PRIVATE = re.compile(
+    r"""
+    \.env(rc|\..*)? | .*\.env
+    | \.git-credentials | [._]netrc | \.pgpass | \.my\.cnf | \.pypirc | \.htpasswd
+    | \.?vault[_-]pass.* | secrets?\.(json|ya?ml|toml|ini) | client_secret.*\.json | service[_-]account.*\.json
+    | id_(rsa|dsa|ecdsa|ed25519)(_sk)? | .*\.(ppk|p12|pfx|jks|keystore|kdbx|tfstate|tfvars)
+    | .*\.(dump|pgdump) | .*\.sql\.(gz|bz2|xz|zst) | (.*[_-])?(dump|backup)\.sql | .*\.sqlite3?-(journal|wal|shm)
+    | \.(bash|python|psql|node_repl)_history
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+PRIVATE_FOLDERS = {".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker"}
+#: Such as .env.example.
+EXAMPLE = re.compile(r".*[._-](example|sample|template|dist|defaults?)", re.IGNORECASE)
+#: What private keys and dumps of PostgreSQL begin with.
+PRIVATE_CONTENT = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY|PGDMP|(--\s*)+PostgreSQL database dump")
+
+#: What a file begins with that Git LFS has not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+#: A file or link of the source, and the content of a file.
+Entries = Iterator[tuple[tarfile.TarInfo, bytes | None]]
+
+
+class Packed(NamedTuple):
+    """The digest of names, modes and contents, the names, and what was kept back for its name."""
+
+    digest: str
+    names: list[str]
+    kept_back: list[str]
+
+
+def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Packed:
+    """Write the source as a gzipped tar in one order.
+
+    Of `files`, each takes the place of the file of that name in the source. What fits a pattern of `includes` travels
+    whatever its name.
+    """
+    if not path.exists():
+        raise ValueError("there is no such folder or archive on the controller")
+    kept_back: list[str] = []
+    entries = from_folder(path, includes, kept_back) if path.is_dir() else from_archive(path)
+    digest = hashlib.sha256()
+    names, pointers = [], []
+    # Fast compression: the way to the host is short beside an install.
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as packed:
+        for info, content in with_files(entries, files):
+            if content is not None and content.startswith(LFS_POINTER):
+                pointers.append(info.name)
+            info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
+            digest.update(f"{info.name}\0{info.mode:o}\0{info.type!r}\0{info.linkname}\0{info.size}\0".encode())
+            if content is None:
+                packed.addfile(info)
+            else:
+                digest.update(content)
+                packed.addfile(info, io.BytesIO(content))
+            names.append(info.name)
+    if len(names) == len(files):
+        raise ValueError("it is empty")
+    if pointers:
+        raise ValueError(f"{', '.join(pointers[:5])}: only the pointer of Git LFS is there: git lfs pull")
+    return Packed(digest.hexdigest(), names, [name for name in kept_back if name not in files])
+
+
+def untranslated(names: list[str], commands: list[str]) -> list[str]:
+    """The translations that nobody has compiled, and that no command of the build will."""
+    if any("compilemessages" in command for command in commands):
+        return []
+    known = set(names)
+    return [
+        name for name in names if "/LC_MESSAGES/" in name and name.endswith(".po") and f"{name[:-2]}mo" not in known
+    ]
+
+
+def with_files(entries: Entries, files: dict[str, str]) -> Entries:
+    """The source, with further files in it."""
+    for info, content in entries:
+        if info.name in files:
+            continue
+        if info.issym() and any(name.startswith(f"{info.name}/") for name in files):
+            raise ValueError(f"{info.name} is a link, and a file of django_files would lie behind it")
+        yield info, content
+    for name, text in sorted(files.items()):
+        info = tarfile.TarInfo(name)
+        content = text.encode()
+        info.size = len(content)
+        yield info, content
+
+
+def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries:
+    found = names_in(top)
+    exported = found.keys() - ignored_by_export(top, found)
+    wanted = {name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in includes)}
+    kept_back += sorted(
+        name for name, committed in found.items() if not committed and name not in wanted and is_private(top, name)
+    )
+    names = sorted((exported | wanted) - set(kept_back))
+    links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
+    for name in names:
+        path = top / name
+        info = tarfile.TarInfo(name)
+        status = path.lstat()
+        info.mode, info.mtime = status.st_mode, int(status.st_mtime)
+        if path.is_symlink():
+            info.type, info.linkname = tarfile.SYMTYPE, links[name]
+            check_link(name, links)
+            yield info, None
+        elif path.is_file():
+            content = path.read_bytes()
+            info.size = len(content)
+            yield info, content
+
+
+def is_private(top: Path, name: str) -> bool:
+    *folders, last = PurePosixPath(name).parts
+    if PRIVATE_FOLDERS & set(folders) or (PRIVATE.fullmatch(last) and not EXAMPLE.fullmatch(last)):
+        return True
+    path = top / name
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return bool(PRIVATE_CONTENT.match(file.read(100)))
+
+
+def git(*argv: str | Path, **options) -> subprocess.CompletedProcess:
+    """Run git without the programs that the configuration of a repository names, which may be anybody's."""
+    trust = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    without = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
+    environment = {**os.environ, **trust}
+    return subprocess.run(["git", *without, *argv], capture_output=True, check=False, env=environment, **options)
+
+
+def ignored_by_export(top: Path, names: dict[str, bool]) -> set[str]:
+    """What `git archive` would leave out by export-ignore in .gitattributes."""
+    told = [name for name in names if PurePosixPath(name).name == ".gitattributes" and (top / name).is_file()]
+    if not shutil.which("git") or not any(b"export-ignore" in (top / name).read_bytes() for name in told):
+        return set()
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents if folder.name}
+    with tempfile.TemporaryDirectory() as empty:
+        # A repository of our own, as the source may be in none; only the files in its folder count.
+        git("init", "--quiet", "--bare", empty)
+        # A folder with and without a slash, as patterns are written in both ways.
+        asked = b"\0".join(map(os.fsencode, [*names, *folders, *(f"{folder}/" for folder in folders)]))
+        where = (f"--git-dir={empty}", f"--work-tree={top}", "-C", top)
+        answered = git(*where, "check-attr", "-z", "--stdin", "export-ignore", input=asked + b"\0")
+    if answered.returncode:
+        raise ValueError(answered.stderr.decode(errors="replace").strip())
+    fields = answered.stdout.split(b"\0")
+    ignored = {
+        os.fsdecode(name).rstrip("/") for name, value in zip(fields[::3], fields[2::3], strict=False) if value == b"set"
+    }
+    return {
+        name
+        for name in names
+        if name in ignored or any(str(folder) in ignored for folder in PurePosixPath(name).parents)
+    }
+
+
+def names_in(top: Path) -> dict[str, bool]:
+    """The files of a folder, what git does not ignore or without git all but the usual noise; which are committed."""
+    if not shutil.which("git"):
+        if any((folder / ".git").exists() for folder in (top, *top.resolve().parents)):
+            raise ValueError("git says which of its files are ignored, and is not installed on this machine")
+        return dict.fromkeys(all_in(top), False)
+    listed = git("-C", top, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard")
+    if listed.returncode and b"not a git repository (or any" not in listed.stderr:
+        # Taking everything instead would take what git was told to ignore, such as secrets.
+        raise ValueError(listed.stderr.decode(errors="replace").strip())
+    if listed.returncode or not listed.stdout:
+        return dict.fromkeys(all_in(top), False)
+    names = {}
+    for line in filter(None, listed.stdout.split(b"\0")):
+        # A tag, a space, the name.
+        name, committed = os.fsdecode(line[2:]), not line.startswith(b"?")
+        if (top / name).is_dir() and not (top / name).is_symlink():  # a submodule
+            if not (top / name / ".git").exists():
+                raise ValueError(f"the submodule {name} is not checked out: git submodule update --init")
+            names |= {os.path.join(name, below): known for below, known in names_in(top / name).items()}
+        elif os.path.lexists(top / name):
+            names[name] = committed or names.get(name, False)
+    return names
+
+
+def all_in(top: Path) -> list[str]:
+    found = []
+    for base, folders, files in os.walk(top):
+        if "pyvenv.cfg" in files:  # a virtual environment, whatever its name
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if name not in NOISE]
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        found += [
+            os.path.relpath(os.path.join(base, name), top)
+            for name in files + links
+            if name not in NOISE and not name.endswith(".pyc")
+        ]
+    return found
+
+
+def from_archive(path: Path) -> Entries:
+    with tarfile.open(path, mode="r:*") as source:
+        members = {}
+        for member in source.getmembers():
+            name = str(PurePosixPath(member.name))
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{member.name} leads out of the archive")
+            if member.isfile() or member.issym() or member.islnk():
+                members[name] = member
+        tops = {PurePosixPath(name).parts[0] for name in members}
+        if len(tops) == 1 and not (tops & set(members)):
+            members = {"/".join(PurePosixPath(name).parts[1:]): member for name, member in members.items()}
+        links = {name: member.linkname for name, member in members.items() if member.issym()}
+        for name in sorted(members):
+            member = members[name]
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime = member.mode, member.mtime
+            if member.issym():
+                info.type, info.linkname = tarfile.SYMTYPE, member.linkname
+                check_link(name, links)
+                yield info, None
+            else:
+                content = source.extractfile(member).read()
+                info.size = len(content)
+                yield info, content
+
+
+def check_link(name: str, links: dict[str, str]) -> None:
+    """A link has to stay inside, also where it leads on through others: the host's files are not the project's."""
+    here, steps = name.split("/")[:-1], [name.rpartition("/")[2], "."]
+    # More of them than this go in a circle.
+    for _ in range(1000):
+        if not steps:
+            return
+        step = steps.pop(0)
+        path = "/".join([*here, step])
+        if path in links and steps:
+            if links[path].startswith("/"):
+                break
+            steps = [*links[path].split("/"), *steps]
+        elif step == "..":
+            if not here:
+                break
+            here.pop()
+        elif step not in ("", "."):
+            here.append(step)
+    raise ValueError(f"the link {name} leads out of the source, to {links[name]}")
