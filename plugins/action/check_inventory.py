@@ -37,7 +37,6 @@ from ansible.parsing.vault import EncryptedString
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible.utils.vars import load_extra_vars
-from ansible_collections.django_vps.stack.plugins.action.release import from_archive
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
@@ -47,6 +46,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source import from_archive
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -101,7 +101,10 @@ TYPED = words("django_force_release django_allow_breaking_migrations")
 OF_LINES = {"django_build_git_key"}
 
 #: What two sites on one host must not share.
-ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
+ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service", "django_media_root")
+
+#: Folders of a site, of which none may lie in one of another site.
+FOLDERS = ("django_home", "django_media_root", "django_config_dir")
 
 #: What a host has once, though another role than that of the host says it.
 HOST_WIDE = (
@@ -153,6 +156,9 @@ RESERVED = words(
     subgid subuid sudoers supervisor sv sysctl terminfo timezone tmpfiles ufw vim wgetrc xattr xdg
     private
     conf dbus-org snap
+    apt-daily apt-daily-upgrade autovt console-getty container-getty debug-shell dpkg-db-backup e2scrub emergency fstrim
+    getty ifup initrd keyboard-setup kmod man-db networkd-dispatcher procps rc-local rescue serial-getty user
+    user-runtime-dir wg-quick wpa_supplicant
     """
 )
 
@@ -167,6 +173,19 @@ SYSTEM_FOLDERS = words(
     """
 )
 FOREIGN_FOLDERS = re.compile(r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?")
+
+#: In /var/lib, of programs that Debian and the stack bring.
+DATA_FOLDERS = words(
+    """
+    apt aspell cloud containerd dbus dpkg emacsen-common fail2ban git grub initramfs-tools lxc man-db misc ntpsec
+    os-prober pam php polkit-1 python redis sasl2 snapd sudo swapspace tpm ucf ufw unattended-upgrades update-notifier
+    usbutils vim xfonts xml-core
+    """
+)
+#: Bytes of a path to a socket (unix(7)), and of one variable of an environment (MAX_ARG_STRLEN in execve(2)).
+SOCKET_PATH, VARIABLE = 107, 128 * 1024
+#: Below the home of a site.
+SOCKET = "/releases/20261129T120000Z/gunicorn.sock"
 
 #: What the stack sets itself: in the environment, for PostgreSQL, for gunicorn, in units. Behind the
 #: equals sign is the variable that says it. Of the environment only what the stack relies on: the rest is for the
@@ -538,6 +557,27 @@ def folder(value: str) -> Refusal | None:
     return None
 
 
+def home(value: str) -> Refusal | None:
+    most = SOCKET_PATH - len(SOCKET)
+    if len(value) > most:
+        return f"is longer than {most} characters, and sockets lie below it", "write one such as /srv/shop"
+    return folder(value)
+
+
+def uploads(value: str) -> Refusal | None:
+    """A folder that becomes the site's own, so nobody else may need it."""
+    if refusal := folder(value):
+        return refusal
+    top, *below = value.strip("/").split("/")
+    of_a_person = top == "home" and len(below) == 1
+    of_a_program = below[0] in ("cache", "log", "spool", "mail", "backups") or (
+        below[:1] == ["lib"] and below[1] in RESERVED | DATA_FOLDERS
+    )
+    if top == "etc" or of_a_person or (top == "var" and of_a_program):
+        return "belongs to somebody else", "write a folder of the site's own, such as /srv/shop/media"
+    return None
+
+
 def file_named(name: str) -> Rule:
     def rule(value: str) -> Refusal | None:
         if posixpath.basename(value) != name:
@@ -547,14 +587,14 @@ def file_named(name: str) -> Rule:
     return rule
 
 
-def inside(what: str) -> Rule:
+def inside(what: str, wild: str = "") -> Rule:
     """A path inside the source."""
 
     def rule(value: str) -> Refusal | None:
         if ".." in value.split("/") or value.startswith(("/", "~")):
             return "leads out of the source", f"write the {what} as seen from the source's top"
-        if not re.fullmatch(r"(?!-)[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", value):
-            return "is not a plain path", "write letters, digits and _ . / - only"
+        if not re.fullmatch(rf"(?!-)[A-Za-z0-9_.{wild}-]+(/[A-Za-z0-9_.{wild}-]+)*", value):
+            return "is not a plain path", f"write letters, digits and {' '.join(f'_./{wild}-')} only"
         return None
 
     return rule
@@ -697,7 +737,15 @@ def variable(key: str, value: Any, sample: str) -> Refusal | None:
         return ("is no name of a variable", f"write letters, digits and _, such as {sample}")
     if FOREIGN_ENV.fullmatch(key):
         return "changes how programs start", "leave it out"
-    return wrong_kind(value, "str") or unclean(value, several_lines=True)
+    if refusal := wrong_kind(value, "str") or unclean(value, several_lines=True):
+        return refusal
+    size = len(f"{key}={value}".encode()) + 1
+    if size > VARIABLE:
+        return (
+            f"has {size // 1024} KiB, and a variable ends at {VARIABLE // 1024}",
+            "write it into a file: django_files",
+        )
+    return None
 
 
 def env_entry(key: str, value: Any) -> Refusal | None:
@@ -795,14 +843,14 @@ def setting(names: dict[str, str], pattern: str) -> Rule:
 
 def header(key: str, value: Any) -> Refusal | None:
     """A header that the web server adds, and that ends up in quotes."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z-]{0,60}[A-Za-z]", key):
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,60}[A-Za-z0-9]", key):
         return "is no name of a header", "write one such as Permissions-Policy"
     if len(str(value)) > 4000:
         return "is longer than nginx takes", "write at most 4000 characters"
     if refusal := managed(MANAGED_HEADERS, key.title()) or wrong_kind(value, "str") or unclean(value):
         return refusal
-    if re.search(r'["$\\]|[^ -~]', value):
-        return "has a sign that nginx reads in its own way", "write it without quotes, dollars and backslashes"
+    if re.search(r"\$|[^ -~]", value):
+        return "has a sign that nginx reads in its own way", "write it in ASCII and without dollars"
     return None
 
 
@@ -952,6 +1000,9 @@ ARCHIVE = matching(
 )
 BODY = matching(r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k")
 LOCATION = matching(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_/-]", "is no path of a site", "write one such as /accounts/login/")
+LOCATION_OR_ALL = matching(
+    r"/([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", "is no path of a site", "write one such as /accounts/login/, or / for all"
+)
 URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
 DAY = r"(mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun(day)?)"
 DAYS = rf"{DAY}((\.\.|,|-){DAY})*"
@@ -1002,8 +1053,8 @@ RULES: dict[str, Rule] = {
     ),
     "django_version": git_version,
     "django_user": USER,
-    "django_home": folder,
-    "django_media_root": folder,
+    "django_home": home,
+    "django_media_root": uploads,
     "django_config_dir": folder,
     "django_static_url": URL_PATH,
     "django_media_url": URL_PATH,
@@ -1018,6 +1069,7 @@ RULES: dict[str, Rule] = {
     ),
     "django_env": env_entry,
     "django_shared_paths": inside("folder"),
+    "django_source_includes": inside("file", "*"),
     "django_python": interpreter,
     "django_groups": GROUP,
     "django_extras": GROUP,
@@ -1091,8 +1143,8 @@ RULES: dict[str, Rule] = {
         burst=between(1, 10000),
     ),
     "nginx_body_limits": body_limit,
-    "nginx_streamed_paths": LOCATION,
-    "nginx_websocket_paths": LOCATION,
+    "nginx_streamed_paths": LOCATION_OR_ALL,
+    "nginx_websocket_paths": LOCATION_OR_ALL,
     "nginx_trusted_proxies": network_in_front,
     "nginx_maintenance_admits": network,
     "letsencrypt_email": email,
@@ -1172,9 +1224,10 @@ def unknown_names(case: Case) -> Iterator[Problem]:
             if near:
                 yield Problem(name, "is not a variable of the stack, but nearly one", f"write {near}")
             continue
-        near = next(iter(difflib.get_close_matches(name, known, 1)), "")
-        # What begins so may well be somebody else's.
-        if near or not name.startswith("host_"):
+        # What begins with host_ may well be somebody else's.
+        other = name.startswith("host_")
+        near = meant(name, known) if other else next(iter(difflib.get_close_matches(name, known, 1)), "")
+        if near or not other:
             advice = f"write {near}" if near else "leave it out: nothing reads it"
             yield Problem(name, "is not a variable of the stack", advice)
 
@@ -1424,6 +1477,23 @@ def wildcards_are_meant(case: Case) -> Iterator[Problem]:
                 yield Problem(said_as(case, "letsencrypt_domains"), what, advice, name)
 
 
+def names_can_be_ordered(case: Case) -> Iterator[Problem]:
+    """Of one certificate, which Let's Encrypt gives for 100 names; those that a wildcard covers are not ordered."""
+    names = domains(case.values, "letsencrypt_domains")
+    ordered = [name for name in names if name.startswith("*.") or f"*.{name.partition('.')[2]}" not in names]
+    if len(ordered) > 100 and case.values.get("letsencrypt_enabled") is True:
+        what = f"has {len(ordered)} names, and a certificate takes 100"
+        yield Problem(said_as(case, "letsencrypt_domains"), what, "write a wildcard, or fewer names")
+
+
+def ssh_has_its_own_port(case: Case) -> Iterator[Problem]:
+    taken = {80: "web", 443: "web", 5432: "database", case.values.get("valkey_port"): "valkey"}
+    ports = case.values.get("host_ssh_ports")
+    for port in ports if isinstance(ports, list) else ():
+        if isinstance(port, int) and taken.get(port) in case.parts:
+            yield Problem("host_ssh_ports", f"has the port of the group {taken[port]}", "write that of SSH alone", port)
+
+
 def domains(values: dict[str, Any], name: str) -> list[str]:
     """Those of a list that is one, whatever else may be wrong with it."""
     found = values.get(name)
@@ -1572,6 +1642,16 @@ def sites_differ(case: Case) -> Iterator[Problem]:
             for name in (name for name in domains(case.values, "nginx_domains") if name in theirs):
                 advice = "leave it to one of the sites"
                 yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
+            nested = (
+                (mine, its)
+                for mine, its in itertools.product(FOLDERS, FOLDERS)
+                if {mine, its} <= case.values.keys() & values.keys()
+                and f"{case.values[mine]}/".startswith(f"{values[its]}/")
+            )
+            # What is wrong of the home is wrong of all that lies in it.
+            for mine, its in [] if same else itertools.islice(nested, 1):
+                what = f"lies in the {its} of {other}, which has the same address"
+                yield Problem(mine, what, "write a folder of the site's own", case.values[mine])
         web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]
         both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
         for name, is_used in (
@@ -1608,6 +1688,8 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
     pairs_are_whole,
     own_certificate,
     wildcards_are_meant,
+    names_can_be_ordered,
+    ssh_has_its_own_port,
     one_way_to_prove,
     admins_are_people,
     deployer_is_its_own,
@@ -1823,7 +1905,7 @@ class ActionModule(ActionBase):
         here = self.address(variables)
         names = (
             *ONE_SITE,
-            "nginx_domains",
+            *("nginx_domains", "django_config_dir"),
             *("letsencrypt_share_port", "letsencrypt_directory_url", "letsencrypt_eab_kid"),
             *("valkey_port", *HOST_WIDE),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),

@@ -91,7 +91,8 @@ def status_for(other, site, path: str) -> str:
 def secure(answer, name: str = "") -> None:
     assert answer.header("strict-transport-security") == "max-age=31536000; includeSubDomains", name
     assert answer.header("x-content-type-options") == "nosniff", name
-    assert answer.header("permissions-policy") == "camera=(), microphone=()", name
+    assert answer.header("permissions-policy") == 'camera=(), microphone=(self "https://meet.example.com")', name
+    assert answer.header("report-to2") == r'{"group": "a\b", "max_age": 1}', name
     assert answer.header("x-frame-options") in ("DENY", "SAMEORIGIN"), name
     assert answer.header("cross-origin-opener-policy") == "same-origin", name
 
@@ -134,7 +135,7 @@ def test_a_header_that_django_left_out_stays_out(site):
         answer = site.get("/django")
     assert answer.header("x-content-type-options") == "nosniff"
     assert (answer.header("x-frame-options"), answer.header("cross-origin-opener-policy")) == (None, None)
-    assert answer.header("permissions-policy") == "camera=(), microphone=()"
+    assert answer.header("permissions-policy") == 'camera=(), microphone=(self "https://meet.example.com")'
 
 
 @pytest.mark.parametrize("path", ["/", "/large/", "/ws/"])
