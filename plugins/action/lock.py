@@ -23,7 +23,8 @@ from ansible.utils.display import Display
 # Writing is how it notices that nobody is there any more: the pipe breaks, or the terminal hangs up.
 # With a language that writes 0.8 with a comma, flock reads no other notation.
 HOLD = """
-exec 9>> {path} && LC_ALL=C flock --timeout 0.8 9 && printf %s {holder} > {path} && while printf .; do sleep 0.5; done
+umask 077 && exec 9>> {path} && chmod 600 {path} && LC_ALL=C flock --timeout 0.8 9 &&
+printf '%s, "process": %d}}' {holder} $$ > {path} && while printf .; do sleep 0.5; done
 """
 
 
@@ -40,7 +41,9 @@ class ActionModule(ActionBase):
         if not self._task.check_mode:
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             holder = {"run": run, "who": arguments["who"], "what": arguments.get("what"), "since": now}
-            self.hold(HOLD.format(path=shlex.quote(str(arguments.get("path"))), holder=shlex.quote(json.dumps(holder))))
+            # The shell that holds it says last which process it is.
+            holder = shlex.quote(json.dumps(holder).removesuffix("}"))
+            self.hold(HOLD.format(path=shlex.quote(str(arguments.get("path"))), holder=holder))
         return {**result, **self._execute_module("django_vps.stack.lock", module_args=arguments, task_vars=task_vars)}
 
     def hold(self, command: str) -> None:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import private_file
+
 #: Names of what makes up a release; roles and templates use the same words.
 MARKER = "release.json"
 #: What a line begins with that the project prints for us.
@@ -162,7 +164,7 @@ def sync_directory(path: Path) -> None:
 @contextlib.contextmanager
 def only_one(home: Path, patience: float = 300):
     """Wait until a step that outlived its run has ended, and keep others waiting meanwhile."""
-    with (home / ".lock").open("a") as file:
+    with os.fdopen(private_file(home / ".lock"), "a") as file:
         end = time.monotonic() + patience
         while True:
             try:

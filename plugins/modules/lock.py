@@ -55,6 +55,7 @@ who:
 
 import fcntl
 import json
+import os
 import time
 from pathlib import Path
 
@@ -66,10 +67,12 @@ CONNECT_SECONDS = 20
 
 
 def holder(path: Path) -> dict:
-    """What the last one to take the lock wrote into it."""
+    """What the run that has the lock wrote into it; that of one that has ended counts no more."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        written = json.loads(path.read_text())
+        # The shell of the action plugin has it there.
+        return written if os.path.samefile(f"/proc/{written['process']}/fd/9", path) else {}
+    except (OSError, ValueError, KeyError):
         return {}
 
 
@@ -102,10 +105,11 @@ def main() -> None:
         if time.monotonic() - began > (PATIENCE if of_another else CONNECT_SECONDS):
             if of_another:
                 module.fail_json(
-                    msg=f"lock: {other.get('who', 'somebody')} {other.get('what', 'holds it')},"
-                    f" since {other.get('since', 'a moment ago')}.\n"
+                    msg=f"lock: {other['who']} {other['what']}, since {other['since']}.\n"
                     "Wait until that run has ended; when it dies, its lock goes with it."
-                    f" Where its machine is gone for good, free it on the host: fuser -k {path}",
+                    f" Where its machine is gone for good, free it on the host: fuser -k {path}"
+                    if other
+                    else f"lock: {path} is held, and by no run of the stack.\nSee on the host by what: fuser -v {path}",
                     holder=other,
                 )
             module.fail_json(

@@ -85,7 +85,13 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking, progress_file
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, ask_project, only_one
+from ansible_collections.django_vps.stack.plugins.module_utils.site import (
+    Site,
+    StepError,
+    ask_project,
+    only_one,
+    write_file,
+)
 
 # Times that a migration gives way to who holds its lock, and the seconds between.
 TRIES, PAUSE = 3, 5
@@ -360,7 +366,7 @@ class Migrate:
         if migration != self.under_way:
             self.under_way = migration
             progress = {"migration": migration, "since": int(time.time())}
-            progress_file(self.options["home"]).write_text(json.dumps(progress) + "\n")
+            write_file(progress_file(self.options["home"]), json.dumps(progress) + "\n", 0o600)
 
     @staticmethod
     def begun(error: StepError) -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import select
+import shlex
 import signal
+import subprocess
 import time
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.action.lock import ActionModule
+from ansible_collections.django_vps.stack.plugins.action.lock import HOLD, ActionModule
+from ansible_collections.django_vps.stack.plugins.modules.lock import holder, is_held
 
 FORK = multiprocessing.get_context("fork")
 
@@ -28,6 +32,24 @@ def play(killed: bool) -> None:
     if not killed:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_lock_is_of_who_holds_it_now_and_nobody_else_can_open_it(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text('{"who": "old@laptop", "process": 1}')
+    path.chmod(0o644)
+    written = json.dumps({"run": "one", "who": "ana@laptop", "what": "works 'on' shop"}).removesuffix("}")
+    command = HOLD.format(path=shlex.quote(str(path)), holder=shlex.quote(written))
+    with subprocess.Popen(["/bin/sh", "-c", command], stdout=subprocess.PIPE, start_new_session=True) as shell:
+        try:
+            assert shell.stdout.read(1) == b"."
+            assert is_held(path)
+            assert (holder(path)["who"], holder(path)["what"]) == ("ana@laptop", "works 'on' shop")
+            assert path.stat().st_mode & 0o777 == 0o600
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert not is_held(path)
+    assert holder(path) == {}
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["after_it_is_held", "before_it_is_held"])

@@ -442,7 +442,8 @@ def test_two_steps_do_not_work_at_once(tmp_path):
     with only_one(tmp_path), pytest.raises(StepError, match="still works"), only_one(tmp_path, patience=0):
         pass
     with only_one(tmp_path, patience=0):
-        pass
+        # Who can open it can lock it.
+        assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.fixture

@@ -134,8 +134,8 @@ def test_a_lock_counts_while_a_process_holds_it_and_not_by_what_is_written(tmp_p
     path = tmp_path / "lock"
     assert not is_held(path)
     assert holder(path) == {}
-    path.write_text('{"run": "one", "who": "ana@laptop"}')
-    assert holder(path)["who"] == "ana@laptop"
+    path.write_text('{"run": "one", "who": "ana@laptop", "process": 1}')
+    assert holder(path) == {}
     assert not is_held(path)
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)

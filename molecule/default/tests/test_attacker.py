@@ -289,6 +289,15 @@ def test_other_users_may_not_read_the_code(site):
         assert site.host.run(f"runuser -u {user} -- cat /srv/{site.name}/current/code/manage.py").rc != 0
 
 
+@pytest.mark.parametrize("user", ["nobody", "{name}"])
+@pytest.mark.parametrize("lock", ["/run/{name}-deploy.lock", "/run/django_vps-files.lock", "/srv/{name}/.lock"])
+def test_nobody_but_root_can_take_a_lock_of_the_stack(site, lock, user):
+    """All folders are locked while the site is built (prepare.yml)."""
+    lock, user = lock.format(name=site.name), user.format(name=site.name)
+    assert site.host.run(f"flock --nonblock {lock} true").rc == 0
+    assert "Permission denied" in site.host.run(f"runuser -u {user} -- flock --nonblock {lock} true").stderr
+
+
 def test_no_file_that_others_can_read_holds_a_secret(site):
     key = site.host.check_output(f"cat /etc/{site.name}/secret_key")
     canary = f"canary-of-{site.container.split('-')[1]}"
