@@ -17,6 +17,10 @@ import stat
 import subprocess
 from dataclasses import dataclass
 
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import private_file
+
+#: Held while files change.
+LOCK = "/run/django_vps-files.lock"
 FILE = {
     "path": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["file", "directory", "link", "absent"]},
@@ -361,8 +365,12 @@ def difference(old, new, secret):
     return {"before_header": before_header, "before": before, "after_header": after_header, "after": after}
 
 
-def run(specs, command, check_mode=False):
-    """The whole module; returns its result."""
+def run(specs, command, check_mode=False, prove=None):
+    """The whole module; returns its result.
+
+    `prove` is called once the files stand, with whether they have changed. Where it raises, they go back to what they
+    were.
+    """
     argv = words(command)
     entries = [wanted(spec, may_lack=check_mode) for spec in specs]
     secrets = {entry.path for entry, spec in zip(entries, specs, strict=True) if spec["secret"]}
@@ -375,10 +383,10 @@ def run(specs, command, check_mode=False):
         seen.add(real)
 
     # The module of a run whose controller died may still be at work: wait for it.
-    lock = os.open("/", os.O_RDONLY)
+    lock = private_file(LOCK) if not check_mode else None
     try:
         mended = []
-        if not check_mode:
+        if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             mended = [entry.path for entry in entries if put_back(entry.path)]
         changes = [(old, new) for new in entries if (old := found(new.path)) != new]
@@ -394,10 +402,18 @@ def run(specs, command, check_mode=False):
         }
         if not check_mode:
             result["validation"] = apply(changes, argv)
+            try:
+                if prove:
+                    prove(bool(changes))
+            except BaseException:
+                # Not by the copies: that these go is a change of their folder, and for that units would be restarted.
+                apply([(new, old) for old, new in reversed(changes)], [])
+                raise
         elif not changes:
             result["validation"] = judge(argv)
         return result
     except OSError as error:
         raise Refused(f"{error.filename or 'The host'}: {error.strerror}") from None
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)

@@ -181,6 +181,14 @@ class Unit:
             raise Failed("\n".join([why, *journal]), stderr=err, journal=journal)
 
 
+def is_up(name):
+    """Whether the unit runs now; one that is not there does not."""
+    try:
+        return Unit(name).up
+    except Failed:
+        return False
+
+
 def newer(paths, than):
     """What changed after a moment, as (path, stat, link followed or not)."""
     if than is None:

@@ -88,7 +88,8 @@ options:
     description:
       - Units that shall run with these files, each with the options of M(django_vps.stack.unit) and as it keeps them,
         in this order.
-      - A unit that does not run in the end fails the task and leaves the files where they are, except with O(guard).
+      - A unit that does not run in the end fails the task. Where it ran before and the files have changed, they go back
+        and it runs with the old ones again; otherwise they stay, except with O(guard).
     type: list
     elements: dict
     default: []
@@ -227,29 +228,57 @@ from ansible_collections.django_vps.stack.plugins.module_utils.guard import PATI
 
 def follow(wanted: list[dict], check_mode: bool) -> list[str]:
     """Bring the units to what they should be; what was done."""
-    return [
-        f"{verb} {options['name']}"
-        for options in wanted
-        for verb in units.run(**options, check_mode=check_mode)["action"]
-    ]
+    done = []
+    for options in wanted:
+        try:
+            done += [f"{verb} {options['name']}" for verb in units.run(**options, check_mode=check_mode)["action"]]
+        except units.Failed as error:
+            error.unit = options["name"]
+            raise
+    return done
+
+
+def change(options: dict, check_mode: bool) -> dict:
+    """Write the files and have the units follow; with those that ran before and cannot any more, all goes back."""
+    if check_mode:
+        result = files.run(options["files"], options["validate"], check_mode)
+        action = follow(options["units"], check_mode)
+        return {**result, "action": action, "changed": result["changed"] or bool(action)}
+    ran = [unit["name"] for unit in options["units"] if not options["guard"] and units.is_up(unit["name"])]
+    action, failures = [], []
+
+    def prove(has_changed: bool) -> None:
+        try:
+            action.extend(follow(options["units"], check_mode))
+        except units.Failed as error:
+            if has_changed and error.unit in ran:
+                raise
+            failures.append(error)
+
+    try:
+        result = files.run(options["files"], options["validate"], check_mode, prove)
+    except units.Failed as error:
+        try:
+            follow(options["units"], check_mode)
+            outcome = f"{error.unit} runs with them again"
+        except units.Failed as again:
+            outcome = f"still: {again}"
+        raise units.Failed(f"{error}\nThe files are as they were, and {outcome}", **error.result) from None
+    if failures:
+        raise failures[0]
+    return {**result, "action": action, "changed": result["changed"] or bool(action)}
 
 
 def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
     """The whole module but for the login; returns its result, with `prove` where a login has to come."""
-
-    def change(check_mode: bool) -> dict:
-        result = files.run(options["files"], options["validate"], check_mode)
-        action = follow(options["units"], check_mode)
-        return {**result, "action": action, "changed": result["changed"] or bool(action)}
-
     if check_mode or not options["guard"]:
-        return change(check_mode)
-    foreseen = change(check_mode=True)
+        return change(options, check_mode)
+    foreseen = change(options, check_mode=True)
     if not foreseen["changed"]:
         return {**foreseen, "prove": guard.is_armed}
     guard.arm([spec["path"] for spec in options["files"]], **options["guard"])
     try:
-        return {**change(check_mode=False), "prove": True}
+        return {**change(options, check_mode=False), "prove": True}
     except (files.Refused, units.Failed):
         guard.take_back()
         raise

@@ -15,7 +15,8 @@ description:
     One that never was live is marked bad.
   - An answer in JSON that names a release has to name this one.
   - Then waits until no connection is queued for the release before, stops it gracefully, and removes old releases.
-  - When the release is live and runs, nothing changes.
+  - When the release is live, runs and answers, over its socket and where there is a web server also as visitors ask,
+    nothing changes. One that does not answer is started anew, with its socket, and asked again.
 options:
   home:
     description: Folder of the site on the host.
@@ -54,6 +55,13 @@ options:
         a working site, that is, one below 500 but not 400.
     type: str
     default: ""
+  front:
+    description: Whether the web server of this host has the site, and is asked as well.
+    type: bool
+    default: false
+  closed:
+    description: File by which the site is closed to visitors; while it is there the web server is not asked.
+    type: path
   timeout:
     description: Seconds in which the release has to answer well.
     type: int
@@ -117,6 +125,10 @@ before:
   description: Id of the release that was live, empty before the first.
   returned: always
   type: str
+wrong:
+  description: What was wrong with the answer of the live release; empty where it answered well.
+  returned: success
+  type: str
 removed:
   description: Ids of the releases that were removed.
   returned: success
@@ -131,6 +143,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -150,6 +163,8 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
 )
 
 PAUSE = 0.25
+#: Seconds that the live release has for one answer, and who asks for it.
+PATIENCE, AGENT = 10, "django_vps.stack health check"
 #: Seconds of one and the same wrong answer after which no other is expected. 503 means "not yet".
 SETTLED = 10
 #: Lines of its log that tell why a release is not good.
@@ -179,6 +194,19 @@ class OverSocket(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
+
+
+class OverTls(http.client.HTTPConnection):
+    """HTTPS to the web server of this host by a name of the site; its certificate may be for visitors only."""
+
+    def __init__(self, name: str, timeout: float) -> None:
+        super().__init__(name, timeout=timeout)
+        self.context = ssl.create_default_context()
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
+
+    def connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", 443), self.timeout)
+        self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
 
 
 class Switch:
@@ -219,6 +247,34 @@ class Switch:
         units = {*self.units(self.release), *self.processes(self.release), *self.singles(self.release)}
         active = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False)
         return set(active.stdout.split()) == {"active"}
+
+    def wrong(self) -> tuple[str, bool]:
+        """What is wrong with the answer of the live release, nothing where it is good; whether a new start may help."""
+        if found := self._ask(time.monotonic() + PATIENCE):
+            return found, not re.search(" (answers|redirects) ", found)
+        found = self._ask_front()
+        return found, " answers " in found
+
+    def _ask_front(self) -> str:
+        """What is wrong with what visitors get; the web server may refuse them for reasons of its own."""
+        host, path, closed = self.options["host"], self.options["health_path"] or "/", self.options["closed"]
+        if not self.options["front"] or (closed and os.path.exists(closed)):
+            return ""
+        connection = OverTls(host, PATIENCE)
+        try:
+            connection.request("GET", path, headers={"User-Agent": AGENT})
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return f"the web server does not answer at https://{host}{path}: {error or type(error).__name__}"
+        finally:
+            connection.close()
+        return f"the web server answers {status} at https://{host}{path}" if status in (502, 504) else ""
+
+    def revive(self) -> None:
+        """Make the socket of the live release anew, as one that nobody reaches cannot be mended otherwise."""
+        (self.site.releases / self.release).chmod(0o755)
+        run("stop", ["systemctl", "stop", *self.units(self.release)])
+        self._start()
 
     def make_live(self) -> None:
         began = time.time()
@@ -357,12 +413,7 @@ class Switch:
         socket_path = self.site.releases / self.release / self.options["socket"]
         connection = OverSocket(str(socket_path), max(1.0, end - time.monotonic()))
         # What the web server sends with every request.
-        headers = {
-            "Host": host,
-            "X-Forwarded-Proto": "https",
-            "X-Forwarded-For": "127.0.0.1",
-            "User-Agent": "django_vps.stack health check",
-        }
+        headers = {"Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1", "User-Agent": AGENT}
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         try:
@@ -560,6 +611,8 @@ def main() -> None:
             "names": {"type": "list", "elements": "str", "default": []},
             "served": {"type": "list", "elements": "str", "default": []},
             "health_path": {"type": "str", "default": ""},
+            "front": {"type": "bool", "default": False},
+            "closed": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             "services": {"type": "list", "elements": "str", "default": []},
             "single": {"type": "list", "elements": "str", "default": []},
@@ -575,8 +628,10 @@ def main() -> None:
     diff = {"before": f"{before}\n", "after": f"{switch.release}\n"}
     try:
         if module.check_mode:
-            changed = not switch.serves() or switch.site.removed.exists()
-            module.exit_json(changed=changed, live=before, before=before, removed=[], diff=diff)
+            serves = switch.serves()
+            wrong, _ = switch.wrong() if serves else ("", False)
+            changed = not serves or bool(wrong) or switch.site.removed.exists()
+            module.exit_json(changed=changed, live=before, before=before, wrong=wrong, removed=[], diff=diff)
         if switch.site.facts(switch.release) is None:
             raise StepError(
                 "switch",
@@ -585,15 +640,25 @@ def main() -> None:
             )
         with only_one(switch.site.home):
             done = switch.serves() and switch.site.noted == switch.release
-            if done and not switch.site.removed.exists():
-                module.exit_json(changed=False, live=before, before=before, removed=[])
-            if not done:
+            wrong, curable = switch.wrong() if done else ("", False)
+            if done and not wrong and not switch.site.removed.exists():
+                module.exit_json(changed=False, live=before, before=before, wrong="", removed=[])
+            if curable:
+                switch.revive()
+            if wrong or not done:
                 switch.make_live()
                 switch.hand_over()
                 switch.retire_others()
                 switch.watch_singles()
             removed = switch.prune()
-        module.exit_json(changed=True, live=switch.release, before=before, removed=removed, diff=diff)
+            if wrong:
+                if still := switch._ask_front():
+                    raise StepError("health", still, "The release answers over its socket: run site.yml.")
+                module.warn(
+                    f"{switch.release} was live, but {wrong}; {'it was started anew' if curable else 'now it is well'}"
+                )
+        result = {"live": switch.release, "before": before, "wrong": wrong, "removed": removed}
+        module.exit_json(changed=True, **result, diff=diff)
     except StepError as error:
         module.fail_json(msg=str(error), step=error.step, live=switch.site.live or "", before=before)
     except OSError as error:

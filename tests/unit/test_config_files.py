@@ -38,6 +38,14 @@ def mode(path):
     return stat.S_IMODE(path.lstat().st_mode)
 
 
+@pytest.fixture(autouse=True)
+def lock(tmp_path, monkeypatch):
+    """Its file, as that of the host is root's."""
+    path = tmp_path / "lock"
+    monkeypatch.setattr(config_files, "LOCK", path)
+    return path
+
+
 @pytest.fixture
 def etc(tmp_path):
     """A folder with one of each kind."""
@@ -323,10 +331,11 @@ def test_what_is_absent_stays_absent_without_a_change(etc):
     assert not run(change, YES)["changed"]
 
 
-def test_a_second_change_waits_for_the_first(etc):
+def test_a_second_change_waits_for_the_first(etc, lock):
+    lock.touch(0o644)
     first = f"""
 import fcntl, os, pathlib, time
-fcntl.flock(os.open("/", os.O_RDONLY), fcntl.LOCK_EX)
+fcntl.flock(os.open({str(lock)!r}, os.O_RDONLY), fcntl.LOCK_EX)
 print(flush=True)
 time.sleep(0.3)
 pathlib.Path({str(etc / "ended")!r}).touch()
@@ -334,3 +343,5 @@ pathlib.Path({str(etc / "ended")!r}).touch()
     with subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         run([entry(etc / "a", content="a")], ["test", "-e", str(etc / "ended")])
+    # Who can open it can lock it.
+    assert lock.stat().st_mode & 0o777 == 0o600

@@ -151,6 +151,67 @@ def test_a_dry_run_arms_nothing(guard, etc):
     assert guard.calls == []
 
 
+@pytest.fixture
+def server(monkeypatch, etc):
+    """A unit that reads the file when it starts; how it went. With "bad" it does not start, and says why."""
+    state = {"runs": "old", "starts": []}
+
+    def run(name, check_mode=False, **_):
+        text = (etc / "file").read_text() if (etc / "file").exists() else ""
+        if text == state["runs"]:
+            return {"action": []}
+        state["starts"].append(text)
+        if text == "bad" or state.get("broken"):
+            state["runs"] = None
+            raise config_files.units.Failed(f"{name} is down\nFATAL: no such setting")
+        state["runs"] = text
+        return {"action": ["restart"]}
+
+    monkeypatch.setattr(config_files.units, "run", run)
+    monkeypatch.setattr(config_files.units, "is_up", lambda name: state["runs"] is not None)
+    (etc / "file").write_text("old")
+    return state
+
+
+def unguarded(path, content):
+    return options(path, content, units=[{"name": "a.service"}], guard=None)
+
+
+def test_server_that_does_not_start_with_new_files_runs_with_the_old_again(server, etc, guard):
+    with pytest.raises(config_files.units.Failed) as told:
+        config_files.apply(unguarded(etc / "file", "bad"), False, guard)
+    assert str(told.value).splitlines() == [
+        *(
+            "a.service is down",
+            "FATAL: no such setting",
+            "The files are as they were, and a.service runs with them again",
+        )
+    ]
+    assert (etc / "file").read_text() == server["runs"] == "old"
+    assert server["starts"] == ["bad", "old"]
+
+
+def test_server_that_does_not_start_with_the_old_files_either_is_told(server, etc, guard):
+    server["broken"] = True
+    with pytest.raises(config_files.units.Failed, match=r"The files are as they were, and still: a\.service is down"):
+        config_files.apply(unguarded(etc / "file", "new"), False, guard)
+    assert (etc / "file").read_text() == "old"
+
+
+def test_files_of_a_server_that_did_not_run_before_stay(server, etc, guard):
+    server["runs"] = None
+    with pytest.raises(config_files.units.Failed, match=r"FATAL: no such setting$"):
+        config_files.apply(unguarded(etc / "file", "bad"), False, guard)
+    assert (etc / "file").read_text() == "bad"
+
+
+def test_server_follows_new_files(server, etc, guard):
+    result = config_files.apply(unguarded(etc / "file", "new"), False, guard)
+    assert (result["changed"], result["action"]) == (True, ["restart a.service"])
+    assert not config_files.apply(unguarded(etc / "file", "new"), False, guard)["changed"]
+    assert server["starts"] == ["new"]
+
+
 def test_what_is_refused_leaves_no_way_back_open(guard, etc):
     with pytest.raises(files.Refused):
         config_files.apply(options(etc / "file", "new", validate=["false"]), False, guard)

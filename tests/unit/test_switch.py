@@ -244,6 +244,34 @@ def test_of_one_that_ends_at_its_start_nobody_says_that_it_needs_more_time(gate)
     assert "django_health_timeout" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("own", "front", "wrong", "curable"),
+    [
+        ("", "", "", False),
+        (
+            "https://x/: [Errno 2] No such file or directory",
+            "",
+            "https://x/: [Errno 2] No such file or directory",
+            True,
+        ),
+        ("https://x/ does not answer", "", "https://x/ does not answer", True),
+        ("https://x/ answers 500", "", "https://x/ answers 500", False),
+        ("https://x/ redirects to /, and so for ever", "", "https://x/ redirects to /, and so for ever", False),
+        ("", "the web server answers 502 at https://x/", "the web server answers 502 at https://x/", True),
+        (
+            "",
+            "the web server does not answer at https://x/: -",
+            "the web server does not answer at https://x/: -",
+            False,
+        ),
+    ],
+)
+def test_live_release_that_nobody_reaches_is_started_anew_and_no_other(tmp_path, own, front, wrong, curable):
+    switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
+    switch._ask, switch._ask_front = lambda end: own, lambda: front
+    assert switch.wrong() == (wrong, curable)
+
+
 def test_a_release_that_does_not_listen_is_no_release(tmp_path):
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
     assert "No such file" in switch._ask(time.monotonic() + 5)

@@ -139,6 +139,21 @@ def test_a_setting_that_a_server_does_not_take_leaves_all_as_it_was(sites, tag):
     assert [state(site) for site in sites] == before
 
 
+def test_no_folder_is_made_beside_the_data(host):
+    """Ansible warns of one that it makes in the home of a user."""
+    assert host.check_output("ls -A /var/lib/postgresql").split() == [host.check_output("ls /etc/postgresql")]
+
+
+def test_a_setting_with_which_postgresql_does_not_start_is_taken_back(sites, until):
+    before = [settings_of(site)["postgres"] for site in sites]
+    done = play("site", "--tags=postgres", postgres_settings={"shared_preload_libraries": "pgaudit"})
+    assert done.returncode != 0
+    assert done.stdout.replace('\\"', '"').count('FATAL:  could not access file "pgaudit"') >= len(sites)
+    assert [settings_of(site)["postgres"] for site in sites] == before
+    for site in sites:
+        until(lambda site=site: site.get("/health/").status == 200, 10)
+
+
 def test_after_refused_settings_a_run_settles_and_the_next_is_idle(sites):
     before = [settings_of(site) for site in sites]
     tags = f"--tags={','.join(REFUSED)}"
@@ -154,6 +169,28 @@ def test_a_killed_service_comes_back_by_itself(site, unit, service, until):
     assert unit(name).is_running
     site.host.check_output(f"systemctl kill --signal=KILL --kill-whom=main {name}")
     until(lambda: site.get("/health/").status == 200, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("site13", "rm {release}/gunicorn.sock"),
+        ("site12", "chmod 0600 {release}/gunicorn.sock"),
+        ("site13", "chmod 0700 {release}"),
+    ],
+)
+def test_what_keeps_visitors_from_the_live_release_is_told_and_mended(sites, name, harm):
+    (site,) = [site for site in sites if site.name == name]
+    site.host.check_output(harm.format(release=f"/srv/{name}/releases/{site.release}"))
+    assert site.get("/health/").status == 502
+    said = play("status", "--limit", site.container)
+    assert said.returncode != 0
+    assert f"release {site.release}: " in said.stdout
+    done = play("deploy", "--limit", site.container)
+    assert done.returncode == 0
+    assert f"{site.release} was live, but " in done.stdout + done.stderr
+    assert site.get("/health/").status == 200
+    assert not re.search("changed=[1-9]", play("deploy", "--limit", site.container).stdout)
 
 
 def test_the_journal_of_switches_says_who_what_and_when(site):

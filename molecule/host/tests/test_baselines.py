@@ -207,13 +207,16 @@ TLS_CIPHERS = ":".join(
 )
 
 
+#: Those that a host in a container has, and those to come.
+INTERFACES = ("all", "default", "eth0", "lo")
+
+
 def ipv4(name: str, value: int) -> dict[str, str]:
-    """Of the interfaces that there are, and of those to come."""
-    return {f"net.ipv4.conf.{which}.{name}": str(value) for which in ("all", "default")}
+    return {f"net.ipv4.conf.{which}.{name}": str(value) for which in INTERFACES}
 
 
 def ipv6(name: str, value: int) -> dict[str, str]:
-    return {f"net.ipv6.conf.{which}.{name}": str(value) for which in ("all", "default")}
+    return {f"net.ipv6.conf.{which}.{name}": str(value) for which in INTERFACES}
 
 
 def mounted(option: str, *paths: str) -> Asks:

@@ -141,6 +141,11 @@ def test_old_files_in_tmp_go(host):
     assert host.service("systemd-tmpfiles-clean.timer").is_running
 
 
+def test_no_unit_waits_for_itself(host):
+    """systemd leaves out one of those that wait for each other, at each boot another one."""
+    assert "cycle" not in host.run("systemd-analyze verify default.target").stderr
+
+
 def test_a_small_host_gets_a_swap_file_and_a_container_none(host):
     assert not host.file("/swapfile").exists
     assert host.check_output("systemctl show --property ActiveState --value swapfile.swap") == "inactive"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,33 @@ def test_who_leaves_the_list_of_administrators_loses_the_access_and_may_come_bac
     assert "changed=0" in again
     play("--tags=host")
     assert ssh(site, "ada", "sudo -n id -u").stdout == "0\n"
+
+
+#: Says what sshd says of wrong passwords, as a user of a site, and by a program that has the name of sshd.
+FORGE = """
+mkdir -p /opt/forge
+for program in sshd sshd-session; do
+  cp /usr/bin/logger /opt/forge/$program
+  {{
+    for port in 4001 4002 4003 4004 4005 4006 4007 4008; do
+      echo "Failed password for root from {victim} port $port ssh2"
+    done
+    sleep 1
+  }} | runuser -u {user} -- /opt/forge/$program --tag sshd --priority auth.info
+done
+journalctl --sync
+rm -r /opt/forge
+"""
+
+
+def test_no_program_can_have_others_banned(site, neighbour):
+    """That fail2ban reads on, the next test shows."""
+    victim = neighbour.check_output("hostname -I").split()[0]
+    site.host.check_output(FORGE.format(user=site.name, victim=victim))
+    said = site.host.check_output("journalctl --quiet --since=-1min _COMM=sshd + _COMM=sshd-session")
+    assert said.count(f"Failed password for root from {victim}") == 16
+    time.sleep(3)
+    assert victim not in site.host.check_output("fail2ban-client status sshd")
 
 
 def test_who_guesses_is_banned_and_let_in_again(site, neighbour, until):
