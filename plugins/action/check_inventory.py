@@ -52,6 +52,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 COLLECTION = Path(__file__).parents[2]
+#: A PyYAML that was built without libyaml has the slow one only.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def words(text: str) -> frozenset[str]:
@@ -101,7 +103,7 @@ TYPED = words("django_force_release django_allow_breaking_migrations")
 OF_LINES = {"django_build_git_key"}
 
 #: What two sites on one host must not share.
-ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service", "django_media_root")
+ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
 
 #: Folders of a site, of which none may lie in one of another site.
 FOLDERS = ("django_home", "django_media_root", "django_config_dir")
@@ -156,6 +158,12 @@ RESERVED = words(
     subgid subuid sudoers supervisor sv sysctl terminfo timezone tmpfiles ufw vim wgetrc xattr xdg
     private
     conf dbus-org snap
+    """
+)
+
+#: Units of the system and templates of them, beside the reserved names.
+UNITS = words(
+    """
     apt-daily apt-daily-upgrade autovt console-getty container-getty debug-shell dpkg-db-backup e2scrub emergency fstrim
     getty ifup initrd keyboard-setup kmod man-db networkd-dispatcher procps rc-local rescue serial-getty user
     user-runtime-dir wg-quick wpa_supplicant
@@ -177,9 +185,10 @@ FOREIGN_FOLDERS = re.compile(r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|pro
 #: In /var/lib, of programs that Debian and the stack bring.
 DATA_FOLDERS = words(
     """
-    apt aspell cloud containerd dbus dpkg emacsen-common fail2ban git grub initramfs-tools lxc man-db misc ntpsec
-    os-prober pam php polkit-1 python redis sasl2 snapd sudo swapspace tpm ucf ufw unattended-upgrades update-notifier
-    usbutils vim xfonts xml-core
+    apt aspell chrony cloud containerd dbus docker dpkg emacsen-common fail2ban git grub initramfs-tools letsencrypt lxc
+    machines man-db misc mysql nfs nginx ntpsec os-prober pam php polkit-1 portables postfix postgresql private python
+    redis sasl2 snapd sudo swapspace systemd tpm ucf ufw unattended-upgrades update-notifier usbutils valkey vim xfonts
+    xml-core
     """
 )
 #: Bytes of a path to a socket (unix(7)), and of one variable of an environment (MAX_ARG_STRLEN in execve(2)).
@@ -300,6 +309,8 @@ class Case:
     needs: frozenset[str] = frozenset(GROUPS)
     #: What was given on the command line.
     typed: frozenset[str] = frozenset()
+    #: What was named as an inventory, and is not there.
+    missing: tuple[str, ...] = ()
     #: Names of files and folders in group_vars.
     group_files: frozenset[str] = frozenset()
     #: Where a file of the inventory says a name twice, and the name.
@@ -343,6 +354,8 @@ def problems(case: Case) -> list[str]:
 
 
 def judge(case: Case) -> Iterator[Problem]:
+    for source in case.missing:
+        yield Problem(f"-i {source}", "is not there", "write the path of a file or a folder")
     if not case.groups.get("all"):
         yield Problem("inventory", "has no hosts", "name the one that has, as -i inventories/prod")
         return
@@ -411,16 +424,16 @@ def judge_list(name: str, items: list, spec: dict, rule: Rule) -> Iterator[Probl
 
 def judge_entry(name: str, entry: dict, options: dict[str, dict], rule: Rule) -> Iterator[Problem]:
     """One of a list of dictionaries, which bear the names of the options."""
-    meant = set()
+    misspelt = set()
     for key in (key for key in entry if key not in options):
         near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
-        meant.update(near)
+        misspelt.update(near)
         advice = f"write {near[0]}" if near else f"leave it out: there are {', '.join(options)}"
         yield Problem(name, "has a name that nothing reads", advice, key)
     for key, spec in options.items():
         if key in entry:
             yield from judge_value(f"{name}.{key}", entry[key], spec, functools.partial(rule, key))
-        elif spec.get("required") and key not in meant:
+        elif spec.get("required") and key not in misspelt:
             yield Problem(name, f"has no {key}", f"write {key}: {SAMPLES[key]}")
 
 
@@ -534,6 +547,12 @@ def not_of_the_system(value: str) -> Refusal | None:
     return None
 
 
+def not_a_unit(value: str) -> Refusal | None:
+    if value in UNITS:
+        return "is a name of a unit of the system", "write another, such as shop-gunicorn"
+    return None
+
+
 def path(value: str) -> Refusal | None:
     """A path on the host that needs no quoting anywhere."""
     if not value.startswith("/"):
@@ -568,12 +587,9 @@ def uploads(value: str) -> Refusal | None:
     """A folder that becomes the site's own, so nobody else may need it."""
     if refusal := folder(value):
         return refusal
-    top, *below = value.strip("/").split("/")
-    of_a_person = top == "home" and len(below) == 1
-    of_a_program = below[0] in ("cache", "log", "spool", "mail", "backups") or (
-        below[:1] == ["lib"] and below[1] in RESERVED | DATA_FOLDERS
-    )
-    if top == "etc" or of_a_person or (top == "var" and of_a_program):
+    of_others = re.match(r"/etc/|/home/[^/]+\Z|/var/(cache|log|spool|mail|backups)/", value)
+    data = re.match(r"/var/lib/([^/]+)", value)
+    if of_others or (data and data[1] in DATA_FOLDERS):
         return "belongs to somebody else", "write a folder of the site's own, such as /srv/shop/media"
     return None
 
@@ -686,7 +702,7 @@ def source(value: str) -> Refusal | None:
     ):
         return None
     if value.startswith(("http://", "git://")):
-        secure = "https" + value[value.index(":") :]
+        secure = "https" + value[value.index(":") :].partition("?")[0]
         return "comes over an unprotected line", f"write {secure} or an ssh address"
     return (
         "is no address the stack fetches from",
@@ -1112,7 +1128,9 @@ RULES: dict[str, Rule] = {
     "valkey_urls": valkey_url,
     "valkey_settings": setting(MANAGED_VALKEY, r"[a-z][a-z0-9-]*"),
     "gunicorn_service": both(
-        matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"), not_reserved
+        matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn"),
+        not_reserved,
+        not_a_unit,
     ),
     "gunicorn_socket": matching(
         r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}", "is no name of a file", "write one such as gunicorn.sock"
@@ -1199,7 +1217,8 @@ def misspelt_groups(case: Case) -> Iterator[Problem]:
         if near := meant(name, missing, 0.8):
             yield Problem(name, "is no group of the stack", f"write {near}")
     for name in sorted(case.group_files - case.groups.keys()):
-        if near := meant(name, [*case.groups, *GROUPS], 0.8):
+        # Other groups may be those of another inventory in the same folder.
+        if near := meant(name, GROUPS.keys() - case.group_files, 0.8):
             yield Problem(f"group_vars/{name}", "is of a group that is not there, so nothing reads it", f"write {near}")
 
 
@@ -1481,7 +1500,8 @@ def names_can_be_ordered(case: Case) -> Iterator[Problem]:
     """Of one certificate, which Let's Encrypt gives for 100 names; those that a wildcard covers are not ordered."""
     names = domains(case.values, "letsencrypt_domains")
     ordered = [name for name in names if name.startswith("*.") or f"*.{name.partition('.')[2]}" not in names]
-    if len(ordered) > 100 and case.values.get("letsencrypt_enabled") is True:
+    of_letsencrypt = "letsencrypt.org" in str(case.values.get("letsencrypt_directory_url"))
+    if len(ordered) > 100 and case.values.get("letsencrypt_enabled") is True and of_letsencrypt:
         what = f"has {len(ordered)} names, and a certificate takes 100"
         yield Problem(said_as(case, "letsencrypt_domains"), what, "write a wildcard, or fewer names")
 
@@ -1629,7 +1649,8 @@ def no_such_file(case: Case, name: str) -> Iterator[Problem]:
 def sites_differ(case: Case) -> Iterator[Problem]:
     """Several sites on one host have to differ in all that is named after a site."""
     for other, values in case.neighbours.items():
-        same = [name for name in ONE_SITE if name in values and case.values.get(name) == values[name]]
+        names = (*ONE_SITE, "django_media_root")
+        same = [name for name in names if name in values and case.values.get(name) == values[name]]
         for name in same[:1] if same[:1] == ["site_name"] else same:
             yield Problem(
                 name,
@@ -1712,7 +1733,7 @@ TOGETHER: tuple[Callable[[Case], Iterator[Problem]], ...] = (
 def shown(value: Any, most: int = 60) -> str:
     """The value in short, without the credentials of an address, and without what is set to a name of a secret."""
     text = re.sub(r"//.*@", "//…@", repr(value))
-    text = re.sub(rf"(\w*(?:{SECRET.pattern}|auth)\w*)=\S*", r"\1=…", text, flags=re.IGNORECASE)
+    text = re.sub(rf"(\w*(?:{SECRET.pattern}|auth)\w*[= ]\s*|bearer |basic )\S+", r"\1…", text, flags=re.IGNORECASE)
     return f"{text[: most - 1]}…" if len(text) > most else text
 
 
@@ -1788,7 +1809,7 @@ def said_twice(inventories: tuple[str, ...], *folders: str) -> tuple[tuple[str, 
     for top in (*map(Path, inventories), *variable_files(*folders)):
         for path in [top] if top.is_file() else sorted(top.rglob("*.y*ml")) if top.is_dir() else []:
             with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
-                for document in yaml.compose_all(path.read_text(), Loader=yaml.CSafeLoader):
+                for document in yaml.compose_all(path.read_text(), Loader=LOADER):
                     found += [(f"{path}:{key.start_mark.line + 1}", key.value) for key in second_keys(document)]
     return tuple(dict.fromkeys(found))
 
@@ -1872,6 +1893,8 @@ class ActionModule(ActionBase):
     def case(self, roles: list[str], variables: dict[str, Any]) -> Case:
         specs = read_specs(roles)
         values, failed = settle(self._templar, variables, specs)
+        # With a comma it is a list of hosts.
+        sources = tuple(source for source in context.CLIARGS["inventory"] if "," not in source)
         return Case(
             host=variables["inventory_hostname"],
             specs=specs,
@@ -1883,7 +1906,8 @@ class ActionModule(ActionBase):
             run=variables["ansible_play_hosts_all"],
             typed=frozenset(load_extra_vars(self._loader)),
             group_files=frozenset(path.stem for path in variable_files(*self.folders(variables), kinds=["group_vars"])),
-            twice=said_twice(tuple(context.CLIARGS["inventory"]), *self.folders(variables)),
+            missing=tuple(source for source in sources if not os.path.exists(source)),
+            twice=said_twice(sources, *self.folders(variables)),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
             colleagues=dict(self.colleagues(variables, specs)),
@@ -1905,7 +1929,7 @@ class ActionModule(ActionBase):
         here = self.address(variables)
         names = (
             *ONE_SITE,
-            *("nginx_domains", "django_config_dir"),
+            *("nginx_domains", "django_media_root", "django_config_dir"),
             *("letsencrypt_share_port", "letsencrypt_directory_url", "letsencrypt_eab_kid"),
             *("valkey_port", *HOST_WIDE),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),

@@ -57,8 +57,8 @@ class ActionModule(ActionBase):
                 )
             if result.get("changed") and packed.kept_back:
                 self._display.warning(
-                    f"{', '.join(packed.kept_back[:10])}: kept back, as they look like secrets or dumps and git has not"
-                    " committed them; what the project needs goes into django_source_includes"
+                    f"{', '.join(packed.kept_back[:10])}: kept back, as they look like secrets or dumps and git does"
+                    " not track them; what the project needs goes into django_source_includes"
                 )
             if result.get("changed") and not small and not self._task.check_mode:
                 archive.flush()

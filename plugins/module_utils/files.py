@@ -355,6 +355,22 @@ def apply(changes, argv):
     return validation
 
 
+def take_back(changes):
+    """Make changes undone that were accepted before; what cannot be.
+
+    Their copies are gone by now: while one is there its folder changes once more when it goes, and units that read the
+    folder would be restarted for that.
+    """
+    stuck = []
+    for old, new in reversed(changes):
+        try:
+            # One by one, as a folder is removed only once it is empty.
+            apply([(new, old)], [])
+        except (Refused, OSError) as failure:
+            stuck.append(str(failure))
+    return stuck
+
+
 def difference(old, new, secret):
     before_header, before = old.describe(secret)
     after_header, after = new.describe(secret)
@@ -369,7 +385,7 @@ def run(specs, command, check_mode=False, prove=None):
     """The whole module; returns its result.
 
     `prove` is called once the files stand, with whether they have changed. Where it raises, they go back to what they
-    were.
+    were; what cannot is in the `not_put_back` of what it raised.
     """
     argv = words(command)
     entries = [wanted(spec, may_lack=check_mode) for spec in specs]
@@ -405,9 +421,8 @@ def run(specs, command, check_mode=False, prove=None):
             try:
                 if prove:
                     prove(bool(changes))
-            except BaseException:
-                # Not by the copies: that these go is a change of their folder, and for that units would be restarted.
-                apply([(new, old) for old, new in reversed(changes)], [])
+            except BaseException as error:
+                error.not_put_back = take_back(changes)
                 raise
         elif not changes:
             result["validation"] = judge(argv)

@@ -239,7 +239,7 @@ def follow(wanted: list[dict], check_mode: bool) -> list[str]:
 
 
 def change(options: dict, check_mode: bool) -> dict:
-    """Write the files and have the units follow; with those that ran before and cannot any more, all goes back."""
+    """Write the files and have the units follow; where one ran before and cannot any more, put the files back."""
     if check_mode:
         result = files.run(options["files"], options["validate"], check_mode)
         action = follow(options["units"], check_mode)
@@ -258,12 +258,15 @@ def change(options: dict, check_mode: bool) -> dict:
     try:
         result = files.run(options["files"], options["validate"], check_mode, prove)
     except units.Failed as error:
+        files_are = "The files are as they were"
+        if error.not_put_back:
+            files_are = f"These could NOT be put back: {'; '.join(error.not_put_back)}"
         try:
             follow(options["units"], check_mode)
             outcome = f"{error.unit} runs with them again"
         except units.Failed as again:
             outcome = f"still: {again}"
-        raise units.Failed(f"{error}\nThe files are as they were, and {outcome}", **error.result) from None
+        raise units.Failed(f"{error}\n{files_are}, and {outcome}", **error.result) from None
     if failures:
         raise failures[0]
     return {**result, "action": action, "changed": result["changed"] or bool(action)}

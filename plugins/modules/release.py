@@ -38,8 +38,8 @@ options:
     default: {}
   includes:
     description:
-      - Files of the source, as paths in which C(*) stands for any part, that are packed though they look like secrets
-        or dumps. The action plugin keeps back the others that git has not committed, and warns of it.
+      - Files of a source folder, as paths in which C(*) stands for any part, that are packed though git ignores them or
+        they look like secrets or dumps. The action plugin keeps back the others that git does not track, and warns.
     type: list
     elements: str
     default: []

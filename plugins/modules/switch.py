@@ -56,9 +56,9 @@ options:
     type: str
     default: ""
   front:
-    description: Whether the web server of this host has the site, and is asked as well.
-    type: bool
-    default: false
+    description: Name by which the web server of this host is asked for the site as well. Empty where it has none.
+    type: str
+    default: ""
   closed:
     description: File by which the site is closed to visitors; while it is there the web server is not asked.
     type: path
@@ -163,8 +163,12 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
 )
 
 PAUSE = 0.25
-#: Seconds that the live release has for one answer, and who asks for it.
-PATIENCE, AGENT = 10, "django_vps.stack health check"
+#: Who asks, where the web server listens, and how many seconds that has for an answer.
+AGENT, FRONT, PATIENCE = "django_vps.stack health check", ("127.0.0.1", 443), 10
+#: What is wrong where the live release is not all that runs.
+UNITS_DIFFER = "not all of its units run, or those of another release still do"
+#: The user of the web server.
+VISITOR = "www-data"
 #: Seconds of one and the same wrong answer after which no other is expected. 503 means "not yet".
 SETTLED = 10
 #: Lines of its log that tell why a release is not good.
@@ -205,7 +209,7 @@ class OverTls(http.client.HTTPConnection):
         self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
 
     def connect(self) -> None:
-        plain = socket.create_connection(("127.0.0.1", 443), self.timeout)
+        plain = socket.create_connection(FRONT, self.timeout)
         self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
 
 
@@ -248,33 +252,46 @@ class Switch:
         active = subprocess.run(["systemctl", "is-active", *units], capture_output=True, text=True, check=False)
         return set(active.stdout.split()) == {"active"}
 
-    def wrong(self) -> tuple[str, bool]:
-        """What is wrong with the answer of the live release, nothing where it is good; whether a new start may help."""
-        if found := self._ask(time.monotonic() + PATIENCE):
-            return found, not re.search(" (answers|redirects) ", found)
-        found = self._ask_front()
-        return found, " answers " in found
+    def wrong(self) -> str:
+        """What is wrong with the answer of the live release; nothing where it is good."""
+        return self._ask(time.monotonic() + self.options["timeout"]) or self._ask_front()
 
     def _ask_front(self) -> str:
-        """What is wrong with what visitors get; the web server may refuse them for reasons of its own."""
-        host, path, closed = self.options["host"], self.options["health_path"] or "/", self.options["closed"]
-        if not self.options["front"] or (closed and os.path.exists(closed)):
+        """What is wrong with what visitors get. A web server that refuses to tell may have been told to."""
+        name, path, closed = self.options["front"], self.options["health_path"] or "/", self.options["closed"]
+        if not name or (closed and os.path.exists(closed)):
             return ""
-        connection = OverTls(host, PATIENCE)
+        connection = OverTls(name, PATIENCE)
         try:
             connection.request("GET", path, headers={"User-Agent": AGENT})
             status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
-            return f"the web server does not answer at https://{host}{path}: {error or type(error).__name__}"
+        except ConnectionRefusedError:
+            return "the web server does not run"
+        except (OSError, http.client.HTTPException, ValueError):
+            return ""
         finally:
             connection.close()
-        return f"the web server answers {status} at https://{host}{path}" if status in (502, 504) else ""
+        return f"the web server answers {status} at https://{name}{path}" if status in (502, 504) else ""
 
-    def revive(self) -> None:
-        """Make the socket of the live release anew, as one that nobody reaches cannot be mended otherwise."""
+    def is_reachable(self) -> bool:
+        """Whether the web server comes to the socket of the release, and somebody listens there."""
+        path = str(self.site.releases / self.release / self.options["socket"])
+        with socket.socket(socket.AF_UNIX) as plain:
+            plain.settimeout(1)
+            try:
+                plain.connect(path)
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            except OSError:
+                # The queue is full.
+                pass
+        argv = ["runuser", "-u", VISITOR, "--", "test", "-w", path]
+        return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+
+    def clear_socket(self) -> None:
+        """Let the socket of the live release be made anew; visitors do not come to the old one anyway."""
         (self.site.releases / self.release).chmod(0o755)
         run("stop", ["systemctl", "stop", *self.units(self.release)])
-        self._start()
 
     def make_live(self) -> None:
         began = time.time()
@@ -611,7 +628,7 @@ def main() -> None:
             "names": {"type": "list", "elements": "str", "default": []},
             "served": {"type": "list", "elements": "str", "default": []},
             "health_path": {"type": "str", "default": ""},
-            "front": {"type": "bool", "default": False},
+            "front": {"type": "str", "default": ""},
             "closed": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             "services": {"type": "list", "elements": "str", "default": []},
@@ -629,7 +646,7 @@ def main() -> None:
     try:
         if module.check_mode:
             serves = switch.serves()
-            wrong, _ = switch.wrong() if serves else ("", False)
+            wrong = switch.wrong() if serves else UNITS_DIFFER if before == switch.release else ""
             changed = not serves or bool(wrong) or switch.site.removed.exists()
             module.exit_json(changed=changed, live=before, before=before, wrong=wrong, removed=[], diff=diff)
         if switch.site.facts(switch.release) is None:
@@ -640,11 +657,12 @@ def main() -> None:
             )
         with only_one(switch.site.home):
             done = switch.serves() and switch.site.noted == switch.release
-            wrong, curable = switch.wrong() if done else ("", False)
+            wrong = switch.wrong() if done else ""
+            curable = bool(wrong) and not switch.is_reachable()
             if done and not wrong and not switch.site.removed.exists():
                 module.exit_json(changed=False, live=before, before=before, wrong="", removed=[])
             if curable:
-                switch.revive()
+                switch.clear_socket()
             if wrong or not done:
                 switch.make_live()
                 switch.hand_over()
@@ -653,7 +671,9 @@ def main() -> None:
             removed = switch.prune()
             if wrong:
                 if still := switch._ask_front():
-                    raise StepError("health", still, "The release answers over its socket: run site.yml.")
+                    raise StepError(
+                        "health", still, "The release answers over its socket. See nginx's error.log, or run site.yml."
+                    )
                 module.warn(
                     f"{switch.release} was live, but {wrong}; {'it was started anew' if curable else 'now it is well'}"
                 )

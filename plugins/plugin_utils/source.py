@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import io
 import os
@@ -23,7 +24,7 @@ NOISE = {
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
 }
 
-#: Names of secrets and of dumps, in whatever case; what is committed was meant to travel.
+#: Names of secrets and of dumps, in whatever case; what git tracks was meant to travel.
 PRIVATE = re.compile(
     r"""
     \.env(rc|\..*)? | .*\.env
@@ -35,11 +36,14 @@ PRIVATE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-PRIVATE_FOLDERS = {".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker"}
+PRIVATE_FOLDERS = {".ssh", ".aws", ".azure", ".envs", ".gnupg", ".kube"}
 #: Such as .env.example.
 EXAMPLE = re.compile(r".*[._-](example|sample|template|dist|defaults?)", re.IGNORECASE)
-#: What private keys and dumps of PostgreSQL begin with.
-PRIVATE_CONTENT = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY|PGDMP|(--\s*)+PostgreSQL database dump")
+#: What private keys and dumps of databases begin with.
+PRIVATE_CONTENT = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY|PGDMP|(--\s*)+PostgreSQL database (cluster )?dump"
+    rb"|(/\*.*\*/;?\s*)?-- (MySQL|MariaDB) dump"
+)
 
 #: What a file begins with that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -59,8 +63,8 @@ class Packed(NamedTuple):
 def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Packed:
     """Write the source as a gzipped tar in one order.
 
-    Of `files`, each takes the place of the file of that name in the source. What fits a pattern of `includes` travels
-    whatever its name.
+    Of `files`, each takes the place of the file of that name in the source. What of a folder fits a pattern of
+    `includes` travels whatever its name, and though git ignores it.
     """
     if not path.exists():
         raise ValueError("there is no such folder or archive on the controller")
@@ -118,9 +122,14 @@ def with_files(entries: Entries, files: dict[str, str]) -> Entries:
 def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries:
     found = names_in(top)
     exported = found.keys() - ignored_by_export(top, found)
-    wanted = {name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in includes)}
+    wanted = set()
+    for pattern in includes:
+        fitting = set(fnmatch.filter(found.keys() | ignored_by_git(top), pattern))
+        if not fitting:
+            raise ValueError(f"nothing in it fits {pattern}, of django_source_includes")
+        wanted |= fitting
     kept_back += sorted(
-        name for name, committed in found.items() if not committed and name not in wanted and is_private(top, name)
+        name for name, tracked in found.items() if not tracked and name not in wanted and is_private(top, name)
     )
     names = sorted((exported | wanted) - set(kept_back))
     links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
@@ -158,6 +167,14 @@ def git(*argv: str | Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run(["git", *without, *argv], capture_output=True, check=False, env=environment, **options)
 
 
+@functools.cache
+def ignored_by_git(top: Path) -> set[str]:
+    if not shutil.which("git"):
+        return set()
+    listed = git("-C", top, "ls-files", "-z", "--others", "--ignored", "--exclude-standard").stdout
+    return {os.fsdecode(name) for name in listed.split(b"\0") if name}
+
+
 def ignored_by_export(top: Path, names: dict[str, bool]) -> set[str]:
     """What `git archive` would leave out by export-ignore in .gitattributes."""
     told = [name for name in names if PurePosixPath(name).name == ".gitattributes" and (top / name).is_file()]
@@ -185,7 +202,7 @@ def ignored_by_export(top: Path, names: dict[str, bool]) -> set[str]:
 
 
 def names_in(top: Path) -> dict[str, bool]:
-    """The files of a folder, what git does not ignore or without git all but the usual noise; which are committed."""
+    """The files of a folder, and whether git tracks them: what it does not ignore, or without git all but the noise."""
     if not shutil.which("git"):
         if any((folder / ".git").exists() for folder in (top, *top.resolve().parents)):
             raise ValueError("git says which of its files are ignored, and is not installed on this machine")
@@ -199,13 +216,13 @@ def names_in(top: Path) -> dict[str, bool]:
     names = {}
     for line in filter(None, listed.stdout.split(b"\0")):
         # A tag, a space, the name.
-        name, committed = os.fsdecode(line[2:]), not line.startswith(b"?")
+        name, tracked = os.fsdecode(line[2:]), not line.startswith(b"?")
         if (top / name).is_dir() and not (top / name).is_symlink():  # a submodule
             if not (top / name / ".git").exists():
                 raise ValueError(f"the submodule {name} is not checked out: git submodule update --init")
             names |= {os.path.join(name, below): known for below, known in names_in(top / name).items()}
         elif os.path.lexists(top / name):
-            names[name] = committed or names.get(name, False)
+            names[name] = tracked or names.get(name, False)
     return names
 
 

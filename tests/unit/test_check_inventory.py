@@ -228,7 +228,7 @@ BAD = [
             "/var/log/x",
         )
     ),
-    *(("unit of the system", "gunicorn_service", name, "is a name the system") for name in ("user", "getty", "ssh")),
+    *(("unit of the system", "gunicorn_service", name, "is a name") for name in ("user", "getty", "ssh")),
     *(("port of others", "host_ssh_ports", [22, port], "has the port of the group") for port in (80, 443, 5432)),
     ("secret by a pattern", "django_source_includes", ["../.env"], "leads out of the source"),
     ("a shared folder outside", "django_shared_paths", ["../x"], "leads out of the source"),
@@ -712,6 +712,8 @@ def test_names_that_a_wildcard_covers_do_not_count():
     by_dns = {"letsencrypt_dns_hook": __file__}
     assert refused({"site_domains": ["a.com", *names], **by_dns}) == []
     assert refused({"site_domains": ["a.com", *names[1:]], "letsencrypt_enabled": False}) == []
+    other_ca = {"letsencrypt_directory_url": "https://ca.example.com/acme"}
+    assert refused({"site_domains": ["a.com", *names[1:]], **other_ca}) == []
     (line,) = refused({"site_domains": ["a.com", *names[1:]], **by_dns})
     assert line == "site_domains: has 201 names, and a certificate takes 100; write a wildcard, or fewer names"
 
@@ -779,7 +781,6 @@ def test_names_that_the_documents_tell_to_type_are_known():
         ({}, ("valky",), "group_vars/valky: is of a group that is not there, so nothing reads it; write valkey"),
         ({}, ("databse",), "group_vars/databse: is of a group that is not there, so nothing reads it; write database"),
         ({}, ("wbe",), "group_vars/wbe: is of a group that is not there, so nothing reads it; write web"),
-        ({"shop": ["vps1"]}, ("shpo",), "group_vars/shpo: is of a group that is not there, so nothing reads it; write"),
     ],
 )
 def test_misspelt_group_is_refused(groups, files, line):
@@ -789,7 +790,8 @@ def test_misspelt_group_is_refused(groups, files, line):
 
 def test_groups_of_the_users_own_are_let_alone():
     others = {"staging": ["vps1"], "databases": ["vps1"], "web2": ["vps1"]}
-    assert refused(groups={**GROUPS, **others}, group_files=frozenset(["all", "web3", "production", "web"])) == []
+    files = frozenset(["all", "web3", "production", "web", "webs", "site_b", "databases", "valkeys", "valkey"])
+    assert refused(groups={**GROUPS, **others, "site_a": ["vps1"]}, group_files=files - {"databases"}) == []
 
 
 @pytest.mark.parametrize(("group", "host"), [("app", "web1"), ("web", "db1"), ("database", "web1")])
@@ -823,6 +825,9 @@ def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
         ("letsencrypt_dns_credentials", ["geheim"]),
         ("django_extra_packages", "own @ git+https://geheim@host/own.git"),
         ("django_services", [{"name": "w", "command": "run\n--token=geheim"}]),
+        ("django_services", [{"name": "w", "command": "run\n--api-key geheim"}]),
+        ("django_services", [{"name": "w", "command": "curl\n-H 'Authorization: Bearer geheim'"}]),
+        ("django_source", "http://host/shop.git?token=geheim"),
         ("django_version", "{{ vault_name }}"),
     ],
 )
@@ -865,6 +870,10 @@ def test_no_secret_is_repeated(name, value):
         },
         {"nginx_websocket_paths": ["/"], "host_group": "x", "host_environment": {"http_proxy": "http://p:1"}},
         {"django_media_root": "/var/lib/shop/media", "host_ssh_ports": [22, 2222]},
+        {"django_media_root": "/data"},
+        {"django_media_root": "/var/lib/django/media", "site_name": "rescue"},
+        {"django_media_root": "/data/lib"},
+        {"django_media_root": "/home/shop/media"},
         {"django_media_root": "/mnt/uploads", "django_env": {"X": "a" * 100_000}},
         {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
         {
@@ -1068,7 +1077,15 @@ def test_inventory_that_leads_nowhere_beside_another_ends_the_run(tmp_path):
     write(tmp_path, {"hosts.yml": "all: {hosts: {vps1: {}}}"})
     done = run_playbook("playbooks/status.yml", tmp_path / "hosts.yml", "-i", tmp_path / "nowhere")
     assert done.returncode != 0
-    assert f"Completely failed to parse inventory source {tmp_path}/nowhere" in done.stdout + done.stderr
+    assert f"-i {tmp_path}/nowhere: is not there; write the path of a file or a folder" in done.stdout + done.stderr
+
+
+def test_folder_of_an_inventory_may_hold_other_files(tmp_path):
+    play(tmp_path, GOOD, playbook="playbooks/check_inventory.yml")
+    write(tmp_path, {"nginx.conf": "server { listen 1; }\n", "deploy_key": "x", "ini": "[web]\nvps1\n"})
+    write(tmp_path, {"pre_migrate.yml": "- name: x\n  ansible.builtin.debug:\n", "dns-hook": "#!/bin/sh\n"})
+    done = run_playbook("playbooks/check_inventory.yml", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_name_that_is_said_twice_ends_the_run_without_our_configuration_too(tmp_path):

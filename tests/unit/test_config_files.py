@@ -343,5 +343,5 @@ pathlib.Path({str(etc / "ended")!r}).touch()
     with subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         run([entry(etc / "a", content="a")], ["test", "-e", str(etc / "ended")])
-    # Who can open it can lock it.
+    # Anybody who can open it can lock it.
     assert lock.stat().st_mode & 0o777 == 0o600

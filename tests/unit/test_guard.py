@@ -198,6 +198,28 @@ def test_server_that_does_not_start_with_the_old_files_either_is_told(server, et
     assert (etc / "file").read_text() == "old"
 
 
+def test_new_folder_goes_again_with_what_is_in_it(server, etc, guard):
+    folder = {**unguarded(etc / "new.d", None)["files"][0], "state": "directory"}
+    wanted = unguarded(etc / "file", "bad")
+    wanted["files"] = [folder, *unguarded(etc / "new.d/a.conf", "a")["files"], *wanted["files"]]
+    before = sorted(etc.rglob("*"))
+    with pytest.raises(config_files.units.Failed, match="The files are as they were"):
+        config_files.apply(wanted, False, guard)
+    assert sorted(etc.rglob("*")) == before
+    assert (etc / "file").read_text() == server["runs"] == "old"
+
+
+def test_what_cannot_be_put_back_is_told_and_the_server_asked_all_the_same(server, etc, guard, monkeypatch):
+    def take_back(changes):
+        return ["/etc/x: No space left on device"]
+
+    monkeypatch.setattr(files, "take_back", take_back)
+    with pytest.raises(
+        config_files.units.Failed, match=r"These could NOT be put back: /etc/x: No space .*, and still: "
+    ):
+        config_files.apply(unguarded(etc / "file", "bad"), False, guard)
+
+
 def test_files_of_a_server_that_did_not_run_before_stay(server, etc, guard):
     server["runs"] = None
     with pytest.raises(config_files.units.Failed, match=r"FATAL: no such setting$"):

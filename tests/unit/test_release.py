@@ -193,11 +193,12 @@ def test_secrets_and_dumps_stay_behind_and_are_named(project, git):
     write(project, *SECRETS, *HARMLESS)
     write(project, "server.pem", content="-----BEGIN EC PRIVATE KEY-----\n")
     write(project, "data/old", content="PGDMP")
-    write(project, "data/new", content="--\n-- PostgreSQL database dump\n--\n")
+    write(project, "data/new", content="--\n-- PostgreSQL database cluster dump\n--\n")
+    write(project, "data/mysql", content="/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19\n")
     if git:
         in_git(project, "init -q", "add manage.py")
     done = pack(project, io.BytesIO(), {}, [])
-    assert done.kept_back == sorted([*SECRETS, "server.pem", "data/old", "data/new"])
+    assert done.kept_back == sorted([*SECRETS, "server.pem", "data/mysql", "data/new", "data/old"])
     assert sorted(done.names) == sorted([*HARMLESS, "manage.py", "shop/settings.py"])
 
 
@@ -206,10 +207,20 @@ def test_what_is_committed_or_meant_travels_whatever_its_name(project):
     done = pack(project, io.BytesIO(), {}, ["deploy/*", ".env"])
     assert {".env", "deploy/prod.env"} < set(done.names)
     assert ".env.production" in done.kept_back
+    with pytest.raises(ValueError, match=r"nothing in it fits nowhere/\*, of django_source_includes"):
+        pack(project, io.BytesIO(), {}, ["nowhere/*"])
     in_git(project, "init -q", "add .", "commit -qm x")
     done = pack(project, io.BytesIO(), {}, [])
     assert done.kept_back == []
     assert set(SECRETS) < set(done.names)
+
+
+def test_what_git_ignores_travels_where_it_is_meant(project):
+    write(project, ".gitignore", content=".env\nbuild/\n")
+    write(project, ".env", "build/app.css", "build/app.js")
+    in_git(project, "init -q", "add .")
+    names = pack(project, io.BytesIO(), {}, [".env", "build/*.css"]).names
+    assert names == [".env", ".gitignore", "build/app.css", "manage.py", "shop/settings.py"]
 
 
 @pytest.mark.parametrize("git", [False, True])
@@ -442,7 +453,7 @@ def test_two_steps_do_not_work_at_once(tmp_path):
     with only_one(tmp_path), pytest.raises(StepError, match="still works"), only_one(tmp_path, patience=0):
         pass
     with only_one(tmp_path, patience=0):
-        # Who can open it can lock it.
+        # Anybody who can open it can lock it.
         assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
 
 
