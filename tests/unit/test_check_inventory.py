@@ -1063,8 +1063,7 @@ def test_a_bad_inventory_ends_the_run_with_all_that_is_wrong(tmp_path):
 OTHER_CONFIGURATION = f"[defaults]\ncollections_path={ROOT}/collections\n"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "empty.yml"])
-@pytest.mark.parametrize("playbook", ["site", "deploy", "status"])
+@pytest.mark.parametrize(("playbook", "name"), [("site", "nowhere"), ("deploy", "empty.yml"), ("status", "empty.yml")])
 def test_inventory_without_hosts_ends_the_run(tmp_path, name, playbook):
     write(tmp_path, {"empty.yml": "all:\n  hosts:\n", "ansible.cfg": OTHER_CONFIGURATION})
     own = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}

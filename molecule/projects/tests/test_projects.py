@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -88,6 +89,13 @@ def echo(site: Site, text: str) -> str:
 def deploy(*sites: Site, **variables):
     """All at once, as each is a site of its own."""
     return play("deploy", "--limit", ",".join(site.name for site in sites), **variables)
+
+
+def test_a_second_run_changes_nothing(legacy, queue):
+    """These two have of all options the most."""
+    done = play("site", "--limit", f"{legacy.name},{queue.name}")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert not re.search("changed=[1-9]", done.stdout)
 
 
 def test_the_page_has_its_first_data_its_cache_and_its_environment(legacy):
