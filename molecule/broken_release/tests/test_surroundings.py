@@ -234,13 +234,15 @@ def test_a_disk_that_cannot_be_written_is_named(site, project, refused):
 def test_of_two_runs_at_once_the_second_stops_and_names_the_first(site, project, start, visited):
     before = site.release
     with visited() as load:
+        began = time.monotonic()
         first = start(project.folder)
         first.reads("Build the release")
+        alone = time.monotonic() - began
+        began = time.monotonic()
         second = start(project.folder)
-        second.reads("Keep other runs out")
-        reached = time.monotonic()
         second.end()
-        assert time.monotonic() - reached < 5
+        # It comes as far and ends within five seconds, where the machine has nothing else to do.
+        assert time.monotonic() - began < 2 * alone + 1
         assert second.rc != 0
         assert f"lock: {os.environ.get('USER', 'root')}@{socket.gethostname()}" in second.output
         assert "works on site13, since 2" in second.output
