@@ -322,7 +322,7 @@ def test_service_that_restarts_again_and_again_is_reported(queue, until):
     done = play("status", "--limit", queue.name)
     assert done.returncode != 0
     assert f"{unit} has restarted in the last hour, times: 3" in done.stdout
-    assert "Some units are not well" in done.stdout
+    assert "What a unit said: journalctl -u UNIT" in done.stdout
 
 
 def test_the_commands_after_a_migration_run_once_for_each_release(legacy, projects):
