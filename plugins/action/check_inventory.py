@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
-from ansible import context
+from ansible import constants, context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.parsing.vault import EncryptedString
@@ -1802,9 +1802,10 @@ def variable_files(*folders: str, kinds: Iterable[str] = ("group_vars", "host_va
                 yield path
 
 
-@functools.cache
 def said_twice(inventories: tuple[str, ...], *folders: str) -> tuple[tuple[str, str], ...]:
-    """Where a name stands twice in one mapping; Ansible only warns of it unless its configuration says otherwise."""
+    """Where a name stands twice in one mapping, if that is not an error of Ansible's already, as by our ansible.cfg."""
+    if constants.DUPLICATE_YAML_DICT_KEY == "error":
+        return ()
     found = []
     for top in (*map(Path, inventories), *variable_files(*folders)):
         for path in [top] if top.is_file() else sorted(top.rglob("*.y*ml")) if top.is_dir() else []:

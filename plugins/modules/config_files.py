@@ -244,14 +244,16 @@ def change(options: dict, check_mode: bool) -> dict:
         result = files.run(options["files"], options["validate"], check_mode)
         action = follow(options["units"], check_mode)
         return {**result, "action": action, "changed": result["changed"] or bool(action)}
-    ran = [unit["name"] for unit in options["units"] if not options["guard"] and units.is_up(unit["name"])]
     action, failures = [], []
 
     def prove(has_changed: bool) -> None:
+        # New files alone stop nothing, so what runs now ran before. A guard has a way back of its own.
+        at_risk = options["units"] if has_changed and not options["guard"] else []
+        ran = [unit["name"] for unit in at_risk if units.is_up(unit["name"])]
         try:
             action.extend(follow(options["units"], check_mode))
         except units.Failed as error:
-            if has_changed and error.unit in ran:
+            if error.unit in ran:
                 raise
             failures.append(error)
 

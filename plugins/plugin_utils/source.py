@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import hashlib
 import io
 import os
@@ -122,9 +121,10 @@ def with_files(entries: Entries, files: dict[str, str]) -> Entries:
 def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries:
     found = names_in(top)
     exported = found.keys() - ignored_by_export(top, found)
+    there = found.keys() | ignored_by_git(top) if includes else set()
     wanted = set()
     for pattern in includes:
-        fitting = set(fnmatch.filter(found.keys() | ignored_by_git(top), pattern))
+        fitting = set(fnmatch.filter(there, pattern))
         if not fitting:
             raise ValueError(f"nothing in it fits {pattern}, of django_source_includes")
         wanted |= fitting
@@ -167,7 +167,6 @@ def git(*argv: str | Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run(["git", *without, *argv], capture_output=True, check=False, env=environment, **options)
 
 
-@functools.cache
 def ignored_by_git(top: Path) -> set[str]:
     if not shutil.which("git"):
         return set()

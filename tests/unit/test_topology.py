@@ -18,7 +18,12 @@ def told(groups: dict[str, str], host: str, **facts) -> dict:
     groups = {name: members.split() for name, members in groups.items()}
     everybody = sorted({member for members in groups.values() for member in members})
     hostvars = {
-        name: {"site_name": name.partition("-")[2] or "shop", "host_address": f"10.0.0.{number}", **facts.get(name, {})}
+        name: {
+            "site_name": name.partition("-")[2] or "shop",
+            "site_domains": ["shop.example.com", "www.shop.example.com"],
+            "host_address": f"10.0.0.{number}",
+            **facts.get(name, {}),
+        }
         for number, name in enumerate(everybody, 1)
     }
     play = {"groups": groups, "hostvars": hostvars, "inventory_hostname": host, "ansible_play_hosts_all": everybody}
@@ -42,6 +47,7 @@ def test_on_one_vps_nobody_comes_to_anybody(groups):
     assert (seen["__several"], seen["__balanced"], seen["__at_home"]) == (False, False, True)
     assert (seen["__issuer"], seen["__ask_issuer"], seen["__valkey"]) == ("", "", "")
     assert seen["__rolling"] == ["vps1"]
+    assert seen["__front"] == "shop.example.com"
     assert seen["__batches"] == "100%"
 
 
@@ -56,6 +62,11 @@ def test_on_several_hosts_each_part_comes_to_the_next():
     assert seen["__clients"] == seen["__backends"]
     assert seen["__peers"] == [*(f"10.0.0.{number}" for number in (6, 7, 1, 3, 4, 5))]
     assert not seen["__at_home"]
+    assert seen["__front"] == ""
+
+
+def test_web_server_has_the_site_by_the_first_of_its_names():
+    assert told(SPREAD, "web1", web1={"nginx_domains": ["front.example.com"]})["__front"] == "front.example.com"
 
 
 def test_one_web_host_orders_and_the_others_ask_it():
