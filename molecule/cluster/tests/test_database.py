@@ -60,7 +60,7 @@ def test_no_request_fails_while_they_change_places(hosts, until, request, tmp_pa
         Load(hosts["web1"].address, NAME, path=["/health/", "/"], rate=5, cafile=ROOTS) as one,
         Load(hosts["web2"].address, NAME, path=["/health/", "/"], rate=5, cafile=ROOTS) as other,
     ):
-        done = play("promote")
+        done = play("promote", nice=0)
         assert done.returncode == 0, done.stdout[-3000:]
         assert (follows(first), follows(second)) == (True, False)
         post(hosts, "Written on the second", tmp_path)
