@@ -35,7 +35,15 @@ class ActionModule(ActionBase):
         with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
             try:
                 packed = pack(path, archive, self._task.args.get("files") or {}, self._task.args.get("includes") or [])
-            except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+            except (
+                OSError,
+                ValueError,
+                OverflowError,
+                EOFError,
+                tarfile.TarError,
+                zlib.error,
+                lzma.LZMAError,
+            ) as error:
                 where = getattr(error, "filename", None) or path
                 raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": packed.digest}

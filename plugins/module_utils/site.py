@@ -153,6 +153,11 @@ def point(link: Path, target: str) -> None:
     sync_directory(link.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a folder and all that is in it, however deep: what a project's code nests is no limit for rm."""
+    run("disk", ["rm", "-rf", "--", str(path)], advice=f"Remove {path} by hand.")
+
+
 def sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -224,6 +229,18 @@ class Site:
         self.journal = self.home / "journal"
         #: Releases on their way out; a run that dies leaves what the next one goes on to remove.
         self.removed = self.home / ".removed"
+
+    def discard(self, release: str) -> str:
+        """Remove what a build has left; where that cannot be done, lay it aside and say so."""
+        path = self.releases / release
+        try:
+            remove(path)
+        except StepError as error:
+            self.removed.mkdir(mode=0o700, exist_ok=True)
+            aside = self.removed / f"{release}.{time.time_ns()}"
+            os.rename(path, aside)
+            return f"{path} cannot be removed, and is {aside} now: {error.cause}"
+        return ""
 
     @property
     def live(self) -> str | None:

@@ -279,6 +279,7 @@ next:
 import base64
 import calendar
 import contextlib
+import errno
 import glob
 import grp
 import hashlib
@@ -327,6 +328,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     hashed_assets,
     only_one,
     point,
+    remove,
     run,
     write_file,
 )
@@ -382,7 +384,9 @@ for name in os.fsdecode(sys.stdin.buffer.read()).split("\\n")[:-1]:
             with open(path, "rb") as file, open(packed, "wb") as out:
                 out.write(gzip.compress(file.read(), mtime=0))
         elif brotli:
-            subprocess.run([brotli, "--best", "--keep", "--", path], check=True)
+            done = subprocess.run([brotli, "--best", "--keep", "--", path], stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                sys.exit(f"brotli: {done.stderr}")
 """
 
 # Asked of the project under its production environment; all in one process, since starting Django takes longest.
@@ -586,8 +590,14 @@ class Build:
             self._keep_packages()
             advice = error.advice or advice_for(f"{error.step}: {error.cause}")
             raise StepError(error.step, error.cause, advice, details=error.details) from None
-        except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+        except BaseException as error:
+            self._remove()
+            if isinstance(error, RecursionError) or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+                raise StepError(
+                    "build",
+                    f"folders are nested so deep in {self.path} that what is in them cannot be named",
+                    "See what the project makes as it is imported or collected, and the commands of django_build.",
+                ) from None
             raise
 
     def sandboxed(self, step: str, *argv: str, as_project: bool = False, writes: str = "", **options) -> str:
@@ -854,15 +864,18 @@ class Build:
         """Remove what a failed build leaves, except its packages: the next build shares them."""
         if self.installed:
             # A full disk must not hide why the build failed.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StepError):
                 for entry in self.path.iterdir():
-                    if entry.is_dir() and not entry.is_symlink() and entry != self.venv:
-                        shutil.rmtree(entry)
-                    elif entry != self.venv:
-                        entry.unlink()
+                    if entry != self.venv:
+                        remove(entry)
                 write_file(self.path / PACKAGES, self.packages)
                 return
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._remove()
+
+    def _remove(self) -> None:
+        """What is left will be said by the next build, which removes it first; now another failure is told."""
+        with contextlib.suppress(OSError, StepError):
+            remove(self.path)
 
     def _is_bound(self) -> bool:
         """Whether the virtual environment names files of this release, as it does of a package that is installed -e."""
@@ -1183,7 +1196,8 @@ class Build:
         run("seal", ["sync", "--file-system", str(self.path)])
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")
         for name in failed(self.site):
-            shutil.rmtree(self.site.releases / name)
+            if said := self.site.discard(name):
+                self.module.warn(said)
 
 
 def advice_for(complaint: str) -> str:
@@ -1318,12 +1332,15 @@ def failed(site: Site) -> list[str]:
     return sorted(path.parent.name for path in site.releases.glob(f"*/{PACKAGES}"))
 
 
-def remove_incomplete(site: Site, next_release: str | None) -> None:
-    """Remove what builds that died or failed have left, except the packages of the last one that failed."""
+def remove_incomplete(site: Site, next_release: str | None) -> list[str]:
+    """Remove what builds that died or failed have left, except the packages of the last one that failed.
+
+    Says what could not be removed.
+    """
     kept = {site.live, *[name for name in failed(site) if name != next_release][-1:]}
-    for entry in site.releases.iterdir() if site.releases.is_dir() else ():
-        if site.facts(entry.name) is None and entry.name not in kept:
-            shutil.rmtree(entry)
+    names = [entry.name for entry in site.releases.iterdir()] if site.releases.is_dir() else []
+    said = [site.discard(name) for name in names if site.facts(name) is None and name not in kept]
+    return [line for line in said if line]
 
 
 def main() -> None:
@@ -1418,7 +1435,8 @@ def main() -> None:
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after, **told)
         end_builds(options["user"])
         with only_one(site.home):
-            remove_incomplete(site, options["id"])
+            for said in remove_incomplete(site, options["id"]):
+                module.warn(said)
             enough_space(site)
             build = Build(module, site, fingerprint)
             build.make()

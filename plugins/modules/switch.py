@@ -141,7 +141,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -158,6 +157,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     hashed_assets,
     only_one,
     point,
+    remove,
     run,
     without_foreign_frames,
 )
@@ -221,6 +221,8 @@ class Switch:
         self.options = options
         self.site = Site(options["home"])
         self.release = options["release"]
+        #: What could not be removed, in words.
+        self.left = ""
 
     def units(self, release: str) -> list[str]:
         # The socket first: a stopped service would be woken by the next connection.
@@ -585,7 +587,11 @@ class Switch:
             os.rename(self.site.releases / release, self.site.removed / release)
         if self.site.removed.exists():
             self._prune_assets()
-            shutil.rmtree(self.site.removed)
+            try:
+                remove(self.site.removed)
+            except StepError as error:
+                # No reason to call a release bad.
+                self.left = str(error)
         return removed
 
     def _prune_assets(self) -> None:
@@ -670,6 +676,8 @@ def main() -> None:
                 switch.retire_others()
                 switch.watch_singles()
             removed = switch.prune()
+            if switch.left:
+                module.warn(switch.left)
             if wrong:
                 if still := switch._ask_front():
                     raise StepError(

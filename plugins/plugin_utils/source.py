@@ -44,6 +44,11 @@ PRIVATE_CONTENT = re.compile(
     rb"|(/\*.*\*/;?\s*)?-- (MySQL|MariaDB) dump"
 )
 
+#: Bytes of a source on a disk: it travels whole, and the host keeps some releases of it.
+LARGEST = 1 << 30
+#: Bytes that a file needs on a disk at least.
+BLOCK = 4096
+
 #: What a file begins with that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -79,7 +84,11 @@ def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Pac
             info.uid = info.gid = 0
             info.uname = info.gname = ""
             info.mode = 0o755 if info.isdir() or info.mode & 0o100 else 0o644
-            digest.update(f"{info.name}\0{info.mode:o}\0{info.type!r}\0{info.linkname}\0{info.size}\0".encode())
+            facts = f"{info.name}\0{info.mode:o}\0{info.type!r}\0{info.linkname}\0{info.size}\0"
+            try:
+                digest.update(facts.encode())
+            except UnicodeEncodeError:
+                raise ValueError(f"the name {info.name!a} is not in UTF-8; give the file another") from None
             if content is None:
                 packed.addfile(info)
             else:
@@ -91,6 +100,23 @@ def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Pac
     if pointers:
         raise ValueError(f"{', '.join(pointers[:5])}: only the pointer of Git LFS is there: git lfs pull")
     return Packed(digest.hexdigest(), names, [name for name in kept_back if name not in files])
+
+
+class Scale:
+    """Weighs the files of a source before they are read, which may be more than fits into memory."""
+
+    def __init__(self) -> None:
+        self.total, self.largest = 0, ("", 0)
+
+    def add(self, name: str, size: int) -> None:
+        self.total += max(size, BLOCK)
+        self.largest = max(self.largest, (name, size), key=lambda item: item[1])
+        if self.total > LARGEST:
+            raise ValueError(
+                f"it has more than {LARGEST >> 20} MiB of files, which is the most that a release may have (the largest"
+                f" so far is {self.largest[0]} with {self.largest[1] >> 20} MiB); keep data elsewhere, such as in"
+                " django_media_root or django_shared_paths"
+            )
 
 
 def untranslated(names: list[str], commands: list[str]) -> list[str]:
@@ -133,6 +159,9 @@ def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries
     )
     names = sorted((exported | wanted) - set(kept_back))
     links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
+    scale = Scale()
+    for name in names:
+        scale.add(name, (top / name).lstat().st_size)
     for name in names:
         path = top / name
         info = tarfile.TarInfo(name)
@@ -243,8 +272,9 @@ def all_in(top: Path) -> list[str]:
 
 def from_archive(path: Path) -> Entries:
     with tarfile.open(path, mode="r:*") as source:
-        members = {}
-        for member in source.getmembers():
+        members, scale = {}, Scale()
+        for member in source:
+            scale.add(member.name, member.size)
             name = str(PurePosixPath(member.name))
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{member.name} leads out of the archive")
@@ -263,7 +293,10 @@ def from_archive(path: Path) -> Entries:
                 check_link(name, links)
                 yield info, None
             else:
-                content = source.extractfile(member).read()
+                try:
+                    content = source.extractfile(member).read()
+                except (KeyError, AttributeError):
+                    raise ValueError(f"{name} is a link to {member.linkname}, which is no file of it") from None
                 info.size = len(content)
                 yield info, content
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import io
 import json
 import os
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
     inputs_of,
@@ -54,6 +57,12 @@ def write(top, *names, content=""):
     for name in names:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(content)
+
+
+def nest(top: Path, folders: int) -> None:
+    """So many of them, one in the other; by their whole path nobody comes to the last ones."""
+    script = f"import os\nfor _ in range({folders}):\n    os.mkdir('deep')\n    os.chdir('deep')\n"
+    subprocess.run([sys.executable, "-c", script], cwd=top, check=True)
 
 
 def in_git(top, *argvs):
@@ -272,6 +281,39 @@ def test_an_archive_that_leads_out_of_itself_is_refused(tmp_path):
         tar.addfile(tarfile.TarInfo("../../etc/cron.d/x"))
     with pytest.raises(ValueError, match="leads out"):
         packed(path)
+
+
+def in_archive(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+    return path
+
+
+def test_an_archive_whose_link_leads_to_no_file_of_it_is_refused(tmp_path):
+    link = tarfile.TarInfo("settings.py")
+    link.type, link.linkname = tarfile.LNKTYPE, "gone.py"
+    with pytest.raises(ValueError, match=r"settings\.py is a link to gone\.py, which is no file of it"):
+        packed(in_archive(tmp_path / "source.tar.gz", link))
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"'caf\\udce9' is not in UTF-8"):
+        packed(in_archive(tmp_path / "source.tar.gz", tarfile.TarInfo(os.fsdecode(b"caf\xe9"))))
+
+
+def test_a_source_that_is_larger_than_releases_may_be_is_refused_before_it_is_read(project, tmp_path):
+    with (project / "rows.db").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(ValueError, match=r"more than 1024 MiB of files.*rows.db with 3072 MiB"):
+        packed(project)
+    # Of an archive the header says it.
+    member = tarfile.TarInfo("rows.db")
+    member.size = 3 << 30
+    with gzip.open(tmp_path / "source.tar.gz", "wb") as file:
+        file.write(member.tobuf())
+    with pytest.raises(ValueError, match=r"rows.db with 3072 MiB"):
+        packed(tmp_path / "source.tar.gz")
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../secret", "deep/up/../secret", "deep/up/..", "link"])
@@ -956,6 +998,38 @@ def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
     # The next build may have the id of the failed one.
     release.remove_incomplete(site, "1")
     assert list(site.releases.iterdir()) == []
+
+
+def test_what_a_build_has_nested_too_deep_is_removed(tmp_path):
+    site = Site(str(tmp_path))
+    (site.releases / "1").mkdir(parents=True)
+    nest(site.releases / "1", 3000)
+    assert release.remove_incomplete(site, None) == []
+    assert not (site.releases / "1").exists()
+
+
+def test_what_cannot_be_removed_is_laid_aside_and_told(tmp_path, monkeypatch):
+    def refuse(path):
+        raise StepError("disk", f"rm: cannot remove '{path}': Operation not permitted")
+
+    monkeypatch.setattr(site_utils, "remove", refuse)
+    site = Site(str(tmp_path))
+    (site.releases / "1/code").mkdir(parents=True)
+    (said,) = release.remove_incomplete(site, None)
+    assert re.match(rf"{site.releases}/1 cannot be removed, and is {site.removed}/1\.\d+ now: rm: cannot", said)
+    assert not (site.releases / "1").exists()
+
+
+@pytest.mark.parametrize("error", [RecursionError(), OSError(errno.ENAMETOOLONG, "File name too long", "a" * 5000)])
+def test_a_build_that_nests_too_deep_is_told_in_words_and_removed(build, monkeypatch, error):
+    def seal():
+        nest(build.code, 3000)
+        raise error
+
+    monkeypatch.setattr(build, "_lay_out", seal)
+    with pytest.raises(StepError, match="build: folders are nested so deep"):
+        build.make()
+    assert not build.path.exists()
 
 
 def dry_run(home: Path, capsys, **more) -> dict:
