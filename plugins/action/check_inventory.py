@@ -47,9 +47,12 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import from_archive
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+
+with contextlib.suppress(ImportError):
+    # ansible-core brings it, though not to the import test of ansible-test.
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
 
 COLLECTION = Path(__file__).parents[2]
 #: A PyYAML that was built without libyaml has the slow one only.
@@ -466,7 +469,7 @@ KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
 
 
 def kind_of(value: Any) -> str:
-    return next((kind for kind, (types, _) in KINDS.items() if isinstance(value, types)), "date")
+    return next((kind for kind, (types, _rule) in KINDS.items() if isinstance(value, types)), "date")
 
 
 def wrong_kind(value: Any, wanted: str) -> Refusal | None:
@@ -676,7 +679,7 @@ def origin(value: str) -> Refusal | None:
 
 
 def email(value: str) -> Refusal | None:
-    name, _, host = value.rpartition("@")
+    name, _at, host = value.rpartition("@")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}", name) and DOMAIN.fullmatch(host.lower()):
         return None
     return "is no e-mail address", "write one such as me@example.com"
@@ -1876,7 +1879,7 @@ class ActionModule(ActionBase):
             "deploys": {"type": "bool", "default": True},
             "source": {"type": "path"},
         }
-        _, arguments = self.validate_argument_spec(spec)
+        _result, arguments = self.validate_argument_spec(spec)
         case = self.case(arguments["roles"], task_vars or {})
         case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
         if arguments["source"]:

@@ -42,7 +42,7 @@ class ActionModule(ActionBase):
         return self._execute_module("django_vps.stack.config_files", module_args=arguments, task_vars=task_vars)
 
     def try_to_log_in(self) -> str:
-        for _ in range(TRIES):
+        for _try in range(TRIES):
             refusal = self.log_in()
             if not PASSING.search(refusal):
                 break

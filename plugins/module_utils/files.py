@@ -350,7 +350,7 @@ def apply(changes, argv):
         if isinstance(error, Refused) and undo:
             raise Refused(f"{error} - everything was put back", **error.result) from None
         raise
-    for _, new in changes:
+    for _old, new in changes:
         remove(beside(new.path, "before"))
     return validation
 
@@ -412,7 +412,7 @@ def run(specs, command, check_mode=False, prove=None):
                 raise Refused(f"{new.path}: {why}")
         result = {
             "changed": bool(changes or mended),
-            "paths": list(dict.fromkeys([*mended, *(new.path for _, new in changes)])),
+            "paths": list(dict.fromkeys([*mended, *(new.path for _old, new in changes)])),
             "diff": [difference(old, new, new.path in secrets) for old, new in changes],
             "validation": "",
         }

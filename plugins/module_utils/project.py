@@ -50,7 +50,7 @@ def settings_of(project: Path, option: str) -> str:
 
 def others(project: Path, module: str) -> str:
     """The other modules of a package of settings, for a message; nothing where settings are one file."""
-    package, _, name = module.rpartition(".")
+    package, _dot, name = module.rpartition(".")
     folder = project.joinpath(*package.split("."))
     if "settings" not in package:
         return ""

@@ -335,7 +335,7 @@ def _on(line: str, marker: str | None) -> str:
     if not marker:
         return line
     # An address may have a semicolon in it.
-    requirement, _, own = (part.strip() for part in line.partition(" ;" if "@" in line else ";"))
+    requirement, _semicolon, own = (part.strip() for part in line.partition(" ;" if "@" in line else ";"))
     return f"{requirement} ; {joined([part for part in (own, marker) if part], 'and')}"
 
 

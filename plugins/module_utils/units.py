@@ -72,7 +72,7 @@ def monotonic_ns():
 
 def wall_stamp(text):
     """`Tue 2026-01-06 12:00:00.123456 UTC`, as `--timestamp=us+utc` prints it, in nanoseconds."""
-    _, day, clock, _ = text.split()
+    _weekday, day, clock, _zone = text.split()
     moment = datetime.fromisoformat(f"{day}T{clock}+00:00")
     # A float holds more than microseconds, but not all of them exactly.
     return round(moment.timestamp() * 10**6) * 1000
@@ -174,7 +174,7 @@ class Unit:
 
     def do(self, verb):
         argv = ["systemctl", verb, *([] if verb == "daemon-reload" else ["--", self.name])]
-        code, _, err = call(*argv)
+        code, _out, err = call(*argv)
         if code:
             journal = self.journal()
             why = f"{' '.join(argv)} failed: {err.strip()}"

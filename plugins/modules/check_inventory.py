@@ -48,7 +48,7 @@ attributes:
 notes:
   - There is no module behind it, the action plugin does the work without a connection.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

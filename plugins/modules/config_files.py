@@ -93,6 +93,29 @@ options:
     type: list
     elements: dict
     default: []
+    suboptions:
+      name:
+        description: Full name of the unit, such as V(nginx.service).
+        type: str
+        required: true
+      enabled:
+        description: Whether the unit starts at boot. Null leaves that alone.
+        type: bool
+        default: true
+      restart_when_newer:
+        description: Restart the unit when one of these paths changed after it began to start.
+        type: list
+        elements: path
+        default: []
+      reload_when_newer:
+        description: Reload the unit when one of these paths changed after it was last reloaded, or began to start.
+        type: list
+        elements: path
+        default: []
+      conditional:
+        description: Whether it is well that the unit does not run because one of its own conditions is not met.
+        type: bool
+        default: false
   guard:
     description:
       - For files that decide who may log in, such as those of sshd, of sudo or of the firewall. A login proves them
@@ -135,7 +158,7 @@ notes:
   - Access control lists and extended attributes of a replaced file are not carried over to the new
     one.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -39,8 +39,9 @@ attributes:
     description: Asks nobody, as the web server may not be there yet.
   diff_mode:
     support: none
+    description: It changes no files.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -85,7 +86,7 @@ REDIRECTS = 10
 def addresses_of(name: str) -> list[str] | None:
     """What the name leads to; None where the host says itself that it is the one."""
     try:
-        found = {str(where[0]) for *_, where in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}
+        found = {str(where[0]) for *_kind, where in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}
     except socket.gaierror:
         return []
     if any(is_loopback(address) for address in found):
@@ -146,7 +147,7 @@ def fetch(url: str, address: str) -> http.client.HTTPResponse:
 def trouble(name: str, address: str, token: str) -> str:
     """What is found at the address instead of the file; nothing when it is the file."""
     url = f"http://{name}{CHALLENGES}/{token}"
-    for _ in range(REDIRECTS + 1):
+    for _hop in range(REDIRECTS + 1):
         asked = urlsplit(url).hostname
         try:
             with contextlib.closing(fetch(url, address if asked == name else asked)) as answer:

@@ -34,8 +34,9 @@ attributes:
     description: Takes no lock.
   diff_mode:
     support: none
+    description: It changes no files.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

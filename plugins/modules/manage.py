@@ -38,8 +38,9 @@ attributes:
     description: Runs none.
   diff_mode:
     support: none
+    description: It changes no files.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -49,7 +49,7 @@ attributes:
     support: full
     description: Shows the plan.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -94,7 +94,8 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
 )
 
 # Times that a migration gives way to who holds its lock, and the seconds between.
-TRIES, PAUSE = 3, 5
+TRIES = 3
+PAUSE = 5
 
 # What the database lacks of this release, or what the other release does not know of it.
 PLAN = """

@@ -29,8 +29,9 @@ attributes:
     description: It only reads.
   diff_mode:
     support: none
+    description: It changes no files.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""

@@ -102,7 +102,7 @@ attributes:
     support: full
     description: Shows the release that is live and the one that would be.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -164,7 +164,9 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
 
 PAUSE = 0.25
 #: Who asks, where the web server listens, and how many seconds that has for an answer.
-AGENT, FRONT, PATIENCE = "django_vps.stack health check", ("127.0.0.1", 443), 10
+AGENT = "django_vps.stack health check"
+FRONT = ("127.0.0.1", 443)
+PATIENCE = 10
 #: What is wrong where the live release is not all that runs.
 UNITS_DIFFER = "not all of its units run, or those of another release still do"
 #: The user of the web server.
@@ -245,7 +247,7 @@ class Switch:
 
     def running(self, pattern: str = "*") -> set[str]:
         """Releases of which a unit runs, or is about to or has not ended yet."""
-        return {release for _, release, state in self.listed(pattern) if state not in ("inactive", "failed")}
+        return {release for _unit, release, state in self.listed(pattern) if state not in ("inactive", "failed")}
 
     def serves(self) -> bool:
         """Whether the release is live, all its units run, and no other release does."""

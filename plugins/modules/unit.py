@@ -64,7 +64,7 @@ notes:
   - A C(Type=oneshot) service without C(RemainAfterExit) is left alone once it has ended well since
     boot.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 seealso:
   - module: ansible.builtin.systemd_service
   - module: django_vps.stack.config_files
