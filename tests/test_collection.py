@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROLES = ("host", "postgres", "django", "gunicorn", "deployer", "letsencrypt", "nginx")
-MODULES = ("config_files", "unit", "lock", "release", "releases", "migrate", "switch", "check_inventory")
+MODULES = ("claim", "config_files", "unit", "lock", "release", "releases", "migrate", "switch", "check_inventory")
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,7 @@ attributes:
     support: full
     description: Shows the version that is live and the one that would follow.
 author:
-  - the django_vps.stack authors
+  - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
@@ -297,6 +297,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.python import (
@@ -386,7 +387,7 @@ for name in os.fsdecode(sys.stdin.buffer.read()).split("\\n")[:-1]:
         elif brotli:
             done = subprocess.run([brotli, "--best", "--keep", "--", path], stderr=subprocess.PIPE, text=True)
             if done.returncode:
-                sys.exit(f"brotli: {done.stderr}")
+                raise SystemExit(f"brotli: {done.stderr}")
 """
 
 # Asked of the project under its production environment; all in one process, since starting Django takes longest.
@@ -523,12 +524,6 @@ ADVICE = (
         "GeoDjango needs it: write django_system_packages: [gdal-bin], which brings all three, and run site.yml.",
     ),
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
-)
-
-#: Kinds of file systems that several hosts may have mounted; those of FUSE are called fuse.something.
-SHARED = re.compile(
-    r"nfs4?|cifs|smb3|ceph|lustre|gfs2?|ocfs2|9p|virtiofs|afs|beegfs|gpfs|orangefs"
-    r"|fuse\.(?!(lxcfs|gvfs|gvfsd-fuse|overlayfs|fuse-overlayfs|mergerfs|encfs|gocryptfs|portal|snapfuse|squashfuse)$).*"
 )
 
 #: What a folder of packages has in the place of a release's MARKER; it holds what tells one set from another.
@@ -973,7 +968,7 @@ class Build:
                 facts.get("step", "settings"), cause or error.cause, error.advice, details=details
             ) from None
         if facts["key"]:
-            again, _ = ask_project("settings", argv, KEY, {})
+            again, _said = ask_project("settings", argv, KEY, {})
             facts["changing_key"] = again["key"] != facts["key"]
         self._judge(facts)
         if facts["key"]:
@@ -986,7 +981,7 @@ class Build:
             if finding not in SEEN_TO:
                 self.module.warn(f"manage.py check --deploy: {finding}: {text}")
         if not self.application:
-            module, _, name = (facts["application"] or self._guess_application()).rpartition(".")
+            module, _dot, name = (facts["application"] or self._guess_application()).rpartition(".")
             self.application = f"{module}:{name}"
         self._warn_of_kept_connections(facts["kept"])
         self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
@@ -1279,19 +1274,6 @@ def parts_of_the_database(known: dict) -> str:
         ", or give the project the parts by django_env, under the names that it reads:"
         " host {PGHOST}, name {PGDATABASE}, user {PGUSER}, password and port empty"
     ).format(**known)
-
-
-def is_shared(folder: str, mounts: str = "/proc/self/mountinfo") -> bool:
-    """Whether a folder lies on a file system that other hosts may have too."""
-    path = os.path.realpath(folder)
-    kinds = {}
-    for line in Path(mounts).read_text(errors="replace").splitlines():
-        before, _, after = line.partition(" - ")
-        # Spaces and the like are written as octal numbers; of two at one place the later is on top.
-        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
-        kinds[point] = after.split()[0]
-    above = (point for point in kinds if path == point or path.startswith(f"{point.rstrip('/')}/"))
-    return bool(SHARED.fullmatch(kinds[max(above, key=len)]))
 
 
 def size_of(folder: Path) -> dict[str, int]:

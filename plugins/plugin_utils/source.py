@@ -305,7 +305,7 @@ def check_link(name: str, links: dict[str, str]) -> None:
     """A link has to stay inside, also where it leads on through others: the host's files are not the project's."""
     here, steps = name.split("/")[:-1], [name.rpartition("/")[2], "."]
     # More of them than this go in a circle.
-    for _ in range(1000):
+    for _step in range(1000):
         if not steps:
             return
         step = steps.pop(0)

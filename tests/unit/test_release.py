@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
+from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
     inputs_of,
@@ -35,13 +36,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     write_file,
 )
 from ansible_collections.django_vps.stack.plugins.modules import release
-from ansible_collections.django_vps.stack.plugins.modules.release import (
-    Build,
-    enough_space,
-    fingerprint_of,
-    is_shared,
-    next_id,
-)
+from ansible_collections.django_vps.stack.plugins.modules.release import Build, enough_space, fingerprint_of, next_id
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
 
 

@@ -63,8 +63,16 @@ def test_an_edit_of_sshds_own_file_that_lets_nobody_in(sites, refused_everywhere
         assert "AllowUsers nobody" in site.host.check_output(f"cat {file}.refused")
 
 
-def test_a_firewall_without_the_port_of_ssh(refused_everywhere, owner_gets_in):
+def test_a_port_of_ssh_on_which_nobody_listens(refused_everywhere, owner_gets_in):
+    refused_everywhere("listens on 2222, and SSH does on 22. Fix: ", "--tags=host", host_ssh_ports=[22, 2222])
+
+
+def test_a_firewall_without_the_port_of_ssh(sites, refused_everywhere, owner_gets_in):
+    for site in sites:
+        site.host.check_output("systemd-run --unit=other /usr/bin/python3 -m http.server 2222")
     refused_everywhere(NOBODY, "--tags=host", host_ssh_ports=[2222])
+    for site in sites:
+        site.host.check_output("systemctl stop other.service")
 
 
 def test_a_rule_before_ours_that_drops_what_comes_in(sites, refused_everywhere, drop_in, until, owner_gets_in):

@@ -12,6 +12,7 @@ import pytest
 from conftest import EPHEMERAL, Site, servers
 from support.load import Load
 from support.play import play
+from support.runs import ROOT
 
 NAMES = ("club", "legacy", "pipenv", "queue", "shelf", "workspace")
 PROJECTS = EPHEMERAL / "projects"
@@ -456,6 +457,84 @@ def test_a_release_whose_python_is_gone_is_ruled_out(workspace):
         workspace.host.check_output("mv /opt/gone /opt/python3.11")
     assert done.returncode != 0
     assert f"{other} cannot run: the Python that it was built for is gone" in done.stdout
+
+
+@pytest.fixture
+def stranger(projects, tmp_path):
+    """The inventory of somebody else for the same server, where this and that is a neighbour's."""
+    site = projects["legacy"]
+    own = {
+        "ansible_host": site.address,
+        "ansible_user": "debian",
+        "ansible_ssh_private_key_file": str(ROOT / ".cache/ssh/id_ed25519"),
+        "site_name": "stranger",
+        "site_domains": ["stranger.example.test"],
+        "django_source": str(PROJECTS / "shelf"),
+        "letsencrypt_enabled": False,
+    }
+
+    def run(**variables):
+        groups = {group: {"hosts": {"stranger": {}}} for group in ("web", "app", "database")}
+        (tmp_path / "hosts.json").write_text(
+            json.dumps({"all": {"hosts": {"stranger": {**own, **variables}}, "children": groups}})
+        )
+        return play("site", inventory=tmp_path / "hosts.json")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {
+                "site_domains": ["stranger.example.test", "www.legacy.example.test"],
+                "django_media_root": "/srv/legacy/media/stranger",
+                "django_user": "legacy",
+                "gunicorn_service": "legacy-gunicorn",
+                "postgres_database": "legacy",
+                "postgres_user": "legacy",
+            },
+            [
+                "site_domains: www.legacy.example.test belongs to the site legacy of this host",
+                "django_media_root: /srv/legacy/media/stranger overlaps with /srv/legacy",
+                "django_user: legacy belongs to the site legacy",
+                "gunicorn_service: legacy-gunicorn belongs to the site legacy",
+                "postgres_database: legacy belongs to the site legacy",
+            ],
+        ),
+        (
+            {"django_media_root": "/srv/of_ana", "gunicorn_service": "of-ana"},
+            [
+                "django_media_root: /srv/of_ana is there, and holds what is not the site's (letters)",
+                "gunicorn_service: of-ana is the name of /etc/systemd/system/of-ana.service",
+            ],
+        ),
+    ],
+)
+def test_what_belongs_to_somebody_else_on_the_host_is_refused_and_nothing_changes(legacy, stranger, variables, said):
+    legacy.host.check_output("mkdir -p /srv/of_ana/letters; echo '[Unit]' > /etc/systemd/system/of-ana.service")
+    look = "getent passwd; ls /srv /etc /etc/nginx/conf.d /etc/systemd/system; stat -c %U /srv/of_ana /srv/legacy/media"
+    before = legacy.host.check_output(look)
+    done = stranger(**variables)
+    assert done.returncode != 0
+    for line in said:
+        assert line in done.stdout
+    assert legacy.host.check_output(look) == before
+
+
+def test_units_of_another_name_take_the_place_of_those_before_and_nobody_notices(shelf):
+    units = "systemctl list-unit-files --no-legend 'shelf*'; systemctl list-units --all --no-legend 'shelf*'"
+    assert "shelf-gunicorn@" in shelf.host.check_output(units)
+    renamed = {"gunicorn_service": "{{ site_name }}-{{ 'web' if inventory_hostname == 'shelf' else 'gunicorn' }}"}
+    with Load(shelf.address, shelf.canonical, path=["/"], rate=4, cafile=shelf.roots) as load:
+        done = play("site", "--limit", "shelf", **renamed)
+    assert done.returncode == 0
+    assert load.result()["failures"] == []
+    assert "shelf-gunicorn" not in shelf.host.check_output(units)
+    assert f"shelf-web@{shelf.release}.service" in shelf.host.check_output(units)
+    assert page(shelf)["release"] == shelf.release
+    assert not re.search("changed=[1-9]", play("site", "--limit", "shelf", **renamed).stdout)
 
 
 def test_the_neighbour_is_as_it_was(sites):

@@ -1,0 +1,207 @@
+"""What of a host belongs to somebody else, by the files of other sites and by what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from types import SimpleNamespace
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.django_vps.stack.plugins.modules import claim as module
+from ansible_collections.django_vps.stack.plugins.modules.claim import Claim
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """The folders of a host, and how a site claims something of it."""
+    places = {name: tmp_path / name for name in ("sites", "conf.d", "units", "vendor", "srv")}
+    for folder in places.values():
+        folder.mkdir()
+    monkeypatch.setattr(module, "SITES", places["sites"])
+    monkeypatch.setattr(module, "NGINX", (places["conf.d"],))
+    monkeypatch.setattr(module, "UNITS", places["units"])
+    monkeypatch.setattr(module, "OTHER_UNITS", (places["vendor"],))
+
+    def problems(site="shop", **claims) -> list[str]:
+        return Claim(site, {name: [value] for name, value in claims.items()}, "shop").problems()
+
+    return SimpleNamespace(**{name.replace(".", ""): path for name, path in places.items()}, problems=problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("site_domains", "a.example.com", "a.example.com"),
+        ("django_user", "web", "web"),
+        ("gunicorn_service", "web", "web"),
+        ("postgres_database", "web", "web"),
+        ("valkey_port", 6380, 6380),
+        ("django_home", "/srv/web", "/srv/web"),
+        ("django_home", "/srv/web", "/srv/web/inner"),
+        ("django_media_root", "/data/web/media", "/data/web"),
+    ],
+)
+def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours):
+    (host.sites / "other.json").write_text(json.dumps({name: ["else", str(theirs)]}))
+    (said,) = host.problems(**{name: ours})
+    assert said.startswith(f"{name}: {ours} ")
+    assert " to the site other of this host. Fix: " in said
+    # Its own file says nothing against a site.
+    assert host.problems(site="other", **{name: theirs}) == []
+
+
+def test_folders_of_one_kind_meet_those_of_another(host):
+    (host.sites / "other.json").write_text(json.dumps({"django_home": ["/srv/web"]}))
+    (said,) = host.problems(django_media_root="/srv/web/media")
+    assert "overlaps with /srv/web, which belongs to the site other" in said
+
+
+def test_what_differs_is_taken(host):
+    (host.sites / "other.json").write_text(
+        json.dumps({"site_domains": ["a.example.com"], "django_home": ["/srv/web"], "valkey_port": ["6379"]})
+    )
+    assert host.problems(site_domains="b.example.com", django_home=f"{host.srv}/web2", valkey_port=6380) == []
+
+
+@pytest.mark.parametrize("name", ["django_home", "django_media_root", "django_config_dir"])
+def test_a_folder_with_the_files_of_others_is_refused(host, name):
+    folder = host.srv / "taken"
+    folder.mkdir()
+    assert host.problems(**{name: folder}) == []
+    (folder / "rows.sql").touch()
+    (said,) = host.problems(**{name: folder})
+    assert said.startswith(f"{name}: {folder} is there, and holds what is not the site's (rows.sql). Fix: ")
+    (host.srv / "file").touch()
+    (said,) = host.problems(**{name: host.srv / "file"})
+    assert "is no folder" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("django_home", ["releases/1", "journal", "current"]),
+        ("django_home", ["media/2026", ".profile", "lost+found"]),
+        ("django_config_dir", ["secret_key", "notes.txt"]),
+        ("django_media_root", ["lost+found"]),
+    ],
+)
+def test_a_folder_of_the_site_from_before_there_were_claims_is_its_own(host, name, entries):
+    for entry in entries:
+        (host.srv / "shop" / entry).mkdir(parents=True)
+    assert host.problems(**{name: host.srv / "shop"}) == []
+
+
+def test_uploads_belong_to_the_sites_user_or_came_with_their_file_system(host, monkeypatch):
+    folder = host.srv / "media"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    own = pwd.getpwuid(os.geteuid()).pw_name
+    claims = {"django_media_root": [str(folder)], "django_user": [own]}
+    # A user that can log in is another matter.
+    monkeypatch.setattr(Claim, "user", lambda *_: "")
+    assert Claim("shop", claims, "shop").problems() == []
+    monkeypatch.setattr(module, "exists", lambda user: False)
+    assert len(Claim("shop", claims, "shop").problems()) == 1
+    monkeypatch.setattr(module, "is_shared", lambda folder: True)
+    assert Claim("shop", claims, "shop").problems() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("server { listen 80; server_name b.example.com A.example.com; }", True),
+        ("server {\n  server_name\n    a.example.com;\n}", True),
+        ("# server_name a.example.com;\nserver { server_name aa.example.com; }", False),
+        ("map $server_name $x { a.example.com 1; }", False),
+    ],
+)
+def test_a_name_that_nginx_serves_already_is_refused_with_the_file(host, text, refused):
+    (host.confd / "blog.conf").write_text(text)
+    (host.confd / "shop.conf").write_text("server { server_name a.example.com; }")
+    (host.confd / "gone.conf").symlink_to("nowhere")
+    said = host.problems(site_domains="a.example.com")
+    assert [line.partition(". Fix")[0] for line in said] == [
+        f"site_domains: a.example.com is a server of nginx in {host.confd}/blog.conf"
+    ] * refused
+
+
+@pytest.mark.parametrize(
+    ("shell", "refused"), [("/bin/bash", True), ("/usr/sbin/nologin", False), ("/bin/false", False)]
+)
+def test_an_account_of_a_person_is_refused(host, monkeypatch, shell, refused):
+    monkeypatch.setattr(module.pwd, "getpwnam", lambda name: SimpleNamespace(pw_shell=shell, pw_uid=1000))
+    assert [line.split(". ")[0] for line in host.problems(django_user="ana")] == [
+        "django_user: ana is a user that can log in"
+    ] * refused
+
+
+def test_a_user_that_is_not_there_yet_is_taken(host):
+    assert host.problems(django_user="nobody-has-this-name") == []
+
+
+@pytest.mark.parametrize("file", ["vendor/user@.service", "vendor/user@.socket", "units/user.service"])
+def test_a_unit_of_the_system_or_of_somebody_else_is_refused(host, file):
+    path = host.units.parent / file
+    path.write_text("[Unit]\nDescription=Something else\n")
+    (said,) = host.problems(gunicorn_service="user")
+    assert said.startswith(f"gunicorn_service: user is the name of {path}")
+
+
+@pytest.mark.parametrize(("owner", "refused"), [("shop", False), ("blog", True), ("", False)])
+def test_a_database_of_another_role_is_refused(host, monkeypatch, owner, refused):
+    monkeypatch.setattr(module, "exists", lambda user: True)
+    monkeypatch.setattr(module.shutil, "which", lambda name: name)
+    done = SimpleNamespace(stdout=f"{owner}\n")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: done)
+    assert [line.split(". ")[0] for line in host.problems(postgres_database="rows")] == [
+        "postgres_database: rows is a database of blog"
+    ] * refused
+
+
+def unit_file(host, name: str, home: str) -> None:
+    text = f"[Unit]\nDescription=The live release of {name}\nRequiresMountsFor={home}\n"
+    (host.units / f"{name}.service").write_text(text)
+
+
+def test_units_that_started_the_site_under_another_name_are_found(host):
+    unit_file(host, "shop-web", "/srv/shop")
+    unit_file(host, "shop-gunicorn", "/srv/shop")
+    unit_file(host, "blog-gunicorn", "/srv/blog")
+    (host.units / "mine.service").write_text("[Unit]\nRequiresMountsFor=/srv/shop\n")
+    claims = {"django_home": ["/srv/shop"], "gunicorn_service": ["shop-gunicorn"]}
+    assert Claim("shop", claims, "shop").former_services() == ["shop-web"]
+    # A host that runs no site has none.
+    assert Claim("shop", {"postgres_database": ["shop"]}, "shop").former_services() == []
+
+
+def run(capsys, check: bool = False, **claims) -> dict:
+    args = {"site": "shop", "claims": {name: [value] for name, value in claims.items()}, "_ansible_check_mode": check}
+    with patch_module_args(args), pytest.raises(SystemExit):
+        module.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_claims_are_noted_once_and_a_dry_run_notes_none(host, capsys):
+    assert run(capsys, check=True, valkey_port=6379)["changed"]
+    assert list(host.sites.iterdir()) == []
+    assert run(capsys, valkey_port=6379)["changed"]
+    assert not run(capsys, valkey_port=6379)["changed"]
+    assert (host.sites / "shop.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads((host.sites / "shop.json").read_text()) == {"valkey_port": ["6379"]}
+
+
+def test_what_is_refused_is_not_noted(host, capsys):
+    (host.sites / "other.json").write_text(json.dumps({"valkey_port": ["6379"]}))
+    result = run(capsys, valkey_port=6379)
+    assert result["failed"]
+    assert "valkey_port: 6379 belongs to the site other of this host" in result["msg"]
+    assert not (host.sites / "shop.json").exists()
+
+
+def test_what_a_site_has_claimed_is_its_own_whatever_is_there(host, capsys):
+    (host.srv / "shop").mkdir()
+    run(capsys, django_home=str(host.srv / "shop"))
+    (host.srv / "shop/notes.txt").touch()
+    assert not run(capsys, django_home=str(host.srv / "shop")).get("failed")
