@@ -39,7 +39,9 @@ class ActionModule(ActionBase):
 
     def module(self, task_vars: dict, **more) -> dict:
         arguments = {**self._task.args, **more}
-        return self._execute_module("django_vps.stack.config_files", module_args=arguments, task_vars=task_vars)
+        # Else every configuration would go to the host's log, secrets and all.
+        quiet = {**task_vars, "ansible_no_target_syslog": True}
+        return self._execute_module("django_vps.stack.config_files", module_args=arguments, task_vars=quiet)
 
     def try_to_log_in(self) -> str:
         for _try in range(TRIES):

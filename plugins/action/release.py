@@ -28,6 +28,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
+        # What is secret among the options has no business in the host's log.
+        task_vars = {**(task_vars or {}), "ansible_no_target_syslog": True}
         source = self._task.args.get("source")
         if not source or not isinstance(source, str):
             raise AnsibleActionFail("source is required: a folder or a .tar.gz on the controller.")

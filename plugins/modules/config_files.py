@@ -315,8 +315,7 @@ def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
 def main():
     module = AnsibleModule(
         argument_spec={
-            # Else every configuration would go to the host's log, secrets and all.
-            "files": {"type": "list", "elements": "dict", "required": True, "options": files.FILE, "no_log": True},
+            "files": {"type": "list", "elements": "dict", "required": True, "options": files.FILE},
             "validate": {"type": "raw"},
             "units": {"type": "list", "elements": "dict", "default": [], "options": units.UNIT},
             "guard": {
@@ -327,8 +326,6 @@ def main():
         },
         supports_check_mode=True,
     )
-    # That was for the log; in the results paths and contents are no secrets, unless said so.
-    module.no_log_values.clear()
     options = {**module.params, "files": [dict(spec) for spec in module.params["files"]]}
     for spec in module.params["files"]:
         if spec["secret"]:

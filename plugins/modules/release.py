@@ -529,7 +529,7 @@ ADVICE = (
 #: What a folder of packages has in the place of a release's MARKER; it holds what tells one set from another.
 PACKAGES = "packages"
 
-#: Characters from which on a value of a secret option is masked in the result.
+#: Characters from which on a value of an environment is masked in the result.
 MIN_MASKED = 8
 
 #: Room for a first release, of which nothing is known yet.
@@ -1325,6 +1325,18 @@ def remove_incomplete(site: Site, next_release: str | None) -> list[str]:
     return [line for line in said if line]
 
 
+def hide(module: AnsibleModule, values: list) -> None:
+    """Mask values wherever they occur in what comes of the module; a short one, such as 1, would mask half of it."""
+    long = {str(value) for value in values if len(str(value)) >= MIN_MASKED}
+    try:
+        from ansible.module_utils.secrets import register_secrets
+    except ImportError:
+        # Before ansible-core 2.22.
+        module.no_log_values |= long
+    else:
+        register_secrets(long)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -1332,7 +1344,7 @@ def main() -> None:
             "digest": {"type": "str"},
             "content": {"type": "str", "no_log": True},
             "archive": {"type": "path"},
-            "files": {"type": "dict", "default": {}, "no_log": True},
+            "files": {"type": "dict", "default": {}},
             "includes": {"type": "list", "elements": "str", "default": []},
             "force": {"type": "bool", "default": False},
             "home": {"type": "path", "required": True},
@@ -1354,8 +1366,8 @@ def main() -> None:
             "groups": {"type": "list", "elements": "str", "default": []},
             "extras": {"type": "list", "elements": "str", "default": []},
             "extra_packages": {"type": "list", "elements": "str", "default": []},
-            "fetch_environment": {"type": "dict", "default": {}, "no_log": True},
-            "build_environment": {"type": "dict", "default": {}, "no_log": True},
+            "fetch_environment": {"type": "dict", "default": {}},
+            "build_environment": {"type": "dict", "default": {}},
             "git_key": {"type": "str", "default": "", "no_log": True},
             "packages": {"type": "list", "elements": "str", "default": []},
             "subdirectory": {"type": "str", "default": ""},
@@ -1372,9 +1384,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # Ansible masks a secret wherever it occurs in the result: a short one, such as "1", would destroy the release id.
-    module.no_log_values = {value for value in module.no_log_values if len(value) >= MIN_MASKED}
     options = module.params
+    hide(module, [*options["fetch_environment"].values(), *options["build_environment"].values()])
     os.umask(0o022)
     site = Site(options["home"])
     live = site.live or ""
