@@ -37,7 +37,9 @@ def test_a_renewal_comes_to_all(hosts, until):
     first, second = hosts["web1"], hosts["web2"]
     before = serial(second)
     environment = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem"
-    first.run(f"{environment} certbot renew --quiet --force-renewal --no-random-sleep-on-renew")
+    renew = f"{environment} certbot renew --quiet --force-renewal --no-random-sleep-on-renew"
+    # The CA refuses a nonce now and then, and certbot asks but once more.
+    assert any(first.host.run(renew).rc == 0 for _ in range(5))
     until(lambda: serial(first) != before, 20)
     master = second.run("systemctl show -P MainPID nginx")
     # What the timer does every hour.
