@@ -46,7 +46,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source import from_archive
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source import from_archive, selection
 
 with contextlib.suppress(ImportError):
     # ansible-core brings it, though not to the import test of ansible-test.
@@ -1268,6 +1268,7 @@ def source_is_there(case: Case) -> Iterator[Problem]:
     found = case.find_source(value)
     if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
         yield from source_is_a_project(case, found, str(found))
+        yield from source_can_travel(case, found)
         return
     what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
     yield Problem("django_source", what, f"write {SAMPLES['django_source']}", value)
@@ -1305,7 +1306,15 @@ def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 unpack_texts(top, Path(folder))
-            except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
+            except (
+                OSError,
+                ValueError,
+                OverflowError,
+                EOFError,
+                tarfile.TarError,
+                zlib.error,
+                lzma.LZMAError,
+            ) as error:
                 yield Problem("django_source", f"{name} cannot be unpacked: {error}", "pack it again")
             else:
                 yield from source_is_a_project(case, Path(folder), name)
@@ -1328,6 +1337,14 @@ def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
         yield Problem(
             "django_source", f"{name}: {error.cause}", error.advice[:1].lower() + error.advice[1:].rstrip(".")
         )
+
+
+def source_can_travel(case: Case, top: Path) -> Iterator[Problem]:
+    try:
+        if top.is_dir():
+            selection(top, case.values.get("django_source_includes", []), [])
+    except (OSError, ValueError) as error:
+        yield Problem("django_source", f"{top}: {error}", "mend that there")
 
 
 def unpack_texts(archive: Path, folder: Path) -> None:
@@ -1365,14 +1382,15 @@ def connections_suffice(case: Case) -> Iterator[Problem]:
         return
     workers, threads = case.values.get("gunicorn_workers"), case.values.get("gunicorn_threads")
     limit = str(case.values["postgres_settings"].get("max_connections", 100))
-    if not workers or not threads or not limit.isdecimal() or workers * threads <= int(limit) - 10:
+    # PostgreSQL keeps 3 for superusers, and the role of a site leaves 10 to other sites.
+    if not workers or not threads or not limit.isdecimal() or workers * threads <= int(limit) - 13:
         return
     wanted = workers * threads
     yield Problem(
         "gunicorn_workers",
         f"{workers} workers of {threads} gunicorn_threads open up to {wanted} connections, "
-        f"and PostgreSQL takes {limit}, 10 of them for others",
-        f"write fewer, or max_connections: {wanted + 10} into postgres_settings",
+        f"and of the {limit} that PostgreSQL takes the site may have {int(limit) - 13}",
+        f"write fewer, or max_connections: {wanted + 13} into postgres_settings",
     )
 
 
@@ -1768,6 +1786,9 @@ def read_specs(roles: list[str]) -> dict[str, dict]:
         for entry in document["argument_specs"].values():
             for name, spec in entry.get("options", {}).items():
                 specs.setdefault(name, {**spec, "role": role})
+        # A template for anything but a text is in no spec, as tools that read those take none.
+        for name, value in read(COLLECTION / "roles" / role / "defaults" / "main.yml").items():
+            specs[name].setdefault("default", value)
     return specs
 
 

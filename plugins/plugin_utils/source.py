@@ -88,7 +88,7 @@ def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Pac
             try:
                 digest.update(facts.encode())
             except UnicodeEncodeError:
-                raise ValueError(f"the name {info.name!a} is not in UTF-8; give the file another") from None
+                raise ValueError(f"the name {info.name!a}, or what it links to, is not in UTF-8") from None
             if content is None:
                 packed.addfile(info)
             else:
@@ -144,7 +144,8 @@ def with_files(entries: Entries, files: dict[str, str]) -> Entries:
         yield info, content
 
 
-def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries:
+def selection(top: Path, includes: list[str], kept_back: list[str]) -> list[str]:
+    """The names of a folder that travel; adds to `kept_back` those that stay for what they seem to be."""
     found = names_in(top)
     exported = found.keys() - ignored_by_export(top, found)
     there = found.keys() | ignored_by_git(top) if includes else set()
@@ -158,10 +159,15 @@ def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries
         name for name, tracked in found.items() if not tracked and name not in wanted and is_private(top, name)
     )
     names = sorted((exported | wanted) - set(kept_back))
-    links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
     scale = Scale()
     for name in names:
         scale.add(name, (top / name).lstat().st_size)
+    return names
+
+
+def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries:
+    names = selection(top, includes, kept_back)
+    links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
     for name in names:
         path = top / name
         info = tarfile.TarInfo(name)
@@ -297,6 +303,8 @@ def from_archive(path: Path) -> Entries:
                     content = source.extractfile(member).read()
                 except (KeyError, AttributeError):
                     raise ValueError(f"{name} is a link to {member.linkname}, which is no file of it") from None
+                if member.islnk():
+                    scale.add(name, len(content))
                 info.size = len(content)
                 yield info, content
 

@@ -135,7 +135,7 @@ BAD = [
     ("21 workers as a text", "gunicorn_workers", "4", "without quotes"),
     ("21 workers true", "gunicorn_workers", True, "write a whole number"),
     ("21 threads", "gunicorn_threads", 0, "from 1 to 64"),
-    ("22 connections", "gunicorn_workers", 40, "max_connections: 170"),
+    ("22 connections", "gunicorn_workers", 40, "max_connections: 173"),
     ("23 boolean maybe", "letsencrypt_enabled", "maybe", "write true or false"),
     ("23 boolean 2", "letsencrypt_enabled", 2, "write true or false"),
     ("24 boolean as a text", "letsencrypt_enabled", "yes", "write true or false"),
@@ -916,7 +916,7 @@ def test_no_secret_is_repeated(name, value):
         {"django_system_packages": ["libmagic1", "g++", "libpq-dev"]},
         {"postgres_settings": {"shared_buffers": "256MB", "work_mem": 4096, "fsync": True}},
         {"postgres_settings": {"shared_buffers": "{{ ansible_facts['memtotal_mb'] // 4 }}MB"}},
-        {"postgres_settings": {"max_connections": 170}, "gunicorn_workers": 40},
+        {"postgres_settings": {"max_connections": 173}, "gunicorn_workers": 40},
         {"gunicorn_settings": {"max_requests": 5000, "loglevel": "debug", "accesslog": "-"}},
         {"gunicorn_worker_class": "asgi", "gunicorn_workers": 0, "gunicorn_threads": 1},
         {"nginx_client_max_body_size": "512k", "nginx_hsts_max_age": 0},
@@ -1221,3 +1221,19 @@ def test_an_archive_that_is_none_is_said_before_a_host_is_spoken_to(tmp_path):
 )
 def test_a_folder_that_may_well_be_a_project_is_taken(tmp_path, files, variables):
     assert refused({"django_source": write(tmp_path, files), **variables}) == []
+
+
+@pytest.mark.parametrize(
+    ("includes", "said"),
+    [
+        ([], "it has more than 1024 MiB of files"),
+        (["no/such/*"], "nothing in it fits no/such/*, of django_source_includes"),
+    ],
+)
+def test_a_source_that_cannot_travel_is_said_before_a_host_is_spoken_to(tmp_path, includes, said):
+    folder = write(tmp_path / "folder", PROJECT)
+    if not includes:
+        with (tmp_path / "folder/rows.db").open("wb") as file:
+            file.truncate(3 << 30)
+    [line] = refused({"django_source": folder, "django_source_includes": includes})
+    assert line.startswith(f"django_source: {folder}: {said}")
