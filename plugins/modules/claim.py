@@ -5,15 +5,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: claim
-short_description: Note what of a host belongs to a site, and refuse what belongs to somebody else
+short_description: Record what belongs to a site on a host, and refuse what is in use
 version_added: 1.0.0
 description:
-  - Sites of one inventory are compared on the controller. Those of another inventory, and what people and packages have
-    set up by hand, only the host knows.
-  - Keeps a file for each site below C(/etc/django_vps/sites), and refuses values that the file of another site has.
-  - What a site has not claimed yet must not be there as somebody else's, such as a folder with other files in it, the
-    account of a person, a unit of the system, the database of another role, or a server of nginx for the same name.
-  - Changes nothing where anything is refused.
+  - Sites of one inventory are compared on the controller. Sites of other inventories, and files of people and packages,
+    can only be found on the host.
+  - Keeps one file for each site in C(/etc/django_vps/sites), and refuses values that the file of another site contains.
+  - Values that this site has not claimed yet must be free on the host. Refused are a folder with other files, an
+    account with a login shell, a unit of the system, a database of another role, and a name that nginx serves already.
+  - Nothing is changed when a value is refused.
 options:
   site:
     description: Name of the site.
@@ -21,17 +21,21 @@ options:
     required: true
   claims:
     description:
-      - What belongs to the site, as lists of values by the variable that says them.
+      - Variables of the site, each with a list of its values.
     type: dict
     required: true
   database_owner:
     description: Role of PostgreSQL that owns the databases.
     type: str
     default: ""
+  compared:
+    description: Sites that were compared with this one already, as those of one inventory. Their files are not read.
+    type: list
+    elements: str
+    default: []
 notes:
-  - Looked for on the host are C(django_home), C(django_media_root) and C(django_config_dir), folders; C(site_domains);
-    C(django_user); C(gunicorn_service), template units and the unit of that name; and C(postgres_database). Of others,
-    such as ports, only the files of other sites count.
+  - Besides the files of other sites the host itself is checked for the folders C(django_home), C(django_media_root) and
+    C(django_config_dir), and for C(site_domains), C(django_user), C(gunicorn_service) and C(postgres_database).
 attributes:
   check_mode:
     support: full
@@ -44,7 +48,7 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Refuse what belongs to another site
+- name: Claim the names and folders of the site
   django_vps.stack.claim:
     site: shop
     claims:
@@ -55,32 +59,41 @@ EXAMPLES = r"""
 
 RETURN = r"""
 former_services:
-  description: Names of the units by which a site with this C(django_home) was started before.
+  description: Names of other units that start the live release in C(django_home), of an earlier C(gunicorn_service).
   returned: success
   type: list
   elements: str
 """
 
 import contextlib
+import fcntl
 import json
+import os
 import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import private_file
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 from ansible_collections.django_vps.stack.plugins.module_utils.site import write_file
 
 SITES = Path("/etc/django_vps/sites")
-NGINX = (Path("/etc/nginx/conf.d"), Path("/etc/nginx/sites-enabled"))
+#: Held while claims are checked and written.
+LOCK = "/run/django_vps-sites.lock"
+#: Folders that nginx reads, and the names that it reads there.
+NGINX = {Path("/etc/nginx/conf.d"): "*.conf", Path("/etc/nginx/sites-enabled"): "*"}
 UNITS = Path("/etc/systemd/system")
-#: Where packages and generators have theirs.
+#: Units of packages and generators.
 OTHER_UNITS = (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"), Path("/run/systemd/system"))
 
-#: Of each folder what is in it once it is the site's, and what an owner may have put there before.
+#: The service that a unit of this collection belongs to.
+OF_SERVICE = re.compile(r"^Description=(?:The live release|Release %i|Socket of release %i) of (\S+)$", re.MULTILINE)
+
+#: For each folder the entries that only a site of this collection has, and those that may exist before it.
 OWN = {
     "django_home": ({"releases"}, {"media", "shared", "static"}),
     "django_config_dir": (
@@ -92,31 +105,33 @@ OWN = {
 
 
 class Claim:
-    """What one site claims on this host."""
+    """The values that one site claims on this host."""
 
-    def __init__(self, site: str, claims: dict[str, list[str]], database_owner: str) -> None:
-        self.site, self.database_owner = site, database_owner
+    def __init__(
+        self, site: str, claims: dict[str, list[str]], database_owner: str, compared: Iterable[str] = ()
+    ) -> None:
+        self.site, self.database_owner, self.compared = site, database_owner, {site, *compared}
         self.claims = {name: [str(value) for value in values] for name, values in sorted(claims.items())}
         self.path = SITES / f"{site}.json"
         self.known = read(self.path)
 
     def problems(self) -> list[str]:
         of_sites = list(self.of_other_sites())
-        # One that is another site's is so for a better reason than what is there of it.
+        # The files of another site would only be reported twice.
         return of_sites or list(self.of_the_host())
 
     def of_other_sites(self) -> Iterator[str]:
         for path in sorted(SITES.glob("*.json")):
-            if path == self.path:
+            if path.stem in self.compared:
                 continue
             theirs = read(path)
             for name, values in self.claims.items():
                 for value in values:
                     if taken := next((other for other in may_meet(name, theirs) if overlap(name, value, other)), ""):
-                        what = "belongs" if taken == value else f"overlaps with {taken}, which belongs"
+                        what = "belongs to" if taken == value else f"overlaps with {taken} of"
                         yield (
-                            f"{name}: {value} {what} to the site {path.stem} of this host. Fix: write another;"
-                            f" or, where {path.stem} is gone for good, remove {path} on the host"
+                            f"{name}: {value} {what} site {path.stem}. Fix: choose another value, or remove {path}"
+                            f" on the host if {path.stem} no longer exists"
                         )
 
     def of_the_host(self) -> Iterator[str]:
@@ -136,65 +151,76 @@ class Claim:
         path = Path(value)
         if not path.exists():
             return ""
-        fix = "Fix: write another folder, or move it away and what is to stay of it into the new one"
+        fix = "Fix: choose another folder, or move this one away and its files into the new one later"
         if not path.is_dir():
-            return f"is there, and is no folder. {fix}"
-        found = {entry.name for entry in path.iterdir()} - {"lost+found"}
+            return f"exists and is not a folder. {fix}"
+        if name == "django_media_root" and self.is_own_media(path):
+            return ""
+        try:
+            found = {entry.name for entry in path.iterdir()} - {"lost+found"}
+        except OSError as error:
+            return f"cannot be read ({error.strerror}). {fix}"
         if name == "django_home":
-            # Such as .profile of a user whose home it is.
+            # .profile and the like of a user with this home directory.
             found = {entry for entry in found if not entry.startswith(".")}
         marks, allowed = OWN[name]
         if not found or marks & found or not found - allowed:
             return ""
-        if name == "django_media_root":
-            # A file system of its own was mounted for it; of one that hosts share the first may have filled it.
-            own = (pwd.getpwnam(user).pw_uid for user in self.claims.get("django_user", ()) if exists(user))
-            if path.is_mount() or is_shared(value) or path.stat().st_uid in own:
-                return ""
         few = ", ".join(sorted(found)[:3])
-        return f"is there, and holds what is not the site's ({few}). {fix}"
+        return f"exists and contains other files ({few}). {fix}"
+
+    def is_own_media(self, path: Path) -> bool:
+        """In the home of the site, mounted for it, shared with other app hosts, or owned by the site's user."""
+        in_home = any(path.is_relative_to(home) for home in self.claims.get("django_home", ()))
+        uids = [pwd.getpwnam(user).pw_uid for user in self.claims.get("django_user", ()) if exists(user)]
+        return in_home or path.is_mount() or is_shared(str(path)) or path.stat().st_uid in uids
 
     def domain(self, _name: str, value: str) -> str:
-        for path in sorted(path for folder in NGINX for path in folder.glob("*")):
-            if path.parent.name == "conf.d" and path.name.split(".")[0] == self.site:
+        for path in sorted(path for folder, pattern in NGINX.items() for path in folder.glob(pattern)):
+            if path.name.startswith(".") or (path.suffix == ".conf" and path.name.split(".")[0] in self.compared):
                 continue
-            # It may be a link to nothing.
+            # A link may be broken.
             with contextlib.suppress(OSError):
                 text = re.sub(r"#.*", "", path.read_text(errors="replace"))
                 for names in re.findall(r"(?:^|[\s;{}])server_name\s+([^;]+);", text):
                     if value in names.lower().split():
-                        return f"is a server of nginx in {path}. Fix: take it out there, or leave it out here"
+                        return f"is already served by nginx, in {path}. Fix: remove it there or here"
         return ""
 
     def user(self, _name: str, value: str) -> str:
         if not exists(value) or pwd.getpwnam(value).pw_shell.endswith(("/nologin", "/false")):
             return ""
-        return f"is a user that can log in. Fix: write another, or end that: usermod --shell /usr/sbin/nologin {value}"
+        shell = f"usermod --shell /usr/sbin/nologin {value}"
+        return f"is an account with a login shell. Fix: choose another name, or run {shell} on the host"
 
     def service(self, _name: str, value: str) -> str:
+        fix = f"Fix: choose another name, such as {self.site}-gunicorn"
         for file in (f"{value}.service", f"{value}@.service", f"{value}@.socket"):
             for path in (folder / file for folder in OTHER_UNITS):
                 if path.exists():
-                    return f"is the name of {path}. Fix: write another, such as {self.site}-gunicorn"
-        path = UNITS / f"{value}.service"
-        if path.exists() and started_by(path) != value:
-            return f"is the name of {path}, which is not the stack's. Fix: write another, such as {self.site}-gunicorn"
+                    return f"is the name of {path}. {fix}"
+            path = UNITS / file
+            if path.exists() and OF_SERVICE.findall(path.read_text(errors="replace")) != [value]:
+                return f"is the name of {path}. {fix}"
         return ""
 
     def database(self, _name: str, value: str) -> str:
         if not shutil.which("psql") or not exists("postgres"):
             return ""
         query = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = :'name'"
-        argv = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", f"--set=name={value}", "--dbname=postgres"]
-        # A server that does not run has a role of its own that says so.
+        argv = ["timeout", "20", "runuser", "-u", "postgres", "--"]
+        argv += ["psql", "-XAtqw", f"--set=name={value}", "--dbname=postgres"]
+        # The role postgres reports a server that does not run.
         asked = subprocess.run(argv, input=query, capture_output=True, text=True, check=False, cwd="/")
         owner = asked.stdout.strip()
-        if not owner or owner == self.database_owner:
+        # A database of postgres was restored, or created by hand; the role postgres gives it to the site.
+        if owner in ("", "postgres", self.database_owner):
             return ""
-        return f"is a database of {owner}. Fix: write another, or give it to {self.database_owner}: ALTER DATABASE"
+        alter = f'ALTER DATABASE "{value}" OWNER TO "{self.database_owner}"'
+        return f"is a database of role {owner}. Fix: choose another name, or run {alter}"
 
     def former_services(self) -> list[str]:
-        """What starts the same folder under another name."""
+        """Units with another name that start the live release of this home."""
         (home,), (service,) = (self.claims.get(name) or [""] for name in ("django_home", "gunicorn_service"))
         if not home or not service:
             return []
@@ -204,9 +230,10 @@ class Claim:
 
 def read(path: Path) -> dict[str, list[str]]:
     try:
-        return json.loads(path.read_text())
+        known = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return known if isinstance(known, dict) else {}
 
 
 def exists(user: str) -> bool:
@@ -218,7 +245,7 @@ def exists(user: str) -> bool:
 
 
 def may_meet(name: str, theirs: dict[str, list[str]]) -> list[str]:
-    """What of another site may meet a value of this variable: of folders all, of others those of the same."""
+    """Values of another site to compare with: all its folders for a folder, else those of the same variable."""
     return [value for other in (OWN if name in OWN else (name,)) for value in theirs.get(other, ())]
 
 
@@ -229,7 +256,7 @@ def overlap(name: str, value: str, other: str) -> bool:
 
 
 def started_by(path: Path) -> str:
-    """The service of which a unit of the stack starts the live release; nothing for other units."""
+    """The service whose live release a unit of this collection starts; empty for other units."""
     with contextlib.suppress(OSError):
         found = re.search(r"^Description=The live release of (\S+)$", path.read_text(errors="replace"), re.MULTILINE)
         return found[1] if found else ""
@@ -242,12 +269,23 @@ def main() -> None:
             "site": {"type": "str", "required": True},
             "claims": {"type": "dict", "required": True},
             "database_owner": {"type": "str", "default": ""},
+            "compared": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    claim = Claim(module.params["site"], module.params["claims"], module.params["database_owner"])
+    with os.fdopen(private_file(LOCK)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        settle(module, Claim(*(module.params[name] for name in ("site", "claims", "database_owner", "compared"))))
+
+
+def settle(module: AnsibleModule, claim: Claim) -> None:
+    """Write the claims unless one is refused, and end the module."""
     if problems := claim.problems():
-        module.fail_json(msg="\n".join(["This belongs to somebody else:", *(f"- {problem}" for problem in problems)]))
+        module.fail_json(
+            msg="\n".join(
+                ["Names or folders of the site are in use on this host:", *(f"- {problem}" for problem in problems)]
+            )
+        )
     before, after = (json.dumps(facts, indent=2) + "\n" for facts in (claim.known, claim.claims))
     changed = claim.known != claim.claims
     if changed and not module.check_mode:

@@ -689,7 +689,9 @@ def main() -> None:
                     f"{switch.release} was live, but {wrong}; {'it was started anew' if curable else 'now it is well'}"
                 )
         result = {"live": switch.release, "before": before, "wrong": wrong, "removed": removed}
-        module.exit_json(changed=True, **result, diff=diff)
+        # What cannot be removed is tried again by each run.
+        changed = not (done and not wrong and switch.left)
+        module.exit_json(changed=changed, **result, diff=diff if changed else {})
     except StepError as error:
         module.fail_json(msg=str(error), step=error.step, live=switch.site.live or "", before=before)
     except OSError as error:

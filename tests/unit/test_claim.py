@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -20,7 +21,9 @@ def host(tmp_path, monkeypatch):
     for folder in places.values():
         folder.mkdir()
     monkeypatch.setattr(module, "SITES", places["sites"])
-    monkeypatch.setattr(module, "NGINX", (places["conf.d"],))
+    monkeypatch.setattr(module, "NGINX", {places["conf.d"]: "*.conf"})
+    monkeypatch.setattr(module, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(module, "is_shared", lambda folder: False)
     monkeypatch.setattr(module, "UNITS", places["units"])
     monkeypatch.setattr(module, "OTHER_UNITS", (places["vendor"],))
 
@@ -47,7 +50,7 @@ def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours
     (host.sites / "other.json").write_text(json.dumps({name: ["else", str(theirs)]}))
     (said,) = host.problems(**{name: ours})
     assert said.startswith(f"{name}: {ours} ")
-    assert " to the site other of this host. Fix: " in said
+    assert " site other. Fix: " in said
     # Its own file says nothing against a site.
     assert host.problems(site="other", **{name: theirs}) == []
 
@@ -55,7 +58,21 @@ def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours
 def test_folders_of_one_kind_meet_those_of_another(host):
     (host.sites / "other.json").write_text(json.dumps({"django_home": ["/srv/web"]}))
     (said,) = host.problems(django_media_root="/srv/web/media")
-    assert "overlaps with /srv/web, which belongs to the site other" in said
+    assert "overlaps with /srv/web of site other" in said
+
+
+def test_sites_of_one_inventory_were_compared_on_the_controller(host):
+    (host.sites / "other.json").write_text(json.dumps({"site_domains": ["a.example.com"]}))
+    (host.confd / "other.conf").write_text("server { server_name a.example.com; }")
+    claims = {"site_domains": ["a.example.com"]}
+    assert Claim("shop", claims, "shop", ["other"]).problems() == []
+    assert len(Claim("shop", claims, "shop").problems()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_broken_file_of_another_site_claims_nothing(host, content):
+    (host.sites / "other.json").write_text(content)
+    assert host.problems(site_domains="a.example.com") == []
 
 
 def test_what_differs_is_taken(host):
@@ -72,10 +89,10 @@ def test_a_folder_with_the_files_of_others_is_refused(host, name):
     assert host.problems(**{name: folder}) == []
     (folder / "rows.sql").touch()
     (said,) = host.problems(**{name: folder})
-    assert said.startswith(f"{name}: {folder} is there, and holds what is not the site's (rows.sql). Fix: ")
+    assert said.startswith(f"{name}: {folder} exists and contains other files (rows.sql). Fix: ")
     (host.srv / "file").touch()
     (said,) = host.problems(**{name: host.srv / "file"})
-    assert "is no folder" in said
+    assert "exists and is not a folder" in said
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,25 @@ def test_a_folder_of_the_site_from_before_there_were_claims_is_its_own(host, nam
     for entry in entries:
         (host.srv / "shop" / entry).mkdir(parents=True)
     assert host.problems(**{name: host.srv / "shop"}) == []
+
+
+def test_uploads_that_were_restored_into_the_home_are_the_sites_own(host, monkeypatch):
+    (host.srv / "shop/media").mkdir(parents=True)
+    (host.srv / "shop/media/a.jpg").touch()
+    claims = {"django_home": [f"{host.srv}/shop"], "django_media_root": [f"{host.srv}/shop/media"]}
+    assert Claim("shop", claims, "shop").problems() == []
+
+
+def test_a_folder_that_root_cannot_read_is_refused_in_words_unless_it_is_shared(host, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (host.srv / "media").mkdir()
+    monkeypatch.setattr(module.Path, "iterdir", refuse)
+    (said,) = host.problems(django_media_root=host.srv / "media")
+    assert "cannot be read (Permission denied)" in said
+    monkeypatch.setattr(module, "is_shared", lambda folder: True)
+    assert host.problems(django_media_root=host.srv / "media") == []
 
 
 def test_uploads_belong_to_the_sites_user_or_came_with_their_file_system(host, monkeypatch):
@@ -121,9 +157,12 @@ def test_a_name_that_nginx_serves_already_is_refused_with_the_file(host, text, r
     (host.confd / "blog.conf").write_text(text)
     (host.confd / "shop.conf").write_text("server { server_name a.example.com; }")
     (host.confd / "gone.conf").symlink_to("nowhere")
+    # nginx reads neither.
+    (host.confd / "old.conf.bak").write_text("server { server_name a.example.com; }")
+    (host.confd / ".shop.conf").write_text("server { server_name a.example.com; }")
     said = host.problems(site_domains="a.example.com")
     assert [line.partition(". Fix")[0] for line in said] == [
-        f"site_domains: a.example.com is a server of nginx in {host.confd}/blog.conf"
+        f"site_domains: a.example.com is already served by nginx, in {host.confd}/blog.conf"
     ] * refused
 
 
@@ -133,7 +172,7 @@ def test_a_name_that_nginx_serves_already_is_refused_with_the_file(host, text, r
 def test_an_account_of_a_person_is_refused(host, monkeypatch, shell, refused):
     monkeypatch.setattr(module.pwd, "getpwnam", lambda name: SimpleNamespace(pw_shell=shell, pw_uid=1000))
     assert [line.split(". ")[0] for line in host.problems(django_user="ana")] == [
-        "django_user: ana is a user that can log in"
+        "django_user: ana is an account with a login shell"
     ] * refused
 
 
@@ -141,7 +180,9 @@ def test_a_user_that_is_not_there_yet_is_taken(host):
     assert host.problems(django_user="nobody-has-this-name") == []
 
 
-@pytest.mark.parametrize("file", ["vendor/user@.service", "vendor/user@.socket", "units/user.service"])
+@pytest.mark.parametrize(
+    "file", ["vendor/user@.service", "vendor/user@.socket", "units/user.service", "units/user@.service"]
+)
 def test_a_unit_of_the_system_or_of_somebody_else_is_refused(host, file):
     path = host.units.parent / file
     path.write_text("[Unit]\nDescription=Something else\n")
@@ -149,14 +190,14 @@ def test_a_unit_of_the_system_or_of_somebody_else_is_refused(host, file):
     assert said.startswith(f"gunicorn_service: user is the name of {path}")
 
 
-@pytest.mark.parametrize(("owner", "refused"), [("shop", False), ("blog", True), ("", False)])
+@pytest.mark.parametrize(("owner", "refused"), [("shop", False), ("blog", True), ("", False), ("postgres", False)])
 def test_a_database_of_another_role_is_refused(host, monkeypatch, owner, refused):
     monkeypatch.setattr(module, "exists", lambda user: True)
     monkeypatch.setattr(module.shutil, "which", lambda name: name)
     done = SimpleNamespace(stdout=f"{owner}\n")
     monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: done)
     assert [line.split(". ")[0] for line in host.problems(postgres_database="rows")] == [
-        "postgres_database: rows is a database of blog"
+        "postgres_database: rows is a database of role blog"
     ] * refused
 
 
@@ -196,7 +237,7 @@ def test_what_is_refused_is_not_noted(host, capsys):
     (host.sites / "other.json").write_text(json.dumps({"valkey_port": ["6379"]}))
     result = run(capsys, valkey_port=6379)
     assert result["failed"]
-    assert "valkey_port: 6379 belongs to the site other of this host" in result["msg"]
+    assert "valkey_port: 6379 belongs to site other" in result["msg"]
     assert not (host.sites / "shop.json").exists()
 
 

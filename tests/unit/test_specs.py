@@ -14,10 +14,13 @@ ROOT = Path(__file__).parent.parent.parent
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
 
+def entry_points(role: str) -> dict[str, dict]:
+    return yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())["argument_specs"]
+
+
 def options(role: str) -> dict:
-    specs = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())["argument_specs"]
     merged: dict = {}
-    for spec in specs.values():
+    for spec in entry_points(role).values():
         for name, option in spec["options"].items():
             assert merged.setdefault(name, option)["type"] == option["type"], name
             assert merged[name].get("default") == option.get("default"), name
@@ -27,7 +30,22 @@ def options(role: str) -> dict:
 @pytest.mark.parametrize("role", ROLES)
 def test_specs_and_defaults_name_the_same_variables_with_the_same_values(role):
     defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
-    assert defaults == {name: option["default"] for name, option in options(role).items() if "default" in option}
+    specs = options(role)
+    known = {name: option["default"] for name, option in specs.items() if "default" in option}
+    # antsibull-docs takes no template where a number or a dictionary has to be.
+    templates = {name: value for name, value in defaults.items() if name not in known}
+    assert defaults == {**known, **templates}
+    assert all("{{" in str(value) and specs[name]["type"] != "str" for name, value in templates.items())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_entry_point_is_described_as_tools_that_make_pages_want_it(role):
+    for spec in entry_points(role).values():
+        assert spec["short_description"]
+        assert spec["description"]
+    for option in options(role).values():
+        takes_text = option["type"] in ("str", "path", "raw") or option.get("elements") == "str"
+        assert takes_text or "{{" not in str(option.get("default"))
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -64,7 +64,7 @@ def test_an_edit_of_sshds_own_file_that_lets_nobody_in(sites, refused_everywhere
 
 
 def test_a_port_of_ssh_on_which_nobody_listens(refused_everywhere, owner_gets_in):
-    refused_everywhere("listens on 2222, and SSH does on 22. Fix: ", "--tags=host", host_ssh_ports=[22, 2222])
+    refused_everywhere("listens (22), got 2222. Fix: ", "--tags=host", host_ssh_ports=[22, 2222])
 
 
 def test_a_firewall_without_the_port_of_ssh(sites, refused_everywhere, owner_gets_in):

@@ -14,6 +14,7 @@ import pytest
 from conftest import ONE_IS_ENOUGH
 
 pytestmark = ONE_IS_ENOUGH
+NO_UPDATES = "have no security updates"
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
@@ -98,8 +99,17 @@ def test_an_archive_that_is_away_is_named(site, run, play):
     site.host.check_output(f"cp /root/debian.sources {sources}")
     assert done.returncode != 0
     assert "127.0.0.1:9" in done.stdout
-    play("--tags=host")
+    assert NO_UPDATES not in " ".join(play("--tags=host").split())
     assert site.host.run("which needrestart").rc == 0
+
+
+def test_sources_without_security_updates_are_told(site, play):
+    sources = "/etc/apt/sources.list.d/debian.sources"
+    without = "awk -v RS= -v ORS='\\n\\n' '!/-security/' /root/debian.sources"
+    site.host.check_output(f"cp {sources} /root/ && {without} > {sources}")
+    said = play("--tags=host")
+    site.host.check_output(f"cp /root/debian.sources {sources}")
+    assert NO_UPDATES in " ".join(said.split())
 
 
 def test_a_ca_that_nobody_else_knows_is_trusted_by_all_that_fetches(site, play, controller, tmp_path):

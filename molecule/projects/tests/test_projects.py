@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import ssl
 from collections.abc import Iterator
@@ -263,6 +264,59 @@ def test_redis_is_spoken_to_on_the_host_itself_and_with_a_password_alone(queue):
     assert "NOAUTH" in queue.host.check_output("runuser -u legacy -- valkey-cli ping")
 
 
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "cat /srv/queue/current/env",
+        "cat /etc/queue/secret_key",
+        "ls /srv/queue/current/code/",
+        "ls /srv/queue/media",
+        "cat /etc/django_vps/sites/queue.json",
+        "cat /var/log/nginx/access.log",
+        "journalctl --quiet --lines=1 --unit='queue-gunicorn@*' | grep .",
+        "cat /proc/$PID/environ",
+        "psql -XAtq -U queue -d queue -c 'SELECT 1'",
+        "curl --silent --unix-socket /srv/queue/current/gunicorn.sock http://queue.example.test/",
+        "touch /srv/queue/media/new && rm /srv/queue/media/new",
+        "touch /srv/queue/current/new && rm /srv/queue/current/new",
+        "touch /etc/nginx/conf.d/new && rm /etc/nginx/conf.d/new",
+        "flock --nonblock /run/queue-deploy.lock true",
+        "flock --nonblock /srv/queue/.lock true",
+        "flock --nonblock /run/django_vps-files.lock true",
+        "kill -0 $PID",
+        "systemctl --no-ask-password kill --signal=0 queue-gunicorn@$RELEASE.service",
+    ],
+)
+def test_a_site_reads_writes_and_blocks_nothing_of_another(queue, attempt):
+    known = f"RELEASE={queue.release}; PID=$(systemctl show -P MainPID queue-gunicorn@$RELEASE.service); cd /"
+    # Who may do it can.
+    owner = "queue" if attempt.startswith("psql") else "root"
+    assert queue.host.run(f"runuser -u {owner} -- sh -c {shlex.quote(f'{known}; {attempt}')}").rc == 0
+    assert queue.host.run(f"runuser -u legacy -- sh -c {shlex.quote(f'{known}; {attempt}')}").rc != 0
+
+
+def test_a_site_that_takes_all_connections_leaves_some_for_the_others(legacy, queue):
+    program = """
+import psycopg2, time
+held = []
+try:
+    while True:
+        held.append(psycopg2.connect(dbname="legacy", host="/run/postgresql"))
+except psycopg2.OperationalError as error:
+    print(len(held), error, flush=True)
+    time.sleep(300)
+"""
+    python = f"runuser -u legacy -- /srv/legacy/current/venv/bin/python -c {shlex.quote(program)}"
+    greedy = legacy.host.run(
+        f"{python} > /run/greedy & until [ -s /run/greedy ]; do sleep 0.1; done; cat /run/greedy"
+        " && systemctl restart queue-gunicorn.service"
+    )
+    assert "too many connections for role" in greedy.stdout
+    assert page(queue)["asked_by"]
+    assert legacy.host.check_output("cd / && runuser -u postgres -- psql -XAtqc 'SELECT 1'") == "1"
+    legacy.host.check_output("pkill -u legacy -f psycopg2.connect")
+
+
 def test_a_change_comes_live_and_goes_back_while_nobody_notices(projects, sites, until):
     before = {name: site.release for name, site in projects.items()}
     (PROJECTS / "legacy/assets/theme.txt").write_text("$accent: navy; a { color: $accent }\n")
@@ -496,17 +550,17 @@ def stranger(projects, tmp_path):
                 "postgres_user": "legacy",
             },
             [
-                "site_domains: www.legacy.example.test belongs to the site legacy of this host",
+                "site_domains: www.legacy.example.test belongs to site legacy",
                 "django_media_root: /srv/legacy/media/stranger overlaps with /srv/legacy",
-                "django_user: legacy belongs to the site legacy",
-                "gunicorn_service: legacy-gunicorn belongs to the site legacy",
-                "postgres_database: legacy belongs to the site legacy",
+                "django_user: legacy belongs to site legacy",
+                "gunicorn_service: legacy-gunicorn belongs to site legacy",
+                "postgres_database: legacy belongs to site legacy",
             ],
         ),
         (
             {"django_media_root": "/srv/of_ana", "gunicorn_service": "of-ana"},
             [
-                "django_media_root: /srv/of_ana is there, and holds what is not the site's (letters)",
+                "django_media_root: /srv/of_ana exists and contains other files (letters)",
                 "gunicorn_service: of-ana is the name of /etc/systemd/system/of-ana.service",
             ],
         ),
