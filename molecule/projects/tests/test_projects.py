@@ -284,7 +284,7 @@ def test_redis_is_spoken_to_on_the_host_itself_and_with_a_password_alone(queue):
         "flock --nonblock /srv/queue/.lock true",
         "flock --nonblock /run/django_vps-files.lock true",
         "kill -0 $PID",
-        "systemctl --no-ask-password kill --signal=0 queue-gunicorn@$RELEASE.service",
+        "systemctl --no-ask-password kill --signal=CONT queue-gunicorn@$RELEASE.service",
     ],
 )
 def test_a_site_reads_writes_and_blocks_nothing_of_another(queue, attempt):
