@@ -15,14 +15,11 @@ import functools
 import ipaddress
 import itertools
 import keyword
-import lzma
 import os
 import posixpath
 import re
 import shlex
-import tarfile
 import tempfile
-import zlib
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -46,7 +43,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source import from_archive, selection
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, from_archive, selection
 
 with contextlib.suppress(ImportError):
     # ansible-core brings it, though not to the import test of ansible-test.
@@ -1306,15 +1303,7 @@ def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 unpack_texts(top, Path(folder))
-            except (
-                OSError,
-                ValueError,
-                OverflowError,
-                EOFError,
-                tarfile.TarError,
-                zlib.error,
-                lzma.LZMAError,
-            ) as error:
+            except UNREADABLE as error:
                 yield Problem("django_source", f"{name} cannot be unpacked: {error}", "pack it again")
             else:
                 yield from source_is_a_project(case, Path(folder), name)

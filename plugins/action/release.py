@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import base64
-import lzma
 import os
-import tarfile
 import tempfile
-import zlib
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, pack, untranslated
 
 MODULE = "django_vps.stack.release"
 
@@ -37,15 +34,7 @@ class ActionModule(ActionBase):
         with tempfile.NamedTemporaryFile(suffix=".tar.gz") as archive:
             try:
                 packed = pack(path, archive, self._task.args.get("files") or {}, self._task.args.get("includes") or [])
-            except (
-                OSError,
-                ValueError,
-                OverflowError,
-                EOFError,
-                tarfile.TarError,
-                zlib.error,
-                lzma.LZMAError,
-            ) as error:
+            except UNREADABLE as error:
                 where = getattr(error, "filename", None) or path
                 raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": packed.digest}

@@ -7,12 +7,14 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import io
+import lzma
 import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -51,6 +53,9 @@ BLOCK = 4096
 
 #: What a file begins with that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+#: What reading a source may raise.
+UNREADABLE = (OSError, ValueError, OverflowError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 #: A file or link of the source, and the content of a file.
 Entries = Iterator[tuple[tarfile.TarInfo, bytes | None]]
