@@ -1265,7 +1265,8 @@ def source_is_there(case: Case) -> Iterator[Problem]:
     found = case.find_source(value)
     if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
         yield from source_is_a_project(case, found, str(found))
-        yield from source_can_travel(case, found)
+        if found.is_dir():
+            yield from folder_can_travel(case, found)
         return
     what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
     yield Problem("django_source", what, f"write {SAMPLES['django_source']}", value)
@@ -1328,12 +1329,11 @@ def source_is_a_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
         )
 
 
-def source_can_travel(case: Case, top: Path) -> Iterator[Problem]:
+def folder_can_travel(case: Case, top: Path) -> Iterator[Problem]:
     try:
-        if top.is_dir():
-            selection(top, case.values.get("django_source_includes", []), [])
+        selection(top, case.values.get("django_source_includes", []), [])
     except (OSError, ValueError) as error:
-        yield Problem("django_source", f"{top}: {error}", "mend that there")
+        yield Problem("django_source", f"{top}: {error}", "correct it there")
 
 
 def unpack_texts(archive: Path, folder: Path) -> None:
@@ -1371,15 +1371,15 @@ def connections_suffice(case: Case) -> Iterator[Problem]:
         return
     workers, threads = case.values.get("gunicorn_workers"), case.values.get("gunicorn_threads")
     limit = str(case.values["postgres_settings"].get("max_connections", 100))
-    # PostgreSQL keeps 3 for superusers, and the role of a site leaves 10 to other sites.
-    if not workers or not threads or not limit.isdecimal() or workers * threads <= int(limit) - 13:
+    reserved = reserved_connections()
+    if not workers or not threads or not limit.isdecimal() or workers * threads <= int(limit) - reserved:
         return
     wanted = workers * threads
     yield Problem(
         "gunicorn_workers",
         f"{workers} workers of {threads} gunicorn_threads open up to {wanted} connections, "
-        f"and of the {limit} that PostgreSQL takes the site may have {int(limit) - 13}",
-        f"write fewer, or max_connections: {wanted + 13} into postgres_settings",
+        f"and of the {limit} that PostgreSQL takes the site may have {int(limit) - reserved}",
+        f"write fewer, or max_connections: {wanted + reserved} into postgres_settings",
     )
 
 
@@ -1779,6 +1779,12 @@ def read_specs(roles: list[str]) -> dict[str, dict]:
         for name, value in read(COLLECTION / "roles" / role / "defaults" / "main.yml").items():
             specs[name].setdefault("default", value)
     return specs
+
+
+@functools.cache
+def reserved_connections() -> int:
+    """Those of PostgreSQL that the role leaves to others than the site."""
+    return read(COLLECTION / "roles/postgres/vars/main.yml")["__postgres_reserved"]
 
 
 @functools.cache

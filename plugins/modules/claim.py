@@ -179,12 +179,10 @@ class Claim:
         for path in sorted(path for folder, pattern in NGINX.items() for path in folder.glob(pattern)):
             if path.name.startswith(".") or (path.suffix == ".conf" and path.name.split(".")[0] in self.compared):
                 continue
-            # A link may be broken.
-            with contextlib.suppress(OSError):
-                text = re.sub(r"#.*", "", path.read_text(errors="replace"))
-                for names in re.findall(r"(?:^|[\s;{}])server_name\s+([^;]+);", text):
-                    if value in names.lower().split():
-                        return f"is already served by nginx, in {path}. Fix: remove it there or here"
+            text = re.sub(r"#.*", "", text_of(path))
+            for names in re.findall(r"(?:^|[\s;{}])server_name\s+([^;]+);", text):
+                if value in names.lower().split():
+                    return f"is already served by nginx, in {path}. Fix: remove it there or here"
         return ""
 
     def user(self, _name: str, value: str) -> str:
@@ -200,7 +198,7 @@ class Claim:
                 if path.exists():
                     return f"is the name of {path}. {fix}"
             path = UNITS / file
-            if path.exists() and OF_SERVICE.findall(path.read_text(errors="replace")) != [value]:
+            if path.exists() and OF_SERVICE.findall(text_of(path)) != [value]:
                 return f"is the name of {path}. {fix}"
         return ""
 
@@ -224,14 +222,22 @@ class Claim:
         (home,), (service,) = (self.claims.get(name) or [""] for name in ("django_home", "gunicorn_service"))
         if not home or not service:
             return []
-        found = (path for path in sorted(UNITS.glob("*.service")) if started_by(path) == path.stem != service)
-        return [path.stem for path in found if f"RequiresMountsFor={home}" in path.read_text().splitlines()]
+        others = {path.stem: text_of(path) for path in sorted(UNITS.glob("*.service")) if path.stem != service}
+        at_home = f"\nRequiresMountsFor={home}\n"
+        return [name for name, text in others.items() if OF_SERVICE.findall(text) == [name] and at_home in text]
+
+
+def text_of(path: Path) -> str:
+    """What is in a file; nothing in one that a broken link names."""
+    with contextlib.suppress(OSError):
+        return path.read_text(errors="replace")
+    return ""
 
 
 def read(path: Path) -> dict[str, list[str]]:
     try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
+        known = json.loads(text_of(path))
+    except ValueError:
         return {}
     return known if isinstance(known, dict) else {}
 
@@ -253,14 +259,6 @@ def overlap(name: str, value: str, other: str) -> bool:
     if name not in OWN:
         return value == other
     return f"{value}/".startswith(f"{other}/") or f"{other}/".startswith(f"{value}/")
-
-
-def started_by(path: Path) -> str:
-    """The service whose live release a unit of this collection starts; empty for other units."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^Description=The live release of (\S+)$", path.read_text(errors="replace"), re.MULTILINE)
-        return found[1] if found else ""
-    return ""
 
 
 def main() -> None:

@@ -70,9 +70,11 @@ def test_a_port_of_ssh_on_which_nobody_listens(refused_everywhere, owner_gets_in
 def test_a_firewall_without_the_port_of_ssh(sites, refused_everywhere, owner_gets_in):
     for site in sites:
         site.host.check_output("systemd-run --unit=other /usr/bin/python3 -m http.server 2222")
-    refused_everywhere(NOBODY, "--tags=host", host_ssh_ports=[2222])
-    for site in sites:
-        site.host.check_output("systemctl stop other.service")
+    try:
+        refused_everywhere(NOBODY, "--tags=host", host_ssh_ports=[2222])
+    finally:
+        for site in sites:
+            site.host.check_output("systemctl stop other.service")
 
 
 def test_a_rule_before_ours_that_drops_what_comes_in(sites, refused_everywhere, drop_in, until, owner_gets_in):

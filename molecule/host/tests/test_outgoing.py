@@ -107,8 +107,10 @@ def test_sources_without_security_updates_are_told(site, play):
     sources = "/etc/apt/sources.list.d/debian.sources"
     without = "awk -v RS= -v ORS='\\n\\n' '!/-security/' /root/debian.sources"
     site.host.check_output(f"cp {sources} /root/ && {without} > {sources}")
-    said = play("--tags=host")
-    site.host.check_output(f"cp /root/debian.sources {sources}")
+    try:
+        said = play("--tags=host")
+    finally:
+        site.host.check_output(f"cp /root/debian.sources {sources}")
     assert NO_UPDATES in " ".join(said.split())
 
 
