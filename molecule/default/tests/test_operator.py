@@ -28,10 +28,23 @@ def test_django_has_nothing_to_say_about_this_deployment(site):
     assert "no issues (0 silenced)" in report.stdout + report.stderr
 
 
-def test_the_service_is_sandboxed(site):
-    report = site.host.check_output(f"systemd-analyze security --no-pager {site.name}-gunicorn@{site.release}.service")
-    exposure = float(re.search(r"Overall exposure level.*?: ([\d.]+)", report).group(1))
-    assert exposure <= 2.0
+@pytest.mark.parametrize(
+    ("unit", "limit"),
+    [
+        ("{site.name}-gunicorn@{site.release}.service", 2.0),
+        ("nginx.service", 4.5),
+        ("postgresql@*.service", 4.5),
+        ("fail2ban.service", 4.5),
+        ("certbot.service", 4.5),
+    ],
+)
+def test_services_are_sandboxed(site, unit, limit):
+    unit = site.host.check_output(f"systemctl show -P Id '{unit.format(site=site)}'")
+    report = site.host.check_output(f"systemd-analyze security --no-pager {unit}")
+    assert float(re.search(r"Overall exposure level.*?: ([\d.]+)", report).group(1)) <= limit
+    main = site.host.check_output(f"systemctl show -P MainPID {unit}")
+    # certbot runs twice a day.
+    assert main == "0" or "Seccomp:\t2" in site.host.check_output(f"cat /proc/{main}/status")
 
 
 def test_gunicorn_logs_to_the_journal(site):
