@@ -1121,6 +1121,7 @@ RULES: dict[str, Rule] = {
     ),
     "postgres_user": postgres_name,
     "postgres_database": postgres_name,
+    "postgres_connection_limit": between(0, 10000),
     "postgres_socket_dir": path,
     "postgres_service_file": path,
     "postgres_settings": setting(MANAGED_POSTGRES, r"[a-z_][a-z0-9_.]*"),

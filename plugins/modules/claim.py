@@ -63,6 +63,10 @@ former_services:
   returned: success
   type: list
   elements: str
+processors:
+  description: Number of processors that programs of the host may use, which the workers of the site are sized by.
+  returned: success
+  type: int
 """
 
 import contextlib
@@ -290,7 +294,12 @@ def settle(module: AnsibleModule, claim: Claim) -> None:
         SITES.mkdir(parents=True, exist_ok=True)
         write_file(claim.path, after, 0o600)
     diff = {"before": before if claim.known else "", "after": after, "before_header": str(claim.path)}
-    module.exit_json(changed=changed, former_services=claim.former_services(), diff=diff if changed else {})
+    module.exit_json(
+        changed=changed,
+        former_services=claim.former_services(),
+        processors=len(os.sched_getaffinity(0)),
+        diff=diff if changed else {},
+    )
 
 
 if __name__ == "__main__":
