@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,18 @@ class LongTests:
             terminal.write_line(f"{report.nodeid} {report.outcome} after {report.duration / 60:.1f} min")
             if report.failed:
                 terminal.write_line("\n".join(report.longreprtext.splitlines()[-40:]))
+
+
+#: How a unit test says in its name that input is bad, or good.
+REFUSED = re.compile("refused|misspelt|_is_named|_is_said|no_secret")
+ACCEPTED = re.compile("accepted|_is_taken|let_alone|let_through")
+
+
+def pytest_terminal_summary(terminalreporter):
+    names = [report.nodeid.partition("[")[0] for report in terminalreporter.stats.get("passed", [])]
+    refused, accepted = (sum(1 for name in names if words.search(name)) for words in (REFUSED, ACCEPTED))
+    if refused:
+        terminalreporter.write_line(f"bad inputs refused: {refused}; good inputs accepted: {accepted}")
 
 
 def pytest_sessionstart(session):

@@ -79,6 +79,8 @@ class Host:
     Its image is a bare server, with empty package lists and caches, or one that has the test site (tools/vps).
     """
 
+    port = 22
+
     def __init__(self, name: str, logs: Path, image: str = "trixie") -> None:
         self.name, self.logs, self.image = name, logs, image
         self.site = SITES[image.removeprefix("site-")]
@@ -127,13 +129,15 @@ class Host:
     def ssh(self, command: str, **options) -> str:
         quiet = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR")
         wishes = [word for wish in quiet for word in ("-o", wish)]
-        return run("ssh", "-i", KEY, *wishes, f"debian@{self.address}", command, **options)
+        where = ("-p", str(self.port), f"debian@{self.address}")
+        return run("ssh", "-i", KEY, *wishes, *where, command, **options)
 
     @property
     def inventory(self) -> Path:
         """Written anew each time, as the address may be another one; as JSON, which is YAML."""
         host = {
             "ansible_host": self.address,
+            "ansible_port": self.port,
             "ansible_user": "debian",
             "ansible_ssh_private_key_file": str(KEY),
             "ansible_ssh_extra_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
