@@ -16,15 +16,18 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.django_vps.stack.plugins.action.check_inventory import (
-    OF_PLAYBOOKS,
-    RULES,
-    Case,
-    problems,
+from ansible_collections.django_vps.stack.plugins.action.check_inventory import CROSS_CHECKS
+from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import MANAGED_TYPES, TYPES
+from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import OF_PLAYBOOKS, problems
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
+    SITE_CHECKS,
+    names_of,
+    read_checks,
     read_specs,
     read_wiring,
-    settle,
 )
+from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import settle
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -83,7 +86,7 @@ def refused(changes=None, without=(), groups=GROUPS, **options):
         login="deploy",
         **{"run": everybody, **options},
     )
-    return problems(case)
+    return problems(case, CROSS_CHECKS)
 
 
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ada@laptop"
@@ -991,8 +994,7 @@ def test_a_source_is_fetched_with_what_it_wants_and_with_nothing_else(tmp_path, 
     assert not found if expected is None else expected in "\n".join(found), found
 
 
-def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
-    assert set(RULES) <= set(SPECS)
+def test_every_text_has_a_check_and_every_type_a_variable():
     by_choice_or_file = {
         *("letsencrypt_own_certificate", "letsencrypt_own_key", "letsencrypt_dns_hook", "host_ca_certificates"),
         *("nginx_maintenance_page", "nginx_error_page", "nginx_directives", "django_git_key"),
@@ -1000,7 +1002,22 @@ def test_every_rule_is_for_a_variable_that_exists_and_every_text_has_a_rule():
     texts = {
         name for name, spec in SPECS.items() if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
     }
-    assert texts - set(RULES) == by_choice_or_file
+    assert texts - {name for name, spec in SPECS.items() if "check" in spec} == by_choice_or_file
+    checks = [check for role in ROLES for check in read_checks(role)["variables"].values()]
+    checks += [
+        entry for check in (*checks, *SITE_CHECKS.values()) if "entries" in check for entry in check["entries"].values()
+    ]
+    used = {check if isinstance(check, str) else check.get("type") for check in (*checks, *SITE_CHECKS.values())}
+    assert used - {None} == TYPES.keys() | MANAGED_TYPES.keys()
+
+
+@pytest.mark.parametrize(
+    "relation", ["required_together", "same_on_all_hosts_of_a_site", "same_for_all_sites_of_a_host"]
+)
+def test_relations_name_variables(relation):
+    names = [name for entry in names_of(relation) for name in ([entry] if isinstance(entry, str) else entry)]
+    assert names
+    assert set(names) <= SPECS.keys()
 
 
 def test_all_that_has_no_default_is_either_the_inventorys_or_handed_over_by_the_playbook():

@@ -1,0 +1,148 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks of certificates and the names in them."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_file
+
+with contextlib.suppress(ImportError):
+    # ansible-core brings it, though not to the import test of ansible-test.
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+OWN_CERTIFICATE = ("letsencrypt_own_certificate", "letsencrypt_own_key")
+
+
+def check_certificate_paths(case: Case) -> Iterator[Problem]:
+    certificate = case.values.get("letsencrypt_certificate")
+    key = case.values.get("letsencrypt_certificate_key")
+    if certificate and key and posixpath.dirname(certificate) != posixpath.dirname(key):
+        yield Problem(
+            "letsencrypt_certificate",
+            "lies in another folder than letsencrypt_certificate_key",
+            "write one folder for both",
+            certificate,
+        )
+
+
+def check_acme_email(case: Case) -> Iterator[Problem]:
+    name = "letsencrypt_email"
+    wanted = case.plays("letsencrypt") and case.values.get("letsencrypt_enabled") is True
+    if name in case.specs and wanted and name not in case.given:
+        advice = f"write {name}: me@example.com, or letsencrypt_enabled: false"
+        yield Problem(name, "is not set, and the CA needs an address for troubles", advice)
+
+
+def check_own_certificate(case: Case) -> Iterator[Problem]:
+    for name in filter(case.values.get, OWN_CERTIFICATE):
+        if case.values.get("letsencrypt_enabled") is True:
+            yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
+        elif case.plays("letsencrypt"):
+            yield from check_file(case, name)
+    if not case.plays("letsencrypt") or case.values.get("letsencrypt_enabled") is not False:
+        return
+    if all(case.values.get(name) and case.find_file(case.values[name]) for name in OWN_CERTIFICATE):
+        yield from check_key_pair(case, *(case.read_file(case.values[name]).encode() for name in OWN_CERTIFICATE))
+
+
+def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
+    """A certificate that nginx or visitors would not take."""
+    certificate, secret = OWN_CERTIFICATE
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+    except ValueError:
+        advice = "write the site's own first, and then those between it and the CA"
+        yield Problem(certificate, "holds no certificates in PEM form", advice)
+        return
+    try:
+        own = serialization.load_pem_private_key(key, None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        advice = "write one without; ansible-vault encrypts it on the controller"
+        yield Problem(secret, "holds no key in PEM form, or one with a passphrase", advice)
+        return
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    if own.public_bytes(*form) != leaf.public_key().public_bytes(*form):
+        yield Problem(secret, "is not the key of letsencrypt_own_certificate", "write the two that belong together")
+    # One that nobody certified is for trying things out.
+    if leaf.issuer == leaf.subject:
+        return
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    known = names.get_values_for_type(x509.DNSName)
+    for first in domains(case.values, "nginx_domains")[:1]:
+        if first not in known and f"*.{first.partition('.')[2]}" not in known:
+            advice = f"it knows {', '.join(known) or 'none'}; have one made for the site's first name, or change that"
+            yield Problem(certificate, "is for other names", advice, first)
+
+
+def check_wildcards(case: Case) -> Iterator[Problem]:
+    """One stands beside the canonical name, and is proven by a record in the DNS."""
+    for first in domains(case.values, "nginx_domains")[:1]:
+        if first.startswith("*."):
+            what = "has a wildcard in the place of the canonical name"
+            yield Problem(said_as(case, "nginx_domains"), what, "write that first", first)
+            return
+    by_dns = case.values.get("letsencrypt_dns_plugin") or case.values.get("letsencrypt_dns_hook")
+    if case.values.get("letsencrypt_enabled") is True and not by_dns:
+        for name in domains(case.values, "letsencrypt_domains"):
+            if name.startswith("*."):
+                what = "has a wildcard, which no challenge over HTTP can prove"
+                advice = "write letsencrypt_dns_plugin or letsencrypt_dns_hook too"
+                yield Problem(said_as(case, "letsencrypt_domains"), what, advice, name)
+
+
+def check_number_of_names(case: Case) -> Iterator[Problem]:
+    """Of one certificate, which Let's Encrypt gives for 100 names; those that a wildcard covers are not ordered."""
+    names = domains(case.values, "letsencrypt_domains")
+    ordered = [name for name in names if name.startswith("*.") or f"*.{name.partition('.')[2]}" not in names]
+    of_letsencrypt = "letsencrypt.org" in str(case.values.get("letsencrypt_directory_url"))
+    if len(ordered) > 100 and case.values.get("letsencrypt_enabled") is True and of_letsencrypt:
+        what = f"has {len(ordered)} names, and a certificate takes 100"
+        yield Problem(said_as(case, "letsencrypt_domains"), what, "write a wildcard, or fewer names")
+
+
+def check_dns_hook(case: Case) -> Iterator[Problem]:
+    name = "letsencrypt_dns_hook"
+    if case.values.get(name) and case.values.get("letsencrypt_dns_plugin"):
+        yield Problem(name, "is not used beside letsencrypt_dns_plugin", "leave one of them out")
+    elif case.values.get(name) and case.plays("letsencrypt"):
+        yield from check_file(case, name)
+
+
+def check_ca_files(case: Case) -> Iterator[Problem]:
+    for path in case.values.get("host_ca_certificates", ()):
+        if not case.find_file(path):
+            yield Problem("host_ca_certificates", "there is no such file", "write the path on the controller", path)
+
+
+def domains(values: dict[str, Any], name: str) -> list[str]:
+    """Those of a list that is one, whatever else may be wrong with it."""
+    found = values.get(name)
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
+def said_as(case: Case, name: str) -> str:
+    """Where the domains of a role were written."""
+    return name if name in case.given else "site_domains"
+
+
+#: In the order of their messages.
+CHECKS = (
+    check_certificate_paths,
+    check_acme_email,
+    check_own_certificate,
+    check_wildcards,
+    check_number_of_names,
+    check_dns_hook,
+    check_ca_files,
+)

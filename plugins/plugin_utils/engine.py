@@ -1,0 +1,199 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Judges each value by its argument spec and its check, and names that nothing reads."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import NO_CHECK, Check
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, OPTIONAL, Case, Problem, Rule
+from ansible_collections.django_vps.stack.plugins.plugin_utils.system_types import job_name
+from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import (
+    unclean,
+    words,
+    wrong_choice,
+    wrong_kind,
+)
+
+#: What is typed for one run, as -e name=true, and so arrives as a text.
+TYPED = words("django_force_release django_allow_breaking_migrations")
+#: May have several lines.
+OF_LINES = {"django_build_git_key"}
+#: What the playbooks take from the command line, beside the variables of roles.
+OF_PLAYBOOKS = words("release host maintenance")
+
+#: Judges several variables of a host at once.
+CrossCheck = Callable[[Case], Iterator[Problem]]
+
+
+def problems(case: Case, cross_checks: Iterable[CrossCheck]) -> list[str]:
+    """All that is wrong, one line each."""
+    return [found.line(case.secret(found.name)) for found in judge(case, cross_checks)]
+
+
+def judge(case: Case, cross_checks: Iterable[CrossCheck]) -> Iterator[Problem]:
+    for source in case.missing:
+        yield Problem(f"-i {source}", "is not there", "write the path of a file or a folder")
+    if not case.groups.get("all"):
+        yield Problem("inventory", "has no hosts", "name the one that has, as -i inventories/prod")
+        return
+    anywhere = [host for group in GROUPS for host in case.groups.get(group, ())]
+    for where, name in case.twice:
+        yield Problem(where, f"says {name} twice, and the first is lost", "write it once")
+    yield from check_limit(case)
+    if anywhere and case.host not in anywhere:
+        return
+    yield from check_group_names(case)
+    yield from check_groups(case)
+    if not anywhere:
+        return
+    yield from check_names(case)
+    yield from check_bound_names(case)
+    for name, spec in case.specs.items():
+        found = [] if name in case.bound else list(judge_variable(case, name, spec))
+        if found:
+            case.values.pop(name, None)
+        yield from found
+    for check in cross_checks:
+        yield from check(case)
+
+
+def judge_variable(case: Case, name: str, spec: dict) -> Iterator[Problem]:
+    check = spec.get("check", NO_CHECK)
+    if name in case.failed:
+        yield Problem(name, *case.failed[name])
+    elif name in case.given:
+        if name in case.values:
+            yield from judge_value(name, case.values[name], spec, check)
+    elif spec.get("required") and case.plays(spec.get("role", "")):
+        yield Problem(name, "is not set", f"write {name}: {check.example or 'a value'}")
+
+
+def judge_value(name: str, value: Any, spec: dict, check: Check) -> Iterator[Problem]:
+    kind = spec.get("type", "str")
+    if name in TYPED and value in ("true", "false"):
+        return
+    if refusal := wrong_kind(value, kind):
+        yield Problem(name, *refusal, value)
+    elif kind == "list":
+        yield from judge_list(name, value, spec, check)
+    elif kind == "dict":
+        yield from judge_dict(name, value, check.rule)
+    elif refusal := unclean(value, several_lines=name in OF_LINES) or wrong_choice(value, spec):
+        yield Problem(name, *refusal, value)
+    elif value == "":
+        if spec.get("default") != "":
+            yield Problem(name, "is empty", "write a value, or leave the line out")
+    elif refusal := check.rule(value):
+        yield Problem(name, *refusal, value)
+
+
+def judge_list(name: str, items: list, spec: dict, check: Check) -> Iterator[Problem]:
+    if not items and spec.get("default") != []:
+        yield Problem(name, "is an empty list", f"write {check.example or 'one entry or more'}")
+    for index, item in enumerate(items):
+        kind = spec.get("elements", "str")
+        if kind == "dict" and not wrong_kind(item, kind):
+            yield from judge_entry(f"{name}.{entry_name(item) or index + 1}", item, spec["options"], check.entries)
+        elif refusal := wrong_kind(item, kind) or unclean(item) or check.rule(item):
+            yield Problem(name, *refusal, item)
+        elif item in items[:index]:
+            yield Problem(name, "names it twice", "write each entry once", item)
+
+
+def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mapping[str, Check]) -> Iterator[Problem]:
+    """One of a list of dictionaries, which bear the names of the options."""
+    misspelt = set()
+    for key in (key for key in entry if key not in options):
+        near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
+        misspelt.update(near)
+        advice = f"write {near[0]}" if near else f"leave it out: there are {', '.join(options)}"
+        yield Problem(name, "has a name that nothing reads", advice, key)
+    for key, spec in options.items():
+        check = checks.get(key, NO_CHECK)
+        if key in entry:
+            yield from judge_value(f"{name}.{key}", entry[key], spec, check)
+        elif spec.get("required") and key not in misspelt:
+            yield Problem(name, f"has no {key}", f"write {key}: {check.example}")
+
+
+def entry_name(entry: dict) -> str:
+    """By what name the messages call it."""
+    name = entry.get("name")
+    return name if isinstance(name, str) and not job_name(name) else ""
+
+
+def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
+    for key, value in pairs.items():
+        if refusal := wrong_kind(key, "str") or unclean(key):
+            yield Problem(name, "a name in it " + refusal[0], refusal[1], key)
+        elif refusal := rule(key, value):
+            yield Problem(f"{name}.{key}", *refusal, value)
+
+
+def meant(name: str, known: Iterable[str], closeness: float = 0.9) -> str:
+    """The one of the known names that this one is but misspelt, or none."""
+    plain = name.lower().replace("-", "_")
+    near = [each for each in known if each[0] == plain[0] and abs(len(each) - len(plain)) <= 2]
+    # Numbers tell things apart.
+    near = [each for each in near if re.sub(r"\d", "", each) != re.sub(r"\d", "", plain) or each == plain]
+    swapped = [each for each in near if sorted(each) == sorted(plain)]
+    return next(iter(swapped or difflib.get_close_matches(plain, near, 1, closeness)), "")
+
+
+def check_limit(case: Case) -> Iterator[Problem]:
+    needed = {host for group in case.needs for host in case.groups.get(group, ())}
+    if needed and not needed & set(case.run):
+        groups = " or ".join(group for group in GROUPS if group in case.needs)
+        yield Problem("--limit", f"leaves no host of the group {groups}, so nothing would be done", "name one of them")
+
+
+def check_group_names(case: Case) -> Iterator[Problem]:
+    missing = [group for group in GROUPS if not case.groups.get(group)]
+    for name in case.groups.keys() - GROUPS.keys():
+        if near := meant(name, missing, 0.8):
+            yield Problem(name, "is no group of the stack", f"write {near}")
+    for name in sorted(case.group_files - case.groups.keys()):
+        # Other groups may be those of another inventory in the same folder.
+        if near := meant(name, GROUPS.keys() - case.group_files, 0.8):
+            yield Problem(f"group_vars/{name}", "is of a group that is not there, so nothing reads it", f"write {near}")
+
+
+def check_groups(case: Case) -> Iterator[Problem]:
+    for group, roles in GROUPS.items():
+        if not case.groups.get(group) and group not in OPTIONAL:
+            yield Problem(
+                group,
+                f"no host is in this group, which runs {' and '.join(roles)}",
+                f"write {group}: {{hosts: {{{case.host}: {{}}}}}} into the inventory",
+            )
+
+
+def check_names(case: Case) -> Iterator[Problem]:
+    prefixes = ("site_", *{f"{spec['role']}_" for spec in case.specs.values() if "role" in spec})
+    known = [name for name in case.specs if name not in case.bound]
+    for name in case.given:
+        if name in case.specs or name.startswith(("ansible_", "_")):
+            continue
+        if not name.startswith(prefixes):
+            near = meant(name, known) or (meant(name, OF_PLAYBOOKS, 0.8) if name in case.typed - OF_PLAYBOOKS else "")
+            if near:
+                yield Problem(name, "is not a variable of the stack, but nearly one", f"write {near}")
+            continue
+        # What begins with host_ may well be somebody else's.
+        other = name.startswith("host_")
+        near = meant(name, known) if other else next(iter(difflib.get_close_matches(name, known, 1)), "")
+        if near or not other:
+            advice = f"write {near}" if near else "leave it out: nothing reads it"
+            yield Problem(name, "is not a variable of the stack", advice)
+
+
+def check_bound_names(case: Case) -> Iterator[Problem]:
+    for name, owner in case.bound.items():
+        if name in case.given:
+            advice = f"set {owner} instead" if owner else "leave it out"
+            yield Problem(name, "the playbook sets it", advice)

@@ -1,0 +1,105 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks of the hosts of one site, and of the sites on one host."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from ansible_collections.django_vps.stack.plugins.plugin_utils.certificate_checks import domains
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import names_of
+
+#: What two sites on one host must not share.
+ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
+#: Folders of a site, of which none may lie in one of another site.
+FOLDERS = ("django_home", "django_media_root", "django_config_dir")
+#: What all hosts of one site have to say the same of.
+AGREED = ("site_name", "site_names_served", *names_of("same_on_all_hosts_of_a_site"))
+#: What a host has once, though a role other than host sets it.
+HOST_WIDE = names_of("same_for_all_sites_of_a_host")
+
+
+def check_host_address(case: Case) -> Iterator[Problem]:
+    if not case.colleagues or "host_address" in case.failed:
+        return
+    address = case.values.get("host_address")
+    if address == "":
+        what = f"is not set, and {', '.join(case.colleagues)} of the same site have to find this host"
+        yield Problem("host_address", what, "write the host's address, best in a private network")
+    same = [other for other, values in case.colleagues.items() if address and values.get("host_address") == address]
+    if same:
+        advice = "write the one that this host alone has"
+        yield Problem("host_address", f"is that of {', '.join(same)} too", advice, address)
+
+
+def check_same_on_all_hosts(case: Case) -> Iterator[Problem]:
+    for name in AGREED:
+        others = [host for host, theirs in case.colleagues.items() if theirs.get(name) != case.values.get(name)]
+        if others and name in case.values:
+            what = f"is another on {', '.join(others)} of the same site"
+            yield Problem(name, what, "write it once, into group_vars/all.yml", case.values[name])
+
+
+def check_valkey(case: Case) -> Iterator[Problem]:
+    hosts = [host for host in (case.host, *case.colleagues) if host in case.groups.get("valkey", ())]
+    if len(hosts) > 1:
+        what = f"{' and '.join(sorted(hosts))} of one site are in this group, and none would follow the other"
+        yield Problem("valkey", what, "leave it one")
+    for name in ("REDIS_URL", *case.values.get("valkey_urls", ())):
+        if hosts and name in case.values.get("django_env", ()):
+            advice = f"leave it out, or {hosts[0]} out of the group valkey"
+            yield Problem(f"django_env.{name}", "is where the site's own valkey is", advice)
+
+
+def check_neighbour_sites(case: Case) -> Iterator[Problem]:
+    """Several sites on one host have to differ in all that is named after a site."""
+    for other, values in case.neighbours.items():
+        names = (*ONE_SITE, "django_media_root")
+        same = [name for name in names if name in values and case.values.get(name) == values[name]]
+        for name in same[:1] if same[:1] == ["site_name"] else same:
+            yield Problem(
+                name,
+                f"is the same for {other}, which has the same address",
+                "give each site its own, or put one host into all groups",
+                values[name],
+            )
+        if "site_name" not in same:
+            theirs = domains(values, "nginx_domains")
+            for name in (name for name in domains(case.values, "nginx_domains") if name in theirs):
+                advice = "leave it to one of the sites"
+                yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
+            nested = (
+                (mine, its)
+                for mine, its in itertools.product(FOLDERS, FOLDERS)
+                if {mine, its} <= case.values.keys() & values.keys()
+                and f"{case.values[mine]}/".startswith(f"{values[its]}/")
+            )
+            # What is wrong of the home is wrong of all that lies in it.
+            for mine, its in [] if same else itertools.islice(nested, 1):
+                what = f"lies in the {its} of {other}, which has the same address"
+                yield Problem(mine, what, "write a folder of the site's own", case.values[mine])
+        web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]
+        both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
+        for name, is_used in (
+            ("letsencrypt_share_port", len(web) > 1 and case.host in web),
+            ("valkey_port", both_have_valkey),
+        ):
+            port = case.values.get(name)
+            if is_used and values.get(name) == port:
+                advice = "write another port for one of the sites"
+                yield Problem(name, f"{other} on the same address has it too", advice, port)
+        name = "letsencrypt_eab_kid"
+        kids = {case.values.get(name), values.get(name)} - {"", None}
+        if len(kids) > 1 and values.get("letsencrypt_directory_url") == case.values.get("letsencrypt_directory_url"):
+            advice = "write the same for both: a host is one customer of a CA"
+            yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
+        for name in HOST_WIDE + tuple(name for name, spec in case.specs.items() if spec.get("role") == "host"):
+            if name in values and name in case.values and values[name] != case.values[name]:
+                advice = "write the same for both: the host has it once"
+                yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
+
+
+#: In the order of their messages.
+CHECKS = (check_host_address, check_same_on_all_hosts, check_valkey, check_neighbour_sites)

@@ -1,0 +1,121 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A host of the inventory, the problems found with it, and how messages show values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible.parsing.vault import EncryptedString
+
+#: Who plays which part. Other roles are for every host.
+GROUPS = {
+    "web": ("nginx", "letsencrypt"),
+    "app": ("django", "gunicorn", "deployer"),
+    "database": ("postgres",),
+    "valkey": ("valkey",),
+}
+
+#: What a site can do without.
+OPTIONAL = ("valkey",)
+
+SECRET = re.compile(r"key|pass|secret|token|credential|private", re.IGNORECASE)
+
+Refusal = tuple[str, str]
+Failure = tuple[str, str, Any]
+Rule = Callable[..., Refusal | None]
+
+
+class Problem(NamedTuple):
+    name: str
+    what: str
+    advice: str
+    value: Any = ...
+
+    def line(self, secret: bool) -> str:
+        # A secret may have come into any part of a dictionary.
+        got = "" if self.value is ... or secret or isinstance(self.value, dict) else f" (got: {shown(self.value)})"
+        name = re.sub("=.*", "=…", self.name, flags=re.DOTALL)
+        return f"{name}: {self.what}{got}; {self.advice}"
+
+
+@dataclass
+class Case:
+    """A host as the inventory tells of it, and what the roles say of its variables."""
+
+    host: str
+    specs: dict[str, dict]
+    given: dict[str, Any]
+    values: dict[str, Any]
+    groups: dict[str, list[str]]
+    #: Parameters that the playbook hands to a role, and the variable it takes each from.
+    bound: dict[str, str] = field(default_factory=dict)
+    #: Variables that could not be templated.
+    failed: dict[str, Failure] = field(default_factory=dict)
+    login: str = ""
+    #: The hosts of the run, and the groups of which it needs one.
+    run: list[str] = field(default_factory=list)
+    needs: frozenset[str] = frozenset(GROUPS)
+    #: What was given on the command line.
+    typed: frozenset[str] = frozenset()
+    #: What was named as an inventory, and is not there.
+    missing: tuple[str, ...] = ()
+    #: Names of files and folders in group_vars.
+    group_files: frozenset[str] = frozenset()
+    #: Where a file of the inventory says a name twice, and the name.
+    twice: tuple[tuple[str, str], ...] = ()
+    #: Whether the run brings a release; otherwise the source need not be there, as for a rollback in a hurry.
+    deploys: bool = True
+    #: Other hosts of the inventory behind the same address, with their values.
+    neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Other hosts of the same site, with their values.
+    colleagues: dict[str, dict[str, Any]] = field(default_factory=dict)
+    find_source: Callable[[str], Path] = Path
+    find_file: Callable[[str], bool] = os.path.isfile
+    read_file: Callable[[str], str] = lambda name: Path(name).read_text()
+
+    @property
+    def parts(self) -> set[str]:
+        return {group for group in GROUPS if self.host in self.groups.get(group, ())}
+
+    def plays(self, role: str) -> bool:
+        of_role = {group for group, roles in GROUPS.items() if role in roles}
+        return not of_role or bool(of_role & self.parts)
+
+    def secret(self, name: str) -> bool:
+        """Whether the value may be a secret, which no message repeats."""
+        owner = name.partition(".")[0]
+        spec = self.specs.get(owner, {})
+        return (
+            # Settings and environments of whatever names.
+            (spec.get("type") == "dict" and "options" not in spec)
+            or bool(SECRET.search(name))
+            or bool(spec.get("no_log"))
+            or any(
+                isinstance(leaf, EncryptedString) or "vault" in leaf.lower() for leaf in leaves(self.given.get(owner))
+            )
+        )
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """The value in short, without the credentials of an address, and without what is set to a name of a secret."""
+    text = re.sub(r"//.*@", "//…@", repr(value))
+    text = re.sub(rf"(\w*(?:{SECRET.pattern}|auth)\w*[= ]\s*|bearer |basic )\S+", r"\1…", text, flags=re.IGNORECASE)
+    return f"{text[: most - 1]}…" if len(text) > most else text
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The texts of a value that is not templated yet; to look at an encrypted one decrypts it."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, str | EncryptedString):
+        yield value

@@ -1,0 +1,318 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Types of values that the project and the web server read: source, environment, names, headers."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Refusal, Rule
+from ansible_collections.django_vps.stack.plugins.plugin_utils.system_types import command, not_reserved
+from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import (
+    between,
+    inside,
+    managed,
+    matching,
+    unclean,
+    wrong_kind,
+)
+
+with contextlib.suppress(ImportError):
+    # ansible-core brings it, though not to the import test of ansible-test.
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+#: Bytes of one variable of an environment (MAX_ARG_STRLEN in execve(2)).
+VARIABLE = 128 * 1024
+#: What the stack sets in the environment and relies on, with the variable to set instead. The rest is for the project
+#: to read in a notation of its own, and the settings are examined after they were read.
+MANAGED_ENV = {
+    "DJANGO_SETTINGS_MODULE": "django_settings_module",
+    "SECRET_KEY": "django_secret_key",
+    "DJANGO_SECRET_KEY": "django_secret_key",
+    "STATIC_ROOT": None,
+    "MEDIA_ROOT": "django_media_root",
+    "RELEASE": None,
+    "APPLICATION": "django_application",
+    "DATABASE_REPLICA_URL": "postgres_database",
+    "PGSERVICEFILE": "postgres_service_file",
+}
+#: Variables that change how any program starts.
+FOREIGN_ENV = re.compile(
+    # Those of ld.so(8).
+    r"LD_(ASSUME_KERNEL|AUDIT|BIND_NO[TW]|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|LIBRARY_PATH|ORIGIN_PATH"
+    r"|POINTER_GUARD|PREFER_MAP_32BIT_EXEC|PRELOAD|PROFILE|PROFILE_OUTPUT|SHOW_AUXV|TRACE_LOADED_OBJECTS"
+    r"|USE_LOAD_BIAS|VERBOSE|WARN)|GLIBC_TUNABLES|GCONV_PATH"
+    r"|PYTHON(PATH|HOME|STARTUP|INSPECT)|PATH|HOME|IFS|BASH_ENV|LISTEN_(FDS|FDNAMES|PID)|NOTIFY_SOCKET"
+    r"|RUNTIME_DIRECTORY|GUNICORN_CMD_ARGS"
+)
+DOMAIN = re.compile(
+    r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9][a-z0-9-]{0,61}[a-z0-9]"
+)
+ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
+
+ODD_DOMAINS = (
+    (r"[\w+.-]+://.*", "is an address, not a bare name"),
+    (r".*\*.*", "has a wildcard that stands for no whole label"),
+    (r".*/.*", "has a path"),
+    (r".*\s.*", "has a space"),
+    (r".*:\d*", "has a port"),
+    (r".*[^\x00-\x7f].*", "is not in ASCII"),
+    (r".*\.", "ends in a dot"),
+    (r".*[A-Z].*", "has upper case"),
+    (r"[^.]*", "has no dot"),
+    (r".{254,}", "is longer than 253 characters"),
+    (r"(.*\.)?[^.]{64,}(\..*)?", "has a label longer than 63 characters"),
+)
+
+
+def domain(value: str) -> Refusal | None:
+    if DOMAIN.fullmatch(value):
+        return None
+    if is_ip_address(value):
+        return "is an IP address", "write a domain name"
+    what = next((what for odd, what in ODD_DOMAINS if re.fullmatch(odd, value)), "is no domain name")
+    return what, f"write {bare_name(value) or 'a name such as shop.example.com'}"
+
+
+def name_or_wildcard(value: str) -> Refusal | None:
+    return domain(value.removeprefix("*."))
+
+
+def is_ip_address(value: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(value.strip("[]")))
+    except ValueError:
+        return False
+
+
+def bare_name(value: str) -> str:
+    """The domain name that was probably meant: lower case, punycode, without all around it."""
+    name = re.split(r"[/:?#;,\s]", re.sub(r"^[\w+.-]+://", "", value.strip()))[0]
+    try:
+        name = name.rstrip(".").lower().encode("idna").decode()
+    except UnicodeError:
+        return ""
+    return name if DOMAIN.fullmatch(name) else ""
+
+
+def allowed_host(value: str) -> Refusal | None:
+    refusal = domain(value.removeprefix("."))
+    return refusal and (refusal[0], refusal[1] + ", or .example.com for all below it")
+
+
+def origin(value: str) -> Refusal | None:
+    shape = re.fullmatch(r"https://(?:\*\.)?([^/:]+)(:[1-9][0-9]{0,4})?", value)
+    if shape and not domain(shape[1]):
+        return None
+    return "is no origin", "write https:// and a name, such as https://shop.example.com"
+
+
+def email(value: str) -> Refusal | None:
+    name, _at, host = value.rpartition("@")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}", name) and DOMAIN.fullmatch(host.lower()):
+        return None
+    return "is no e-mail address", "write one such as me@example.com"
+
+
+def source(value: str) -> Refusal | None:
+    """The address of a repository. That a folder or an archive is there, check_source sees."""
+    if value.startswith("-"):
+        return ("starts with a dash, as an option of git's would", "write an address, a folder or a .tar.gz")
+    if not ADDRESS.match(value):
+        return None
+    if re.match(r"(?!ssh://[^/:@]*@[^@]*\Z)[a-z+]+://.*@", value, re.IGNORECASE):
+        return (
+            "has credentials in the address, where other users and .git/config show them",
+            "write it without, and let an SSH key or git's credential helper give them",
+        )
+    if re.fullmatch(
+        r"https://[a-zA-Z0-9][\w.-]*(:\d+)?/[\w.~/%+-]+"
+        r"|ssh://(\w[\w.-]*@)?[a-zA-Z0-9][\w.-]*(:\d+)?/[\w.~/%+-]+"
+        r"|\w[\w.-]*@[a-zA-Z0-9][\w.-]*:[\w.~/][\w.~/%+-]*",
+        value,
+        re.ASCII,
+    ):
+        return None
+    if value.startswith(("http://", "git://")):
+        secure = "https" + value[value.index(":") :].partition("?")[0]
+        return "comes over an unprotected line", f"write {secure} or an ssh address"
+    return (
+        "is no address the stack fetches from",
+        "write https://host/path, ssh://git@host/path, git@host:path, a folder or a .tar.gz",
+    )
+
+
+def site_name(value: str) -> Refusal | None:
+    if re.fullmatch(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?", value):
+        return not_reserved(value)
+    return (
+        "is no name for a user, a folder and a unit",
+        "write a lower-case letter, then up to 30 letters, digits and dashes, such as shop",
+    )
+
+
+def git_version(value: str) -> Refusal | None:
+    odd = re.search(r"^[-./]|\.\.|//|/\.|@\{|[\s~^:?*\[\\;|&$`'\"<>(){}!]|\.lock(/|$)|[./]$", value)
+    if odd or value == "@":
+        return ("is no name of a branch, tag or commit", "write one such as main, v1.2 or a commit id")
+    return None
+
+
+def secret_key(value: str) -> Refusal | None:
+    advice = "leave it out, then the host makes one and keeps it; or write 50 random characters"
+    if value.startswith("django-insecure-"):
+        return "is the insecure one of startproject", advice
+    if len(value) < 50:
+        return "is shorter than 50 characters", advice
+    if len(set(value)) < 5:
+        return "has fewer than 5 different characters", advice
+    return None
+
+
+def variable(key: str, value: Any, sample: str) -> Refusal | None:
+    """A variable of an environment, of which `sample` is a name."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+        return ("is no name of a variable", f"write letters, digits and _, such as {sample}")
+    if FOREIGN_ENV.fullmatch(key):
+        return "changes how programs start", "leave it out"
+    if refusal := wrong_kind(value, "str") or unclean(value, several_lines=True):
+        return refusal
+    size = len(f"{key}={value}".encode()) + 1
+    if size > VARIABLE:
+        return (
+            f"has {size // 1024} KiB, and a variable ends at {VARIABLE // 1024}",
+            "write it into a file: django_files",
+        )
+    return None
+
+
+def env_entry(key: str, value: Any) -> Refusal | None:
+    if refusal := managed(MANAGED_ENV, key) or variable(key, value, "EMAIL_HOST"):
+        return refusal
+    if key == "DEBUG" and value.strip().lower() in ("true", "1", "t", "yes", "y", "on"):
+        return "would show every visitor settings and source", 'leave it out, or write "False"'
+    return None
+
+
+def valkey_url(key: str, value: Any) -> Refusal | None:
+    """A variable of the environment, and the number of the database that it names."""
+    if refusal := managed(MANAGED_ENV, key) or variable(key, "", "CELERY_BROKER_URL"):
+        return refusal
+    return wrong_kind(value, "int") or between(0, 15)(value)
+
+
+def file_entry(key: str, value: Any) -> Refusal | None:
+    """A file that is put into the source."""
+    if refusal := inside("file")(key):
+        return refusal
+    if key != posixpath.normpath(key) or key.split("/")[0] == ".git":
+        return "is no plain path of a file", "write one such as config/local.py"
+    return wrong_kind(value, "str") or unclean(value, several_lines=True)
+
+
+def interpreter(value: str) -> Refusal | None:
+    """A Python by its version, a range of versions, or its path on the host."""
+    if re.match(r"/(home|root|tmp|var/tmp|run)(/|$)", value):
+        return "is where the site cannot run it", "write the path of one such as /opt/python3.12/bin/python3"
+    if re.fullmatch(r"(/[\w.+-]+)+", value):
+        return None
+    one = r"3\.\d+|(>=|<=|>|<|==|!=|~=)\s*\d+(\.\d+)*(\.\*)?"
+    if re.fullmatch(rf"({one})(\s*,\s*({one}))*", value):
+        return None
+    return "is no version of Python", 'write one such as "3.12", a range such as ">=3.11,<3.13", or a path'
+
+
+def build_variable(key: str, value: Any) -> Refusal | None:
+    return variable(key, value, "UV_EXTRA_INDEX_URL")
+
+
+def requirement(value: str) -> Refusal | None:
+    """A line of requirements.txt, which is an argument of the installer."""
+    if re.match(r"[A-Za-z0-9][\w.-]*\s*(\[[\w., -]+\])?\s*([<>=!~@;].*)?$", value):
+        return None
+    return "is no requirement", "write one such as psycopg[binary]==3.2.9"
+
+
+def build_commands(key: str, value: Any) -> Refusal | None:
+    """Commands of one moment of a build."""
+    moments = ("before_collectstatic", "after_collectstatic")
+    if key not in moments:
+        return "is no moment of a build", f"write {' or '.join(moments)}"
+    if refusal := wrong_kind(value, "list"):
+        return refusal
+    refusals = (wrong_kind(item, "str") or unclean(item) or build_command(item) for item in value)
+    return next(filter(None, refusals), None)
+
+
+def build_command(value: str) -> Refusal | None:
+    """Run by env(1): variables may come first, and the program may be a file of the source."""
+    program = re.sub(r"^(\s*[A-Za-z_]\w*=\S*\s+)+", "", value)
+    return command(re.sub(r"^\s*[\w./@+-]*/", "", program)) or for_a_shell(value)
+
+
+def for_a_shell(value: str) -> Refusal | None:
+    if re.search(r"(^|\s)(&&?|\|\|?|\d?[<>]\S*)(\s|$)", re.sub(r"'.*?'|\".*?\"", "quoted", value)):
+        return "has a sign that only a shell reads", "write sh -c '...', or one command after the other"
+    return None
+
+
+def management_command(value: str) -> Refusal | None:
+    """What is typed behind manage.py."""
+    words = value.split()
+    if words[:1] in (["python"], ["python3"], ["manage.py"], ["./manage.py"]) or not re.match(
+        r"[a-z_]\w*(\s|$)", value, re.ASCII
+    ):
+        return "is no command of manage.py", "write it without python manage.py, such as createcachetable"
+    return command(value)
+
+
+def header(managed_names: Mapping[str, str | None]) -> Rule:
+    """A header that the web server adds, and that ends up in quotes."""
+
+    def rule(key: str, value: Any) -> Refusal | None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,60}[A-Za-z0-9]", key):
+            return "is no name of a header", "write one such as Permissions-Policy"
+        if len(str(value)) > 4000:
+            return "is longer than nginx takes", "write at most 4000 characters"
+        if refusal := managed(managed_names, key.title()) or wrong_kind(value, "str") or unclean(value):
+            return refusal
+        if re.search(r"\$|[^ -~]", value):
+            return "has a sign that nginx reads in its own way", "write it in ASCII and without dollars"
+        return None
+
+    return rule
+
+
+def body_limit(key: str, value: Any) -> Refusal | None:
+    if refusal := LOCATION(key):
+        return refusal
+    return wrong_kind(value, "str") or BODY(value)
+
+
+def private_key(value: str) -> Refusal | None:
+    text = f"{value.strip()}\n".encode()
+    load = serialization.load_ssh_private_key if b"OPENSSH" in text[:40] else serialization.load_pem_private_key
+    try:
+        load(text, password=None)
+    except TypeError:
+        return "has a passphrase, which nobody would be there to type", "write a key without one"
+    except (ValueError, UnsupportedAlgorithm):
+        return "is no private key", "write the text of one: {{ lookup('ansible.builtin.file', 'PATH') }}"
+    return None
+
+
+BODY = matching(r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k")
+LOCATION = matching(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_/-]", "is no path of a site", "write one such as /accounts/login/")
+LOCATION_OR_ALL = matching(
+    r"/([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", "is no path of a site", "write one such as /accounts/login/, or / for all"
+)
+URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
+GROUP = matching(
+    r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", "is no name of a group or an extra", "write one such as production"
+)

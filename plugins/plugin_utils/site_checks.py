@@ -1,0 +1,190 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks of several variables of one host."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from ansible_collections.django_vps.stack.plugins.plugin_utils.certificate_checks import domains
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
+    headers_of_nginx,
+    names_of,
+    reserved_connections,
+)
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_file
+
+
+def check_required_together(case: Case) -> Iterator[Problem]:
+    for pair in names_of("required_together"):
+        for name, other in (pair, reversed(pair)):
+            if case.values.get(other) and not case.values.get(name) and name not in case.failed:
+                yield Problem(name, f"is not set, but {other} is", "set both or neither")
+
+
+def check_login(case: Case) -> Iterator[Problem]:
+    for name in ("site_name", "django_user"):
+        if case.login and case.values.get(name) == case.login and name in case.given:
+            yield Problem(name, "is the user Ansible comes in as", "write another name", case.login)
+            case.values.pop(name)
+
+
+def check_database_role(case: Case) -> Iterator[Problem]:
+    if not {"app", "database"} <= case.parts:
+        return
+    role, user = case.values.get("postgres_user"), case.values.get("django_user")
+    if role and user and role != user:
+        yield Problem(
+            "postgres_user",
+            f"is not the django_user, {user}, by whose name PostgreSQL knows who connects (peer)",
+            "set both to the same, or neither",
+            role,
+        )
+
+
+def check_connections(case: Case) -> Iterator[Problem]:
+    if not {"app", "database"} <= case.parts or "postgres_settings" not in case.values:
+        return
+    workers, threads = case.values.get("gunicorn_workers"), case.values.get("gunicorn_threads")
+    limit = str(case.values["postgres_settings"].get("max_connections", 100))
+    reserved = reserved_connections()
+    if not workers or not threads or not limit.isdecimal() or workers * threads <= int(limit) - reserved:
+        return
+    wanted = workers * threads
+    yield Problem(
+        "gunicorn_workers",
+        f"{workers} workers of {threads} gunicorn_threads open up to {wanted} connections, "
+        f"and of the {limit} that PostgreSQL takes the site may have {int(limit) - reserved}",
+        f"write fewer, or max_connections: {wanted + reserved} into postgres_settings",
+    )
+
+
+def check_job_names(case: Case) -> Iterator[Problem]:
+    """Services and timers share the names of their units."""
+    taken: dict[str, str] = {}
+    for owner in ("django_services", "django_timers"):
+        for name in (job["name"] for job in case.values.get(owner, ())):
+            if name in taken:
+                yield Problem(f"{owner}.{name}", f"is one of {taken[name]} already", "give it another name")
+            taken.setdefault(name, owner)
+
+
+def check_url_paths(case: Case) -> Iterator[Problem]:
+    static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
+    if static and media and (static.startswith(media) or media.startswith(static)):
+        yield Problem(
+            "django_media_url",
+            f"shares a path with django_static_url, {static}",
+            "write two paths of which neither is inside the other",
+            media,
+        )
+
+
+def check_folders(case: Case) -> Iterator[Problem]:
+    home, media = case.values.get("django_home"), case.values.get("django_media_root")
+    config = case.values.get("django_config_dir")
+    if home and media:
+        taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
+        if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(tuple(f"{name}/" for name in taken)):
+            yield Problem("django_media_root", "holds more than uploads", f"write {home}/media", media)
+    shared = sorted(case.values.get("django_shared_paths", ()))
+    for outer, inner in itertools.combinations(shared, 2):
+        if f"{inner}/".startswith(f"{outer}/"):
+            yield Problem("django_shared_paths", f"has {inner}, which is in {outer}", f"leave {inner} out")
+    if config and media and f"{config}/".startswith(f"{media}/"):
+        yield Problem("django_config_dir", "is among the uploads", "write a folder such as /etc/shop", config)
+
+
+def check_ssh_ports(case: Case) -> Iterator[Problem]:
+    taken = {80: "web", 443: "web", 5432: "database", case.values.get("valkey_port"): "valkey"}
+    ports = case.values.get("host_ssh_ports")
+    for port in ports if isinstance(ports, list) else ():
+        if isinstance(port, int) and taken.get(port) in case.parts:
+            yield Problem("host_ssh_ports", f"has the port of the group {taken[port]}", "write that of SSH alone", port)
+
+
+def check_served_names(case: Case) -> Iterator[Problem]:
+    names = domains(case.values, "nginx_domains")
+    for name in (name for name in domains(case.values, "site_names_served") if name not in names):
+        yield Problem("site_names_served", "is none of site_domains", "write it there too, for the certificate", name)
+
+
+def check_admins(case: Case) -> Iterator[Problem]:
+    names = [admin["name"] for admin in case.values.get("host_admins", ())]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem(f"host_admins.{name}", "is there twice", "write all keys into one")
+        if name in (case.values.get("site_name"), case.values.get("django_user")):
+            yield Problem(f"host_admins.{name}", "is the user that the site runs as", "write another name")
+
+
+def check_deployer(case: Case) -> Iterator[Problem]:
+    name = case.values.get("site_name")
+    if not name or not case.values.get("deployer_keys"):
+        return
+    user = f"{name}-deploy"
+    if len(user) > 32:
+        yield Problem("deployer_keys", f"{user}, who has them, is longer than 32 characters", "shorten site_name")
+    neighbours = [values.get("django_user") for values in case.neighbours.values()]
+    admins = [admin["name"] for admin in case.values.get("host_admins", ())]
+    if user in (case.login, case.values.get("django_user"), *neighbours, *admins):
+        yield Problem(
+            "deployer_keys", f"{user}, who has them, may do other things too", "give the other one another name"
+        )
+    if case.colleagues:
+        what = f"would deploy here and not on {', '.join(case.colleagues)}"
+        yield Problem("deployer_keys", what, "leave it out, and deploy by playbooks/deploy.yml")
+
+
+def check_hsts_preload(case: Case) -> Iterator[Problem]:
+    if not case.values.get("nginx_hsts_preload"):
+        return
+    if not case.values.get("nginx_hsts_subdomains") or case.values.get("nginx_hsts_max_age", 0) < 31536000:
+        advice = "write nginx_hsts_subdomains: true, and leave nginx_hsts_max_age at a year or more"
+        yield Problem("nginx_hsts_preload", "is taken only for all names below, and for a year", advice)
+
+
+def check_locations(case: Case) -> Iterator[Problem]:
+    """What has a location of its own already."""
+    static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
+    for name in ("nginx_body_limits", "nginx_streamed_paths", "nginx_websocket_paths"):
+        for path in case.values.get(name, ()):
+            if path in (static, media, f"{media}private/"):
+                yield Problem(name, "is served from the disk", "write a path that Django answers", path)
+
+
+def check_headers(case: Case) -> Iterator[Problem]:
+    """Browsers do not mind the case of a name."""
+    written: dict[str, str] = {}
+    for key in (*headers_of_nginx(), *case.values.get("nginx_headers", ())):
+        known = written.setdefault(key.lower(), key)
+        if key != known:
+            yield Problem("nginx_headers", "is there twice, but for the case", f"write {known}", key)
+
+
+def check_nginx_files(case: Case) -> Iterator[Problem]:
+    for name in ("nginx_maintenance_page", "nginx_error_page", "nginx_directives"):
+        if case.values.get(name) and case.plays("nginx"):
+            yield from check_file(case, name)
+
+
+#: In the order of their messages.
+CHECKS = (
+    check_served_names,
+    check_login,
+    check_database_role,
+    check_connections,
+    check_job_names,
+    check_url_paths,
+    check_folders,
+    check_required_together,
+    check_ssh_ports,
+    check_admins,
+    check_deployer,
+    check_hsts_preload,
+    check_locations,
+    check_headers,
+    check_nginx_files,
+)

@@ -1,0 +1,131 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks of the project's source."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
+from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
+    KNOWN,
+    Wish,
+    find_requirements,
+    requirements_of,
+)
+from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ADDRESS
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, from_archive, selection
+
+#: What a project is told by, by the end of the name or the whole of it.
+TEXTS = (".py", ".toml", ".lock", ".txt", ".in", ".cfg", "Pipfile", ".python-version")
+#: Of an archive that is fetched by https; the role django knows it by the same.
+ARCHIVE_ADDRESS = r"https://.*\.(tar\.(gz|xz|bz2)|tgz)"
+
+
+def check_source(case: Case) -> Iterator[Problem]:
+    value = case.values.get("django_source")
+    if not value or ADDRESS.match(value) or not case.plays("django") or not case.deploys:
+        return
+    found = case.find_source(value)
+    if found.is_dir() or (found.is_file() and found.name.endswith((".tar.gz", ".tgz"))):
+        yield from check_project(case, found, str(found))
+        if found.is_dir():
+            yield from check_source_folder(case, found)
+        return
+    what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
+    yield Problem("django_source", what, "write https://github.com/me/shop.git, or a folder, or a .tar.gz", value)
+
+
+def check_source_options(case: Case) -> Iterator[Problem]:
+    """A checksum is for an archive, and a key is for a repository by SSH."""
+    value, checksum = case.values.get("django_source"), case.values.get("django_source_checksum")
+    if not value or not case.plays("django") or not case.deploys:
+        return
+    fetched = re.fullmatch(ARCHIVE_ADDRESS, value)
+    if fetched and not checksum:
+        what = "an archive that is fetched wants one"
+        yield Problem("django_source_checksum", what, "write sha256: and what sha256sum prints of the archive")
+    if checksum and not fetched:
+        yield Problem("django_source_checksum", "is for an archive that is fetched by https", "leave it out")
+    key = case.values.get("django_git_key")
+    if not key:
+        return
+    path = Path(key).expanduser()
+    if not ADDRESS.match(value) or value.startswith("https:"):
+        advice = "leave it out, or write django_source as git@host:path"
+        yield Problem("django_git_key", "is for a repository that is fetched by SSH", advice)
+    elif not path.is_file():
+        yield from check_file(case, "django_git_key")
+    elif path.stat().st_mode & 0o077:
+        yield Problem("django_git_key", "can be read by others, so SSH does not use it", f"chmod 600 {key}", key)
+    elif "PRIVATE KEY-----" not in path.read_text(errors="replace")[:200]:
+        yield Problem("django_git_key", "is no private key", "write the path of one, unencrypted", key)
+
+
+def check_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
+    """What a build would find out, as far as it can be seen here; with git, files may be missing there."""
+    if not top.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                unpack_texts(top, Path(folder))
+            except UNREADABLE as error:
+                yield Problem("django_source", f"{name} cannot be unpacked: {error}", "pack it again")
+            else:
+                yield from check_project(case, Path(folder), name)
+        return
+    values = case.values
+    files = {top / name for name in values.get("django_files", ())}
+    try:
+        project = find_project(top, values.get("django_subdirectory", ""))
+        module = settings_of(project, values.get("django_settings_module", ""))
+        # A command of the build may write them.
+        if not values.get("django_build", {}).get("before_collectstatic"):
+            refuse_settings(project, module, files)
+        if not values.get("django_python"):
+            # Which Pythons there are the host knows; what is no range is refused here.
+            fits("3", *wanted(project, top))
+        if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
+            wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
+            requirements_of(find_requirements(project, top, values.get("django_requirements", ""), wish), wish)
+    except StepError as error:
+        yield Problem(
+            "django_source", f"{name}: {error.cause}", error.advice[:1].lower() + error.advice[1:].rstrip(".")
+        )
+
+
+def check_source_folder(case: Case, top: Path) -> Iterator[Problem]:
+    try:
+        selection(top, case.values.get("django_source_includes", []), [])
+    except (OSError, ValueError) as error:
+        yield Problem("django_source", f"{top}: {error}", "correct it there")
+
+
+def unpack_texts(archive: Path, folder: Path) -> None:
+    """What tells of the project: code, settings and what it requires."""
+    for info, content in from_archive(archive):
+        name = PurePosixPath(info.name)
+        if content is not None and (name.suffix in TEXTS or name.name in TEXTS):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def check_pre_migrate_tasks(case: Case) -> Iterator[Problem]:
+    if case.values.get("django_pre_migrate_tasks") and case.plays("django"):
+        yield from check_file(case, "django_pre_migrate_tasks")
+
+
+def check_file(case: Case, name: str) -> Iterator[Problem]:
+    if not case.find_file(case.values[name]):
+        yield Problem(name, "there is no such file", "write the path of a file on the controller", case.values[name])
+
+
+#: In the order of their messages.
+CHECKS = (check_source, check_source_options, check_pre_migrate_tasks)

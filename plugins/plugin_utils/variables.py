@@ -1,0 +1,91 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The values that the inventory's expressions evaluate to, and the files they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible import constants
+from ansible.errors import AnsibleError
+from ansible.template import trust_as_template
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Failure, leaves
+
+#: A PyYAML that was built without libyaml has the slow one only.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def variable_files(*folders: str, kinds: Iterable[str] = ("group_vars", "host_vars")) -> Iterator[Path]:
+    """What lies in the folders of variables, a name for each group or host."""
+    for folder, kind in itertools.product(folders, kinds):
+        for path in sorted(Path(folder, kind).glob("[!.]*")):
+            if path.is_dir() or path.suffix in ("", ".yml", ".yaml", ".json"):
+                yield path
+
+
+def said_twice(inventories: tuple[str, ...], *folders: str) -> tuple[tuple[str, str], ...]:
+    """Where a name stands twice in one mapping, if that is not an error of Ansible's already, as by our ansible.cfg."""
+    if constants.DUPLICATE_YAML_DICT_KEY == "error":
+        return ()
+    found = []
+    for top in (*map(Path, inventories), *variable_files(*folders)):
+        for path in [top] if top.is_file() else sorted(top.rglob("*.y*ml")) if top.is_dir() else []:
+            with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
+                for document in yaml.compose_all(path.read_text(), Loader=LOADER):
+                    found += [(f"{path}:{key.start_mark.line + 1}", key.value) for key in second_keys(document)]
+    return tuple(dict.fromkeys(found))
+
+
+def second_keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    known = set()
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if key.value in known:
+                yield key
+            known.add(key.value)
+        yield from second_keys(value)
+
+
+def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=None):
+    """What the variables come to, defaults included, and why others come to nothing."""
+    defaults = {name: spec["default"] for name, spec in specs.items() if "default" in spec}
+    everything = {**{name: trusted(value) for name, value in defaults.items()}, **variables}
+    templar = templar.copy_with_new_env(available_variables=everything)
+    values: dict[str, Any] = {}
+    failed: dict[str, Failure] = {}
+    for name in names or specs:
+        if name not in everything:
+            continue
+        try:
+            values[name] = templar.template(everything[name])
+        except AnsibleError as error:
+            # Facts are known only once the host has been asked.
+            raw = variables.get(name)
+            facts = any("ansible_facts" in text for text in leaves(raw) if isinstance(text, str))
+            if name in variables and not facts:
+                failed[name] = why(error)
+    if values.get("site_names_served") == "all":
+        values["site_names_served"] = values.get("site_domains", [])
+    return values, failed
+
+
+def trusted(default: Any) -> Any:
+    """A default of the roles' own, of which the expressions may be evaluated."""
+    return trust_as_template(default) if isinstance(default, str) else default
+
+
+def why(error: AnsibleError) -> Failure:
+    text = str(error)
+    if "undecryptable" in text:
+        return "cannot be decrypted", "give the password of the vault, as by --ask-vault-pass", ...
+    if unset := re.search(r"'(\w+)' is undefined", text):
+        advice = f"set {unset[1]}, or write the value itself"
+        return f"uses {unset[1]}, which is not set", advice, ...
+    return "its expression fails", "mend what is between {{ and }}", text.partition("\n")[0]
