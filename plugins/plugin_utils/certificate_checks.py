@@ -38,13 +38,13 @@ def check_acme_email(case: Case) -> Iterator[Problem]:
     wanted = case.plays("letsencrypt") and case.values.get("letsencrypt_enabled") is True
     if name in case.specs and wanted and name not in case.given:
         advice = f"write {name}: me@example.com, or letsencrypt_enabled: false"
-        yield Problem(name, "is not set, and the CA needs an address for troubles", advice)
+        yield Problem(name, "is not set, and the CA needs a contact address", advice)
 
 
 def check_own_certificate(case: Case) -> Iterator[Problem]:
     for name in filter(case.values.get, OWN_CERTIFICATE):
         if case.values.get("letsencrypt_enabled") is True:
-            yield Problem(name, "is not used while letsencrypt_enabled", "write letsencrypt_enabled: false too")
+            yield Problem(name, "is not used while letsencrypt_enabled is true", "set letsencrypt_enabled: false")
         elif case.plays("letsencrypt"):
             yield from check_file(case, name)
     if not case.plays("letsencrypt") or case.values.get("letsencrypt_enabled") is not False:
@@ -59,18 +59,18 @@ def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
     except ValueError:
-        advice = "write the site's own first, and then those between it and the CA"
-        yield Problem(certificate, "holds no certificates in PEM form", advice)
+        advice = "write the certificate of the site first, then the intermediate certificates"
+        yield Problem(certificate, "expected certificates in PEM format", advice)
         return
     try:
         own = serialization.load_pem_private_key(key, None).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        advice = "write one without; ansible-vault encrypts it on the controller"
-        yield Problem(secret, "holds no key in PEM form, or one with a passphrase", advice)
+        advice = "remove the passphrase; ansible-vault encrypts it on the controller"
+        yield Problem(secret, "expected a key in PEM format without a passphrase", advice)
         return
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     if own.public_bytes(*form) != leaf.public_key().public_bytes(*form):
-        yield Problem(secret, "is not the key of letsencrypt_own_certificate", "write the two that belong together")
+        yield Problem(secret, "is not the key of letsencrypt_own_certificate", "use the key of this certificate")
     # One that nobody certified is for trying things out.
     if leaf.issuer == leaf.subject:
         return
@@ -81,23 +81,25 @@ def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
     known = names.get_values_for_type(x509.DNSName)
     for first in domains(case.values, "nginx_domains")[:1]:
         if first not in known and f"*.{first.partition('.')[2]}" not in known:
-            advice = f"it knows {', '.join(known) or 'none'}; have one made for the site's first name, or change that"
-            yield Problem(certificate, "is for other names", advice, first)
+            advice = (
+                f"request one for the first name of the site, or change that name; it has {', '.join(known) or 'none'}"
+            )
+            yield Problem(certificate, "does not include the first name of the site", advice, first)
 
 
 def check_wildcards(case: Case) -> Iterator[Problem]:
     """One stands beside the canonical name, and is proven by a record in the DNS."""
     for first in domains(case.values, "nginx_domains")[:1]:
         if first.startswith("*."):
-            what = "has a wildcard in the place of the canonical name"
-            yield Problem(said_as(case, "nginx_domains"), what, "write that first", first)
+            what = "expected the canonical name first, got a wildcard"
+            yield Problem(said_as(case, "nginx_domains"), what, "write the canonical name first", first)
             return
     by_dns = case.values.get("letsencrypt_dns_plugin") or case.values.get("letsencrypt_dns_hook")
     if case.values.get("letsencrypt_enabled") is True and not by_dns:
         for name in domains(case.values, "letsencrypt_domains"):
             if name.startswith("*."):
-                what = "has a wildcard, which no challenge over HTTP can prove"
-                advice = "write letsencrypt_dns_plugin or letsencrypt_dns_hook too"
+                what = "has a wildcard, which needs a DNS challenge"
+                advice = "set letsencrypt_dns_plugin or letsencrypt_dns_hook"
                 yield Problem(said_as(case, "letsencrypt_domains"), what, advice, name)
 
 
@@ -107,14 +109,14 @@ def check_number_of_names(case: Case) -> Iterator[Problem]:
     ordered = [name for name in names if name.startswith("*.") or f"*.{name.partition('.')[2]}" not in names]
     of_letsencrypt = "letsencrypt.org" in str(case.values.get("letsencrypt_directory_url"))
     if len(ordered) > 100 and case.values.get("letsencrypt_enabled") is True and of_letsencrypt:
-        what = f"has {len(ordered)} names, and a certificate takes 100"
-        yield Problem(said_as(case, "letsencrypt_domains"), what, "write a wildcard, or fewer names")
+        what = f"has {len(ordered)} names, and a certificate can have 100"
+        yield Problem(said_as(case, "letsencrypt_domains"), what, "use a wildcard, or fewer names")
 
 
 def check_dns_hook(case: Case) -> Iterator[Problem]:
     name = "letsencrypt_dns_hook"
     if case.values.get(name) and case.values.get("letsencrypt_dns_plugin"):
-        yield Problem(name, "is not used beside letsencrypt_dns_plugin", "leave one of them out")
+        yield Problem(name, "is not used beside letsencrypt_dns_plugin", "remove one of them")
     elif case.values.get(name) and case.plays("letsencrypt"):
         yield from check_file(case, name)
 
@@ -122,7 +124,7 @@ def check_dns_hook(case: Case) -> Iterator[Problem]:
 def check_ca_files(case: Case) -> Iterator[Problem]:
     for path in case.values.get("host_ca_certificates", ()):
         if not case.find_file(path):
-            yield Problem("host_ca_certificates", "there is no such file", "write the path on the controller", path)
+            yield Problem("host_ca_certificates", "expected a file on the controller", "write the path of one", path)
 
 
 def domains(values: dict[str, Any], name: str) -> list[str]:

@@ -7,7 +7,7 @@ of a type, one of TYPES, or a dictionary:
 
     type        name of a type
     pattern     regular expression that the whole value has to match; with it come
-    problem     what to say of a value that does not match, and
+    expected    what matches it, for the message, and
     fix         what to write instead
     range       the least and the greatest number
     managed     for the types `setting`, `header` and `directive`: names that the stack sets, each with the variable
@@ -121,4 +121,4 @@ def build_check(data: str | dict[str, Any]) -> Check:
         return Check(TYPES[kind], example)
     if "range" in data:
         return Check(between(*data["range"]), example)
-    return Check(matching(data["pattern"], data["problem"], data["fix"]), example)
+    return Check(matching(data["pattern"], f"expected {data['expected']}", data["fix"]), example)

@@ -37,13 +37,13 @@ def problems(case: Case, cross_checks: Iterable[CrossCheck]) -> list[str]:
 
 def judge(case: Case, cross_checks: Iterable[CrossCheck]) -> Iterator[Problem]:
     for source in case.missing:
-        yield Problem(f"-i {source}", "is not there", "write the path of a file or a folder")
+        yield Problem(f"-i {source}", "does not exist", "write the path of a file or a folder")
     if not case.groups.get("all"):
-        yield Problem("inventory", "has no hosts", "name the one that has, as -i inventories/prod")
+        yield Problem("inventory", "has no hosts", "name an inventory with hosts, such as -i inventories/prod")
         return
     anywhere = [host for group in GROUPS for host in case.groups.get(group, ())]
     for where, name in case.twice:
-        yield Problem(where, f"says {name} twice, and the first is lost", "write it once")
+        yield Problem(where, f"sets {name} twice, and the first value is lost", "write it once")
     yield from check_limit(case)
     if anywhere and case.host not in anywhere:
         return
@@ -87,7 +87,7 @@ def judge_value(name: str, value: Any, spec: dict, check: Check) -> Iterator[Pro
         yield Problem(name, *refusal, value)
     elif value == "":
         if spec.get("default") != "":
-            yield Problem(name, "is empty", "write a value, or leave the line out")
+            yield Problem(name, "is empty", "write a value, or remove the line")
     elif refusal := check.rule(value):
         yield Problem(name, *refusal, value)
 
@@ -102,7 +102,7 @@ def judge_list(name: str, items: list, spec: dict, check: Check) -> Iterator[Pro
         elif refusal := wrong_kind(item, kind) or unclean(item) or check.rule(item):
             yield Problem(name, *refusal, item)
         elif item in items[:index]:
-            yield Problem(name, "names it twice", "write each entry once", item)
+            yield Problem(name, "has a duplicate entry", "write each entry once", item)
 
 
 def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mapping[str, Check]) -> Iterator[Problem]:
@@ -111,8 +111,8 @@ def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mappin
     for key in (key for key in entry if key not in options):
         near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
         misspelt.update(near)
-        advice = f"write {near[0]}" if near else f"leave it out: there are {', '.join(options)}"
-        yield Problem(name, "has a name that nothing reads", advice, key)
+        advice = f"write {near[0]}" if near else f"remove it; the names are {', '.join(options)}"
+        yield Problem(name, "has an unknown name", advice, key)
     for key, spec in options.items():
         check = checks.get(key, NO_CHECK)
         if key in entry:
@@ -130,7 +130,7 @@ def entry_name(entry: dict) -> str:
 def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
     for key, value in pairs.items():
         if refusal := wrong_kind(key, "str") or unclean(key):
-            yield Problem(name, "a name in it " + refusal[0], refusal[1], key)
+            yield Problem(name, f"name in it: {refusal[0]}", refusal[1], key)
         elif refusal := rule(key, value):
             yield Problem(f"{name}.{key}", *refusal, value)
 
@@ -149,18 +149,20 @@ def check_limit(case: Case) -> Iterator[Problem]:
     needed = {host for group in case.needs for host in case.groups.get(group, ())}
     if needed and not needed & set(case.run):
         groups = " or ".join(group for group in GROUPS if group in case.needs)
-        yield Problem("--limit", f"leaves no host of the group {groups}, so nothing would be done", "name one of them")
+        yield Problem("--limit", f"leaves no host of the group {groups}, so nothing would be done", "add one of them")
 
 
 def check_group_names(case: Case) -> Iterator[Problem]:
     missing = [group for group in GROUPS if not case.groups.get(group)]
     for name in case.groups.keys() - GROUPS.keys():
         if near := meant(name, missing, 0.8):
-            yield Problem(name, "is no group of the stack", f"write {near}")
+            yield Problem(name, "is not a group of the stack", f"write {near}")
     for name in sorted(case.group_files - case.groups.keys()):
         # Other groups may be those of another inventory in the same folder.
         if near := meant(name, GROUPS.keys() - case.group_files, 0.8):
-            yield Problem(f"group_vars/{name}", "is of a group that is not there, so nothing reads it", f"write {near}")
+            yield Problem(
+                f"group_vars/{name}", "belongs to a group that does not exist, so nothing reads it", f"write {near}"
+            )
 
 
 def check_groups(case: Case) -> Iterator[Problem]:
@@ -168,7 +170,7 @@ def check_groups(case: Case) -> Iterator[Problem]:
         if not case.groups.get(group) and group not in OPTIONAL:
             yield Problem(
                 group,
-                f"no host is in this group, which runs {' and '.join(roles)}",
+                f"expected a host in this group, which runs {' and '.join(roles)}",
                 f"write {group}: {{hosts: {{{case.host}: {{}}}}}} into the inventory",
             )
 
@@ -182,18 +184,18 @@ def check_names(case: Case) -> Iterator[Problem]:
         if not name.startswith(prefixes):
             near = meant(name, known) or (meant(name, OF_PLAYBOOKS, 0.8) if name in case.typed - OF_PLAYBOOKS else "")
             if near:
-                yield Problem(name, "is not a variable of the stack, but nearly one", f"write {near}")
+                yield Problem(name, "is not a variable of the stack", f"write {near}")
             continue
         # What begins with host_ may well be somebody else's.
         other = name.startswith("host_")
         near = meant(name, known) if other else next(iter(difflib.get_close_matches(name, known, 1)), "")
         if near or not other:
-            advice = f"write {near}" if near else "leave it out: nothing reads it"
+            advice = f"write {near}" if near else "remove it; nothing reads it"
             yield Problem(name, "is not a variable of the stack", advice)
 
 
 def check_bound_names(case: Case) -> Iterator[Problem]:
     for name, owner in case.bound.items():
         if name in case.given:
-            advice = f"set {owner} instead" if owner else "leave it out"
-            yield Problem(name, "the playbook sets it", advice)
+            advice = f"set {owner} instead" if owner else "remove it"
+            yield Problem(name, "is set by the playbook", advice)

@@ -26,31 +26,31 @@ def check_host_address(case: Case) -> Iterator[Problem]:
         return
     address = case.values.get("host_address")
     if address == "":
-        what = f"is not set, and {', '.join(case.colleagues)} of the same site have to find this host"
-        yield Problem("host_address", what, "write the host's address, best in a private network")
+        what = f"is not set, and {', '.join(case.colleagues)} of the same site connect to this host"
+        yield Problem("host_address", what, "write the address of the host, preferably in a private network")
     same = [other for other, values in case.colleagues.items() if address and values.get("host_address") == address]
     if same:
-        advice = "write the one that this host alone has"
-        yield Problem("host_address", f"is that of {', '.join(same)} too", advice, address)
+        advice = "write an address that only this host has"
+        yield Problem("host_address", f"is the address of {', '.join(same)} too", advice, address)
 
 
 def check_same_on_all_hosts(case: Case) -> Iterator[Problem]:
     for name in AGREED:
         others = [host for host, theirs in case.colleagues.items() if theirs.get(name) != case.values.get(name)]
         if others and name in case.values:
-            what = f"is another on {', '.join(others)} of the same site"
-            yield Problem(name, what, "write it once, into group_vars/all.yml", case.values[name])
+            what = f"differs on {', '.join(others)} of the same site"
+            yield Problem(name, what, "set it once, in group_vars/all.yml", case.values[name])
 
 
 def check_valkey(case: Case) -> Iterator[Problem]:
     hosts = [host for host in (case.host, *case.colleagues) if host in case.groups.get("valkey", ())]
     if len(hosts) > 1:
-        what = f"{' and '.join(sorted(hosts))} of one site are in this group, and none would follow the other"
-        yield Problem("valkey", what, "leave it one")
+        what = f"expected one host of a site in this group, got {' and '.join(sorted(hosts))}"
+        yield Problem("valkey", what, "keep one of them")
     for name in ("REDIS_URL", *case.values.get("valkey_urls", ())):
         if hosts and name in case.values.get("django_env", ()):
-            advice = f"leave it out, or {hosts[0]} out of the group valkey"
-            yield Problem(f"django_env.{name}", "is where the site's own valkey is", advice)
+            advice = f"remove it, or remove {hosts[0]} from the group valkey"
+            yield Problem(f"django_env.{name}", "is set to the site's own valkey", advice)
 
 
 def check_neighbour_sites(case: Case) -> Iterator[Problem]:
@@ -68,8 +68,8 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
         if "site_name" not in same:
             theirs = domains(values, "nginx_domains")
             for name in (name for name in domains(case.values, "nginx_domains") if name in theirs):
-                advice = "leave it to one of the sites"
-                yield Problem("site_domains", f"{other} on the same address has it too", advice, name)
+                advice = "remove it from one of the sites"
+                yield Problem("site_domains", f"is used by {other} on the same address too", advice, name)
             nested = (
                 (mine, its)
                 for mine, its in itertools.product(FOLDERS, FOLDERS)
@@ -79,7 +79,7 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
             # What is wrong of the home is wrong of all that lies in it.
             for mine, its in [] if same else itertools.islice(nested, 1):
                 what = f"lies in the {its} of {other}, which has the same address"
-                yield Problem(mine, what, "write a folder of the site's own", case.values[mine])
+                yield Problem(mine, what, "use a folder of its own for the site", case.values[mine])
         web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]
         both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
         for name, is_used in (
@@ -89,16 +89,16 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
             port = case.values.get(name)
             if is_used and values.get(name) == port:
                 advice = "write another port for one of the sites"
-                yield Problem(name, f"{other} on the same address has it too", advice, port)
+                yield Problem(name, f"is used by {other} on the same address too", advice, port)
         name = "letsencrypt_eab_kid"
         kids = {case.values.get(name), values.get(name)} - {"", None}
         if len(kids) > 1 and values.get("letsencrypt_directory_url") == case.values.get("letsencrypt_directory_url"):
-            advice = "write the same for both: a host is one customer of a CA"
-            yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
+            advice = "use the same for both; a host has one account at a CA"
+            yield Problem(name, f"differs from {other} on the same address", advice, case.values[name])
         for name in HOST_WIDE + tuple(name for name, spec in case.specs.items() if spec.get("role") == "host"):
             if name in values and name in case.values and values[name] != case.values[name]:
-                advice = "write the same for both: the host has it once"
-                yield Problem(name, f"{other} on the same address has another", advice, case.values[name])
+                advice = "use the same for both; the setting applies to the whole host"
+                yield Problem(name, f"differs from {other} on the same address", advice, case.values[name])
 
 
 #: In the order of their messages.

@@ -38,10 +38,12 @@ class Problem(NamedTuple):
     value: Any = ...
 
     def line(self, secret: bool) -> str:
+        got = ""
         # A secret may have come into any part of a dictionary.
-        got = "" if self.value is ... or secret or isinstance(self.value, dict) else f" (got: {shown(self.value)})"
+        if self.value is not ... and not secret and not isinstance(self.value, dict):
+            got = f"{':' if ', got ' in self.what else ', got'} {shown(self.value)}"
         name = re.sub("=.*", "=…", self.name, flags=re.DOTALL)
-        return f"{name}: {self.what}{got}; {self.advice}"
+        return f"{name}: {self.what}{got}." + (f" Fix: {self.advice}" if self.advice else "")
 
 
 @dataclass

@@ -57,17 +57,17 @@ DOMAIN = re.compile(
 ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
 
 ODD_DOMAINS = (
-    (r"[\w+.-]+://.*", "is an address, not a bare name"),
-    (r".*\*.*", "has a wildcard that stands for no whole label"),
-    (r".*/.*", "has a path"),
-    (r".*\s.*", "has a space"),
-    (r".*:\d*", "has a port"),
-    (r".*[^\x00-\x7f].*", "is not in ASCII"),
-    (r".*\.", "ends in a dot"),
-    (r".*[A-Z].*", "has upper case"),
-    (r"[^.]*", "has no dot"),
-    (r".{254,}", "is longer than 253 characters"),
-    (r"(.*\.)?[^.]{64,}(\..*)?", "has a label longer than 63 characters"),
+    (r"[\w+.-]+://.*", "got an address"),
+    (r".*\*.*", "got a wildcard within a label"),
+    (r".*/.*", "got a path"),
+    (r".*\s.*", "got a space"),
+    (r".*:\d*", "got a port"),
+    (r".*[^\x00-\x7f].*", "got characters outside ASCII"),
+    (r".*\.", "got a trailing dot"),
+    (r".*[A-Z].*", "got upper case"),
+    (r"[^.]*", "got no dot"),
+    (r".{254,}", "got more than 253 characters"),
+    (r"(.*\.)?[^.]{64,}(\..*)?", "got a label of more than 63 characters"),
 )
 
 
@@ -75,9 +75,9 @@ def domain(value: str) -> Refusal | None:
     if DOMAIN.fullmatch(value):
         return None
     if is_ip_address(value):
-        return "is an IP address", "write a domain name"
-    what = next((what for odd, what in ODD_DOMAINS if re.fullmatch(odd, value)), "is no domain name")
-    return what, f"write {bare_name(value) or 'a name such as shop.example.com'}"
+        return "expected a domain name, got an IP address", "write a domain name"
+    odd = next((f", {what}" for pattern, what in ODD_DOMAINS if re.fullmatch(pattern, value)), "")
+    return f"expected a domain name{odd}", f"write {bare_name(value) or 'a name such as shop.example.com'}"
 
 
 def name_or_wildcard(value: str) -> Refusal | None:
@@ -110,26 +110,26 @@ def origin(value: str) -> Refusal | None:
     shape = re.fullmatch(r"https://(?:\*\.)?([^/:]+)(:[1-9][0-9]{0,4})?", value)
     if shape and not domain(shape[1]):
         return None
-    return "is no origin", "write https:// and a name, such as https://shop.example.com"
+    return "expected an origin", "write https:// and a name, such as https://shop.example.com"
 
 
 def email(value: str) -> Refusal | None:
     name, _at, host = value.rpartition("@")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}", name) and DOMAIN.fullmatch(host.lower()):
         return None
-    return "is no e-mail address", "write one such as me@example.com"
+    return "expected an e-mail address", "write one such as me@example.com"
 
 
 def source(value: str) -> Refusal | None:
     """The address of a repository. That a folder or an archive is there, check_source sees."""
     if value.startswith("-"):
-        return ("starts with a dash, as an option of git's would", "write an address, a folder or a .tar.gz")
+        return ("starts with a dash, so that git would read it as an option", "write an address, a folder or a .tar.gz")
     if not ADDRESS.match(value):
         return None
     if re.match(r"(?!ssh://[^/:@]*@[^@]*\Z)[a-z+]+://.*@", value, re.IGNORECASE):
         return (
-            "has credentials in the address, where other users and .git/config show them",
-            "write it without, and let an SSH key or git's credential helper give them",
+            "has credentials in the address, which are shown in process lists and .git/config",
+            "remove them, and use an SSH key or a credential helper of git",
         )
     if re.fullmatch(
         r"https://[a-zA-Z0-9][\w.-]*(:\d+)?/[\w.~/%+-]+"
@@ -141,9 +141,9 @@ def source(value: str) -> Refusal | None:
         return None
     if value.startswith(("http://", "git://")):
         secure = "https" + value[value.index(":") :].partition("?")[0]
-        return "comes over an unprotected line", f"write {secure} or an ssh address"
+        return "is not encrypted", f"write {secure} or an ssh address"
     return (
-        "is no address the stack fetches from",
+        "expected an address of https or SSH, a folder or an archive",
         "write https://host/path, ssh://git@host/path, git@host:path, a folder or a .tar.gz",
     )
 
@@ -152,42 +152,42 @@ def site_name(value: str) -> Refusal | None:
     if re.fullmatch(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?", value):
         return not_reserved(value)
     return (
-        "is no name for a user, a folder and a unit",
-        "write a lower-case letter, then up to 30 letters, digits and dashes, such as shop",
+        "expected a name for a user, a folder and a unit",
+        "use a lower-case letter, then up to 30 lower-case letters, digits and dashes, such as shop",
     )
 
 
 def git_version(value: str) -> Refusal | None:
     odd = re.search(r"^[-./]|\.\.|//|/\.|@\{|[\s~^:?*\[\\;|&$`'\"<>(){}!]|\.lock(/|$)|[./]$", value)
     if odd or value == "@":
-        return ("is no name of a branch, tag or commit", "write one such as main, v1.2 or a commit id")
+        return ("expected a branch, a tag or a commit", "write one such as main, v1.2 or a commit id")
     return None
 
 
 def secret_key(value: str) -> Refusal | None:
-    advice = "leave it out, then the host makes one and keeps it; or write 50 random characters"
+    advice = "remove it, and the host generates one; or write 50 random characters"
     if value.startswith("django-insecure-"):
-        return "is the insecure one of startproject", advice
+        return "is the insecure key of startproject", advice
     if len(value) < 50:
-        return "is shorter than 50 characters", advice
+        return "expected 50 characters or more", advice
     if len(set(value)) < 5:
-        return "has fewer than 5 different characters", advice
+        return "expected 5 different characters or more", advice
     return None
 
 
 def variable(key: str, value: Any, sample: str) -> Refusal | None:
     """A variable of an environment, of which `sample` is a name."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-        return ("is no name of a variable", f"write letters, digits and _, such as {sample}")
+        return ("expected the name of a variable", f"use letters, digits and _, as in {sample}")
     if FOREIGN_ENV.fullmatch(key):
-        return "changes how programs start", "leave it out"
+        return "changes how programs start", "remove it"
     if refusal := wrong_kind(value, "str") or unclean(value, several_lines=True):
         return refusal
     size = len(f"{key}={value}".encode()) + 1
     if size > VARIABLE:
         return (
-            f"has {size // 1024} KiB, and a variable ends at {VARIABLE // 1024}",
-            "write it into a file: django_files",
+            f"has {size // 1024} KiB, and a variable can have {VARIABLE // 1024}",
+            "put it into a file with django_files",
         )
     return None
 
@@ -196,7 +196,7 @@ def env_entry(key: str, value: Any) -> Refusal | None:
     if refusal := managed(MANAGED_ENV, key) or variable(key, value, "EMAIL_HOST"):
         return refusal
     if key == "DEBUG" and value.strip().lower() in ("true", "1", "t", "yes", "y", "on"):
-        return "would show every visitor settings and source", 'leave it out, or write "False"'
+        return "would show settings and source to every client", 'remove it, or write "False"'
     return None
 
 
@@ -212,20 +212,20 @@ def file_entry(key: str, value: Any) -> Refusal | None:
     if refusal := inside("file")(key):
         return refusal
     if key != posixpath.normpath(key) or key.split("/")[0] == ".git":
-        return "is no plain path of a file", "write one such as config/local.py"
+        return "expected a path of a file", "write one such as config/local.py"
     return wrong_kind(value, "str") or unclean(value, several_lines=True)
 
 
 def interpreter(value: str) -> Refusal | None:
     """A Python by its version, a range of versions, or its path on the host."""
     if re.match(r"/(home|root|tmp|var/tmp|run)(/|$)", value):
-        return "is where the site cannot run it", "write the path of one such as /opt/python3.12/bin/python3"
+        return "is in a folder that the site cannot read", "use a path such as /opt/python3.12/bin/python3"
     if re.fullmatch(r"(/[\w.+-]+)+", value):
         return None
     one = r"3\.\d+|(>=|<=|>|<|==|!=|~=)\s*\d+(\.\d+)*(\.\*)?"
     if re.fullmatch(rf"({one})(\s*,\s*({one}))*", value):
         return None
-    return "is no version of Python", 'write one such as "3.12", a range such as ">=3.11,<3.13", or a path'
+    return "expected a version of Python", 'write one such as "3.12", a range such as ">=3.11,<3.13", or a path'
 
 
 def build_variable(key: str, value: Any) -> Refusal | None:
@@ -236,14 +236,14 @@ def requirement(value: str) -> Refusal | None:
     """A line of requirements.txt, which is an argument of the installer."""
     if re.match(r"[A-Za-z0-9][\w.-]*\s*(\[[\w., -]+\])?\s*([<>=!~@;].*)?$", value):
         return None
-    return "is no requirement", "write one such as psycopg[binary]==3.2.9"
+    return "expected a requirement", "write one such as psycopg[binary]==3.2.9"
 
 
 def build_commands(key: str, value: Any) -> Refusal | None:
     """Commands of one moment of a build."""
     moments = ("before_collectstatic", "after_collectstatic")
     if key not in moments:
-        return "is no moment of a build", f"write {' or '.join(moments)}"
+        return f"expected {' or '.join(moments)}", "use one of these"
     if refusal := wrong_kind(value, "list"):
         return refusal
     refusals = (wrong_kind(item, "str") or unclean(item) or build_command(item) for item in value)
@@ -258,7 +258,7 @@ def build_command(value: str) -> Refusal | None:
 
 def for_a_shell(value: str) -> Refusal | None:
     if re.search(r"(^|\s)(&&?|\|\|?|\d?[<>]\S*)(\s|$)", re.sub(r"'.*?'|\".*?\"", "quoted", value)):
-        return "has a sign that only a shell reads", "write sh -c '...', or one command after the other"
+        return "has shell syntax, and no shell runs it", "write sh -c '...', or separate commands"
     return None
 
 
@@ -268,7 +268,7 @@ def management_command(value: str) -> Refusal | None:
     if words[:1] in (["python"], ["python3"], ["manage.py"], ["./manage.py"]) or not re.match(
         r"[a-z_]\w*(\s|$)", value, re.ASCII
     ):
-        return "is no command of manage.py", "write it without python manage.py, such as createcachetable"
+        return "expected a command of manage.py", "write it without python manage.py, such as createcachetable"
     return command(value)
 
 
@@ -277,13 +277,13 @@ def header(managed_names: Mapping[str, str | None]) -> Rule:
 
     def rule(key: str, value: Any) -> Refusal | None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,60}[A-Za-z0-9]", key):
-            return "is no name of a header", "write one such as Permissions-Policy"
+            return "expected the name of a header", "write one such as Permissions-Policy"
         if len(str(value)) > 4000:
-            return "is longer than nginx takes", "write at most 4000 characters"
+            return "expected at most 4000 characters, the limit of nginx", "shorten it"
         if refusal := managed(managed_names, key.title()) or wrong_kind(value, "str") or unclean(value):
             return refusal
         if re.search(r"\$|[^ -~]", value):
-            return "has a sign that nginx reads in its own way", "write it in ASCII and without dollars"
+            return "expected ASCII characters without $, which nginx interprets", "remove the others"
         return None
 
     return rule
@@ -301,18 +301,18 @@ def private_key(value: str) -> Refusal | None:
     try:
         load(text, password=None)
     except TypeError:
-        return "has a passphrase, which nobody would be there to type", "write a key without one"
+        return "expected a private key without a passphrase", "remove the passphrase, as by ssh-keygen -p"
     except (ValueError, UnsupportedAlgorithm):
-        return "is no private key", "write the text of one: {{ lookup('ansible.builtin.file', 'PATH') }}"
+        return "expected a private key", "write its text: {{ lookup('ansible.builtin.file', 'PATH') }}"
     return None
 
 
-BODY = matching(r"[1-9][0-9]*[km]", "is no size as nginx writes it", "write one such as 20m or 512k")
-LOCATION = matching(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_/-]", "is no path of a site", "write one such as /accounts/login/")
+BODY = matching(r"[1-9][0-9]*[km]", "expected a size in nginx's notation", "write one such as 20m or 512k")
+LOCATION = matching(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_/-]", "expected a URL path", "write one such as /accounts/login/")
 LOCATION_OR_ALL = matching(
-    r"/([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", "is no path of a site", "write one such as /accounts/login/, or / for all"
+    r"/([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", "expected a URL path", "write one such as /accounts/login/, or / for all"
 )
-URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "is no path of a site", "write one such as /static/")
+URL_PATH = matching(r"/([A-Za-z0-9_-]+/)+", "expected a URL path", "write one such as /static/")
 GROUP = matching(
-    r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", "is no name of a group or an extra", "write one such as production"
+    r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", "expected the name of a group or an extra", "write one such as production"
 )

@@ -27,7 +27,7 @@ def check_required_together(case: Case) -> Iterator[Problem]:
 def check_login(case: Case) -> Iterator[Problem]:
     for name in ("site_name", "django_user"):
         if case.login and case.values.get(name) == case.login and name in case.given:
-            yield Problem(name, "is the user Ansible comes in as", "write another name", case.login)
+            yield Problem(name, "is the ansible_user", "use another name", case.login)
             case.values.pop(name)
 
 
@@ -38,7 +38,7 @@ def check_database_role(case: Case) -> Iterator[Problem]:
     if role and user and role != user:
         yield Problem(
             "postgres_user",
-            f"is not the django_user, {user}, by whose name PostgreSQL knows who connects (peer)",
+            f"expected the django_user, {user}, because of peer authentication",
             "set both to the same, or neither",
             role,
         )
@@ -56,8 +56,8 @@ def check_connections(case: Case) -> Iterator[Problem]:
     yield Problem(
         "gunicorn_workers",
         f"{workers} workers of {threads} gunicorn_threads open up to {wanted} connections, "
-        f"and of the {limit} that PostgreSQL takes the site may have {int(limit) - reserved}",
-        f"write fewer, or max_connections: {wanted + reserved} into postgres_settings",
+        f"and the site can have {int(limit) - reserved} of the {limit} of PostgreSQL",
+        f"reduce them, or set max_connections: {wanted + reserved} in postgres_settings",
     )
 
 
@@ -67,7 +67,7 @@ def check_job_names(case: Case) -> Iterator[Problem]:
     for owner in ("django_services", "django_timers"):
         for name in (job["name"] for job in case.values.get(owner, ())):
             if name in taken:
-                yield Problem(f"{owner}.{name}", f"is one of {taken[name]} already", "give it another name")
+                yield Problem(f"{owner}.{name}", f"is in {taken[name]} too", "use another name")
             taken.setdefault(name, owner)
 
 
@@ -77,7 +77,7 @@ def check_url_paths(case: Case) -> Iterator[Problem]:
         yield Problem(
             "django_media_url",
             f"shares a path with django_static_url, {static}",
-            "write two paths of which neither is inside the other",
+            "use two paths of which neither is inside the other",
             media,
         )
 
@@ -88,13 +88,13 @@ def check_folders(case: Case) -> Iterator[Problem]:
     if home and media:
         taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
         if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(tuple(f"{name}/" for name in taken)):
-            yield Problem("django_media_root", "holds more than uploads", f"write {home}/media", media)
+            yield Problem("django_media_root", "has other files than uploads", f"write {home}/media", media)
     shared = sorted(case.values.get("django_shared_paths", ()))
     for outer, inner in itertools.combinations(shared, 2):
         if f"{inner}/".startswith(f"{outer}/"):
-            yield Problem("django_shared_paths", f"has {inner}, which is in {outer}", f"leave {inner} out")
+            yield Problem("django_shared_paths", f"has {inner}, which is in {outer}", f"remove {inner}")
     if config and media and f"{config}/".startswith(f"{media}/"):
-        yield Problem("django_config_dir", "is among the uploads", "write a folder such as /etc/shop", config)
+        yield Problem("django_config_dir", "is inside django_media_root", "use a folder such as /etc/shop", config)
 
 
 def check_ssh_ports(case: Case) -> Iterator[Problem]:
@@ -102,22 +102,22 @@ def check_ssh_ports(case: Case) -> Iterator[Problem]:
     ports = case.values.get("host_ssh_ports")
     for port in ports if isinstance(ports, list) else ():
         if isinstance(port, int) and taken.get(port) in case.parts:
-            yield Problem("host_ssh_ports", f"has the port of the group {taken[port]}", "write that of SSH alone", port)
+            yield Problem("host_ssh_ports", f"has a port of the group {taken[port]}", "use a port for SSH alone", port)
 
 
 def check_served_names(case: Case) -> Iterator[Problem]:
     names = domains(case.values, "nginx_domains")
     for name in (name for name in domains(case.values, "site_names_served") if name not in names):
-        yield Problem("site_names_served", "is none of site_domains", "write it there too, for the certificate", name)
+        yield Problem("site_names_served", "is not in site_domains", "add it there, for the certificate", name)
 
 
 def check_admins(case: Case) -> Iterator[Problem]:
     names = [admin["name"] for admin in case.values.get("host_admins", ())]
     for index, name in enumerate(names):
         if name in names[:index]:
-            yield Problem(f"host_admins.{name}", "is there twice", "write all keys into one")
+            yield Problem(f"host_admins.{name}", "is listed twice", "put all keys into one entry")
         if name in (case.values.get("site_name"), case.values.get("django_user")):
-            yield Problem(f"host_admins.{name}", "is the user that the site runs as", "write another name")
+            yield Problem(f"host_admins.{name}", "is the user of the site", "use another name")
 
 
 def check_deployer(case: Case) -> Iterator[Problem]:
@@ -126,24 +126,22 @@ def check_deployer(case: Case) -> Iterator[Problem]:
         return
     user = f"{name}-deploy"
     if len(user) > 32:
-        yield Problem("deployer_keys", f"{user}, who has them, is longer than 32 characters", "shorten site_name")
+        yield Problem("deployer_keys", f"the user {user} would have more than 32 characters", "shorten site_name")
     neighbours = [values.get("django_user") for values in case.neighbours.values()]
     admins = [admin["name"] for admin in case.values.get("host_admins", ())]
     if user in (case.login, case.values.get("django_user"), *neighbours, *admins):
-        yield Problem(
-            "deployer_keys", f"{user}, who has them, may do other things too", "give the other one another name"
-        )
+        yield Problem("deployer_keys", f"the user {user} exists for another purpose", "rename the other user")
     if case.colleagues:
-        what = f"would deploy here and not on {', '.join(case.colleagues)}"
-        yield Problem("deployer_keys", what, "leave it out, and deploy by playbooks/deploy.yml")
+        what = f"would deploy to this host and not to {', '.join(case.colleagues)}"
+        yield Problem("deployer_keys", what, "remove it, and deploy with playbooks/deploy.yml")
 
 
 def check_hsts_preload(case: Case) -> Iterator[Problem]:
     if not case.values.get("nginx_hsts_preload"):
         return
     if not case.values.get("nginx_hsts_subdomains") or case.values.get("nginx_hsts_max_age", 0) < 31536000:
-        advice = "write nginx_hsts_subdomains: true, and leave nginx_hsts_max_age at a year or more"
-        yield Problem("nginx_hsts_preload", "is taken only for all names below, and for a year", advice)
+        advice = "set nginx_hsts_subdomains: true, and nginx_hsts_max_age to a year or more"
+        yield Problem("nginx_hsts_preload", "is accepted by browsers only with all subdomains and for a year", advice)
 
 
 def check_locations(case: Case) -> Iterator[Problem]:
@@ -152,7 +150,7 @@ def check_locations(case: Case) -> Iterator[Problem]:
     for name in ("nginx_body_limits", "nginx_streamed_paths", "nginx_websocket_paths"):
         for path in case.values.get(name, ()):
             if path in (static, media, f"{media}private/"):
-                yield Problem(name, "is served from the disk", "write a path that Django answers", path)
+                yield Problem(name, "is served by nginx from the disk", "use a path that Django answers", path)
 
 
 def check_headers(case: Case) -> Iterator[Problem]:
@@ -161,7 +159,7 @@ def check_headers(case: Case) -> Iterator[Problem]:
     for key in (*headers_of_nginx(), *case.values.get("nginx_headers", ())):
         known = written.setdefault(key.lower(), key)
         if key != known:
-            yield Problem("nginx_headers", "is there twice, but for the case", f"write {known}", key)
+            yield Problem("nginx_headers", "is listed twice, in different case", f"write {known}", key)
 
 
 def check_nginx_files(case: Case) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ def check_source(case: Case) -> Iterator[Problem]:
         if found.is_dir():
             yield from check_source_folder(case, found)
         return
-    what = "is not a folder or a .tar.gz" if found.exists() else f"there is no {found} here"
+    what = "expected a folder or a .tar.gz" if found.exists() else f"{found} does not exist on the controller"
     yield Problem("django_source", what, "write https://github.com/me/shop.git, or a folder, or a .tar.gz", value)
 
 
@@ -50,23 +50,23 @@ def check_source_options(case: Case) -> Iterator[Problem]:
         return
     fetched = re.fullmatch(ARCHIVE_ADDRESS, value)
     if fetched and not checksum:
-        what = "an archive that is fetched wants one"
+        what = "is not set, and an archive that is downloaded needs one"
         yield Problem("django_source_checksum", what, "write sha256: and what sha256sum prints of the archive")
     if checksum and not fetched:
-        yield Problem("django_source_checksum", "is for an archive that is fetched by https", "leave it out")
+        yield Problem("django_source_checksum", "applies only to an archive that is downloaded by https", "remove it")
     key = case.values.get("django_git_key")
     if not key:
         return
     path = Path(key).expanduser()
     if not ADDRESS.match(value) or value.startswith("https:"):
-        advice = "leave it out, or write django_source as git@host:path"
-        yield Problem("django_git_key", "is for a repository that is fetched by SSH", advice)
+        advice = "remove it, or write django_source as git@host:path"
+        yield Problem("django_git_key", "applies only to a repository that is cloned by SSH", advice)
     elif not path.is_file():
         yield from check_file(case, "django_git_key")
     elif path.stat().st_mode & 0o077:
-        yield Problem("django_git_key", "can be read by others, so SSH does not use it", f"chmod 600 {key}", key)
+        yield Problem("django_git_key", "is readable by other users, so SSH ignores it", f"chmod 600 {key}", key)
     elif "PRIVATE KEY-----" not in path.read_text(errors="replace")[:200]:
-        yield Problem("django_git_key", "is no private key", "write the path of one, unencrypted", key)
+        yield Problem("django_git_key", "expected a private key", "write the path of one without a passphrase", key)
 
 
 def check_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
@@ -124,7 +124,7 @@ def check_pre_migrate_tasks(case: Case) -> Iterator[Problem]:
 
 def check_file(case: Case, name: str) -> Iterator[Problem]:
     if not case.find_file(case.values[name]):
-        yield Problem(name, "there is no such file", "write the path of a file on the controller", case.values[name])
+        yield Problem(name, "expected a file on the controller", "write the path of one", case.values[name])
 
 
 #: In the order of their messages.

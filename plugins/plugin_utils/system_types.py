@@ -74,32 +74,32 @@ PUBLIC_KEY = (
 
 def not_reserved(value: str) -> Refusal | None:
     if value in CLOUD_USERS:
-        return "is a name that clouds give to administrators", "write another, such as shop"
+        return "is the administrator of many cloud images", "use another name, such as shop"
     return not_of_the_system(value)
 
 
 def not_of_the_system(value: str) -> Refusal | None:
     if value in RESERVED or value.startswith(("systemd-", "_")):
-        return "is a name the system or the stack uses itself", "write another, such as shop"
+        return "is used by the system or the stack", "use another name, such as shop"
     return None
 
 
 def not_a_unit(value: str) -> Refusal | None:
     if value in UNITS:
-        return "is a name of a unit of the system", "write another, such as shop-gunicorn"
+        return "is a unit of the system", "use another name, such as shop-gunicorn"
     return None
 
 
 def path(value: str) -> Refusal | None:
     """A path on the host that needs no quoting anywhere."""
     if not value.startswith("/"):
-        return "is not absolute", "write a path that starts with /"
+        return "expected an absolute path", "write a path that starts with /"
     if not re.fullmatch(r"[A-Za-z0-9_./-]+", value):
-        return "has a character that needs quoting", "write letters, digits and _ . / - only"
+        return "expected a path without special characters", "use only letters, digits and _ . / -"
     if posixpath.normpath(value) != value or value.startswith("//"):
-        return "is not in its plain form", f"write {posixpath.normpath('/' + value.lstrip('/'))}"
+        return "expected a normalized path", f"write {posixpath.normpath('/' + value.lstrip('/'))}"
     if value in SYSTEM_FOLDERS or FOREIGN_FOLDERS.fullmatch(value):
-        return "belongs to the system", "write a folder of the site's own, such as /srv/shop"
+        return "belongs to the system", "use a folder of its own for the site, such as /srv/shop"
     return None
 
 
@@ -109,14 +109,17 @@ def folder(value: str) -> Refusal | None:
         return refusal
     top, *below = value.strip("/").split("/")
     if top == "run" or (top == "etc" and below[0] in RESERVED):
-        return "belongs to the system", "write a folder of the site's own, such as /srv/shop"
+        return "belongs to the system", "use a folder of its own for the site, such as /srv/shop"
     return None
 
 
 def home(value: str) -> Refusal | None:
     most = SOCKET_PATH - len(SOCKET)
     if len(value) > most:
-        return f"is longer than {most} characters, and sockets lie below it", "write one such as /srv/shop"
+        return (
+            f"expected at most {most} characters, because sockets are created below it",
+            "use a shorter path, such as /srv/shop",
+        )
     return folder(value)
 
 
@@ -127,14 +130,14 @@ def uploads(value: str) -> Refusal | None:
     of_others = re.match(r"/etc/|/home/[^/]+\Z|/var/(cache|log|spool|mail|backups)/", value)
     data = re.match(r"/var/lib/([^/]+)", value)
     if of_others or (data and data[1] in DATA_FOLDERS):
-        return "belongs to somebody else", "write a folder of the site's own, such as /srv/shop/media"
+        return "belongs to another program", "use a folder of its own for the site, such as /srv/shop/media"
     return None
 
 
 def file_named(name: str) -> Rule:
     def rule(value: str) -> Refusal | None:
         if posixpath.basename(value) != name:
-            return f"does not end in /{name}", f"write a path such as /etc/shop/tls/{name}"
+            return f"expected a path that ends in /{name}", f"write a path such as /etc/shop/tls/{name}"
         return path(value) or folder(posixpath.dirname(posixpath.dirname(value)))
 
     return rule
@@ -143,26 +146,29 @@ def file_named(name: str) -> Rule:
 def job_name(value: str) -> Refusal | None:
     """A service or a timer."""
     if value == "gunicorn":
-        return "is the web server's", "write another, such as worker"
+        return "is the name of the application server", "use another name, such as worker"
     if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value):
         return None
-    return "is no name for a unit", "write a lower-case letter, then up to 31 letters, digits and dashes"
+    return "expected a name for a unit", "use a lower-case letter, then up to 31 lower-case letters, digits and dashes"
 
 
 def command(value: str) -> Refusal | None:
     """One command of systemd's, which no shell reads, and which runs as the site does."""
     if re.match(r"\s*[@:+!|-]", value):
-        return ("begins with a sign by which systemd runs it in another way", "write the program first")
+        return ("starts with a prefix that systemd interprets", "write the program first")
     if not re.match(r"\s*((/[\w.+-]+)+|\w[\w.+-]*)(\s|$)", value, re.ASCII):
-        return ("does not begin with a program", "write python manage.py db_worker, or the whole path of a program")
+        return (
+            "expected a command that starts with a program",
+            "write python manage.py db_worker, or the absolute path of a program",
+        )
     if value.rstrip().endswith("\\"):
-        return ("ends in a backslash, which would join the next line to it", "leave it out")
+        return ("ends in a backslash, which would continue the line", "remove it")
     try:
         shlex.split(value)
     except ValueError:
-        return "has a quote that does not end", "write it twice, or leave it out"
+        return "has an unclosed quote", "close it, or remove it"
     if ";" in re.sub(r"'.*?'|\".*?\"", "quoted", value).split():
-        return ("has a semicolon of its own, with which systemd begins a second command", "write one command")
+        return ("has a semicolon, after which systemd starts a second command", "write one command")
     return None
 
 
@@ -172,7 +178,7 @@ def directive(managed_names: Mapping[str, str | None]) -> Rule:
     def rule(value: str) -> Refusal | None:
         name = re.fullmatch(r"([A-Z][A-Za-z]+)=[^%]*(?<!\\)", value)
         if not name:
-            return ("is no directive of a systemd service", "write one such as PrivateTmp=yes")
+            return ("expected a directive of a systemd service", "write one such as PrivateTmp=yes")
         return managed(managed_names, name[1])
 
     return rule
@@ -183,14 +189,14 @@ def public_key(value: str) -> Refusal | None:
     if re.fullmatch(rf'([a-zA-Z-]+(="[^"]*")?(,|\s))*{PUBLIC_KEY}', value):
         return None
     if "PRIVATE KEY" in value:
-        return "is a private key", "write the public one, from the file that ends in .pub"
-    return "is no public key of SSH", "write one such as ssh-ed25519 AAAA... ada@laptop"
+        return "expected a public key, got a private key", "use the file that ends in .pub"
+    return "expected a public SSH key", "write one such as ssh-ed25519 AAAA... ada@laptop"
 
 
 def bare_public_key(value: str) -> Refusal | None:
     refusal = public_key(value)
     if not refusal and not re.fullmatch(PUBLIC_KEY, value):
-        return "has options, which the stack sets itself", "write it without them: ssh-ed25519 AAAA... ci@forge"
+        return "expected a public SSH key without options", "remove the options: ssh-ed25519 AAAA... ci@forge"
     return refusal
 
 
@@ -199,9 +205,9 @@ def firewall_rule(value: str) -> Refusal | None:
     for sign in re.sub(r'"[^"]*"', "", value):
         depth += {"{": 1, "}": -1}.get(sign, 0)
         if depth < 0 or sign in "#;":
-            return "would end the line or the chain it stands in", "write one rule, and each brace with its other half"
+            return "expected one rule with balanced braces", "write one rule, and close each brace"
     if depth or not re.search(r"\b(accept|drop|reject|jump|goto|log|counter|limit)\b", value):
-        return "is no rule of nftables", "write one such as ip saddr 192.0.2.0/24 tcp dport 9100 accept"
+        return "expected a rule of nftables", "write one such as ip saddr 192.0.2.0/24 tcp dport 9100 accept"
     return None
 
 
@@ -211,7 +217,7 @@ def network(value: str) -> Refusal | None:
         if not re.fullmatch(r"[^/]+(/[0-9]+)?", value):
             raise ValueError
     except ValueError:
-        return "is no address and no network", "write one such as 192.0.2.7 or 192.0.2.0/24"
+        return "expected an address or a network", "write one such as 192.0.2.7 or 192.0.2.0/24"
     return None
 
 
@@ -219,7 +225,7 @@ def network_in_front(value: str) -> Refusal | None:
     if refusal := network(value):
         return refusal
     if ipaddress.ip_network(value, strict=False).prefixlen == 0:
-        return "would believe everybody", "write the networks of what is in front"
+        return "would trust every client", "write the networks of your reverse proxies"
     return None
 
 
@@ -227,20 +233,20 @@ def host_address(value: str) -> Refusal | None:
     try:
         found = ipaddress.ip_address(value)
     except ValueError:
-        return "is no address", "write one such as 10.0.0.11, without a port or a network"
+        return "expected an IP address", "write one such as 10.0.0.11, without a port or a network"
     if found.is_loopback or found.is_unspecified or found.is_multicast or found.is_link_local:
-        return "is none by which others reach the host", "write one such as 10.0.0.11"
+        return "expected an address that other hosts can reach", "write one such as 10.0.0.11"
     if value != str(found):
-        return "is not in its short form", f"write {found}"
+        return "expected the short form of the address", f"write {found}"
     return None
 
 
 def proxy(value: str) -> Refusal | None:
     if re.match(r"[^/]*//[^/]*@", value):
-        return "has credentials, and everybody on the host would see them", "write one that asks for none"
+        return "has credentials, which every user of the host could read", "use a proxy without credentials"
     if re.fullmatch(r"http://[A-Za-z0-9.\[\]:-]+:[1-9][0-9]{0,4}/?", value):
         return None
-    return "is no address of a proxy", "write one such as http://proxy.example:3128"
+    return "expected the address of a proxy", "write one such as http://proxy.example:3128"
 
 
 def timezone(value: str) -> Refusal | None:
@@ -249,25 +255,30 @@ def timezone(value: str) -> Refusal | None:
     if shape and (not known or value in known):
         return None
     near = difflib.get_close_matches(value, known, 1)
-    return "is no time zone", f"write {near[0] if near else 'one such as Etc/UTC or Europe/Vienna'}"
+    return "expected a time zone", f"write {near[0] if near else 'one such as Etc/UTC or Europe/Vienna'}"
 
 
 def postgres_name(value: str) -> Refusal | None:
     if value in ("postgres", "template0", "template1", "public", "none") or value.startswith("pg_"):
-        return "is one of PostgreSQL's own", "write another, such as shop"
+        return "is reserved by PostgreSQL", "use another name, such as shop"
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,62}", value):
-        return ("needs quoting in PostgreSQL", "write a lower-case letter, then up to 62 letters, digits, _ and -")
+        return (
+            "expected a name that PostgreSQL does not quote",
+            "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
+        )
     return None
 
 
 USER_NAME = matching(
     r"[a-z_][a-z0-9_-]{0,30}",
-    "is no name for a user",
-    "write a lower-case letter, then up to 30 letters, digits, _ and -",
+    "expected a name for a user",
+    "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -",
 )
-SERVICE_NAME = matching(r"[a-z][a-z0-9-]{0,60}", "is no name for a unit", "write one such as shop-gunicorn")
+SERVICE_NAME = matching(r"[a-z][a-z0-9-]{0,60}", "expected a name for a unit", "write one such as shop-gunicorn")
 ARCHIVE = matching(
-    r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?", "is no address of an archive", "write one that starts with https://"
+    r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?",
+    "expected the address of an archive",
+    "write one that starts with https://",
 )
 DAY = r"(mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun(day)?)"
 DAYS = rf"{DAY}((\.\.|,|-){DAY})*"
@@ -276,6 +287,6 @@ DATE, TIME = rf"({PART}-)?{PART}[-~]{PART}", rf"{PART}:{PART}(:{PART})?"
 CALENDAR = matching(
     r"(?i)(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually"
     rf"|{DAYS}( {DATE})?( {TIME})?|{DATE}( {TIME})?|{TIME})( [a-z][a-z0-9_+-]*(/[a-z0-9_+-]+)*)?",
-    "is no time as systemd writes it",
+    "expected a time in systemd's notation",
     'write one such as daily or "Mon *-*-* 03:30"',
 )

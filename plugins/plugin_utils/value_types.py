@@ -18,10 +18,10 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "none": (type(None), "nothing"),
     "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
+    "int": (int, "an integer"),
     "float": (float, "a number"),
-    "str": (str, "a text"),
-    "path": (str, "a text"),
+    "str": (str, "a string"),
+    "path": (str, "a string"),
     "list": (list, "a list"),
     "dict": (dict, "a dictionary"),
 }
@@ -37,16 +37,16 @@ def wrong_kind(value: Any, wanted: str) -> Refusal | None:
         return None
     if wanted not in KINDS:
         return None
-    what = f"is {KINDS[is_kind][1] if is_kind in KINDS else 'a date'}, not {KINDS[wanted][1]}"
+    what = f"expected {KINDS[wanted][1]}"
     if wanted in ("str", "path"):
         scalar = is_kind not in ("none", "list", "dict")
-        return what, "quote it" if scalar else "write one text"
+        return what, "quote it" if scalar else "write one string"
     if wanted == "list" and is_kind == "str":
         items = ", ".join(re.split(r"[,; ]+", value.strip()))
         return what, "write a list: [one, two]" if "//" in items or SECRET.search(items) else f"write a list: [{items}]"
     return what, {
-        "bool": "write true or false, without quotes (after -e: as JSON)",
-        "int": "write a whole number, without quotes (after -e: as JSON)",
+        "bool": "write true or false without quotes (after -e: as JSON)",
+        "int": "write an integer without quotes (after -e: as JSON)",
         "list": "write a list: [one, two]",
         "dict": "write pairs: {name: value}",
     }.get(wanted, f"write {KINDS[wanted][1]}")
@@ -56,11 +56,14 @@ def unclean(value: Any, several_lines: bool = False) -> Refusal | None:
     if not isinstance(value, str):
         return None
     if value.lstrip().startswith("$ANSIBLE_VAULT"):
-        return "is still encrypted", "write !vault | before the encrypted text"
+        return (
+            "expected text, got an encrypted text that Ansible does not decrypt",
+            "write !vault | before the encrypted text",
+        )
     if several_lines:
-        return ("has a control character", "write text") if UNPRINTABLE.search(value) else None
+        return ("expected text without control characters", "remove them") if UNPRINTABLE.search(value) else None
     if CONTROL.search(value):
-        return "has a line break or another control character", "write one line"
+        return "expected one line without control characters", "write one line"
     return None
 
 
@@ -68,7 +71,7 @@ def wrong_choice(value: Any, spec: dict) -> Refusal | None:
     choices = spec.get("choices") or [value]
     if value in choices:
         return None
-    return "is none of the choices", f"write one of: {', '.join(map(str, choices))}"
+    return f"expected one of {', '.join(map(str, choices))}", "use one of these"
 
 
 def words(text: str) -> frozenset[str]:
@@ -85,8 +88,7 @@ def matching(pattern: str, what: str, advice: str) -> Rule:
 
 
 def between(low: int, high: int) -> Rule:
-    advice = f"write a number from {low} to {high}"
-    return lambda value: None if low <= value <= high else ("is out of range", advice)
+    return lambda value: None if low <= value <= high else (f"expected a number from {low} to {high}", "")
 
 
 def both(*rules: Rule) -> Rule:
@@ -97,7 +99,7 @@ def managed(names: Mapping[str, str | None], key: str) -> Refusal | None:
     """Refuse a name that the stack sets, or another variable of the stack."""
     if key not in names:
         return None
-    return "is set by the stack", f"set {names[key]} instead" if names[key] else "leave it out"
+    return "is set by the stack", f"set {names[key]} instead" if names[key] else "remove it"
 
 
 def setting(pattern: str, managed_names: Mapping[str, str | None]) -> Rule:
@@ -107,9 +109,9 @@ def setting(pattern: str, managed_names: Mapping[str, str | None]) -> Rule:
         if refusal := managed(managed_names, key.lower()):
             return refusal
         if not re.fullmatch(pattern, key) or keyword.iskeyword(key):
-            return "is no name of a setting", "write its own name, in lower case"
+            return "expected the name of a setting", "use the name from the program's manual, in lower case"
         if kind_of(value) not in ("str", "int", "float", "bool"):
-            return f"is {KINDS.get(kind_of(value), ('', 'a date'))[1]}", "write a text or a number"
+            return "expected a string, a number or a boolean", "quote it"
         return unclean(value)
 
     return rule
@@ -120,9 +122,15 @@ def inside(what: str, wild: str = "") -> Rule:
 
     def rule(value: str) -> Refusal | None:
         if ".." in value.split("/") or value.startswith(("/", "~")):
-            return "leads out of the source", f"write the {what} as seen from the source's top"
+            return (
+                f"expected a {what} inside the source",
+                f"write the path of the {what} relative to the top of the source",
+            )
         if not re.fullmatch(rf"(?!-)[A-Za-z0-9_.{wild}-]+(/[A-Za-z0-9_.{wild}-]+)*", value):
-            return "is not a plain path", f"write letters, digits and {' '.join(f'_./{wild}-')} only"
+            return (
+                "expected a path without special characters",
+                f"use only letters, digits and {' '.join(f'_./{wild}-')}",
+            )
         return None
 
     return rule

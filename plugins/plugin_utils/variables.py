@@ -84,8 +84,8 @@ def trusted(default: Any) -> Any:
 def why(error: AnsibleError) -> Failure:
     text = str(error)
     if "undecryptable" in text:
-        return "cannot be decrypted", "give the password of the vault, as by --ask-vault-pass", ...
+        return "cannot be decrypted", "pass the vault password, as by --ask-vault-pass", ...
     if unset := re.search(r"'(\w+)' is undefined", text):
         advice = f"set {unset[1]}, or write the value itself"
         return f"uses {unset[1]}, which is not set", advice, ...
-    return "its expression fails", "mend what is between {{ and }}", text.partition("\n")[0]
+    return "has an expression that fails", "fix the Jinja expression", text.partition("\n")[0]

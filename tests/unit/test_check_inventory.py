@@ -96,17 +96,17 @@ PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi
 BAD = [
     ("02 no domain", "site_domains", [""], "site_domains"),
     ("02 no domains", "site_domains", [], "write [shop.example.com"),
-    ("03 null", "site_domains", None, "is nothing"),
-    ("03 null in it", "site_domains", [None], "write one text"),
+    ("03 null", "site_domains", None, "expected a list"),
+    ("03 null in it", "site_domains", [None], "write one string"),
     ("04 number", "site_domains", [42], "quote it"),
     ("04 number for a text", "site_name", 42, "quote it"),
-    ("05 list in the list", "site_domains", [["a.com"]], "write one text"),
-    ("05 list for a text", "site_name", ["shop"], "write one text"),
-    ("06 dict in the list", "site_domains", [{"a": "b.com"}], "write one text"),
+    ("05 list in the list", "site_domains", [["a.com"]], "write one string"),
+    ("05 list for a text", "site_name", ["shop"], "write one string"),
+    ("06 dict in the list", "site_domains", [{"a": "b.com"}], "write one string"),
     ("06 dict for a list", "site_domains", {"a": "b.com"}, "write a list"),
     ("07 scheme", "site_domains", ["https://a.com"], "write a.com"),
     ("08 path", "site_domains", ["a.com/shop"], "write a.com"),
-    ("09 space", "site_domains", ["a.com b.com"], "has a space"),
+    ("09 space", "site_domains", ["a.com b.com"], "expected a domain name"),
     ("10 injection", "site_domains", ["a.com; include /etc/passwd"], "write a.com"),
     ("11 line break", "site_domains", ["a.com\nroot /;"], "write one line"),
     ("11 line break at the end", "site_domains", ["a.com\n"], "write one line"),
@@ -115,28 +115,28 @@ BAD = [
     ("12 more names than a certificate takes", "site_domains", [f"a{n}.com" for n in range(101)], "has 101 names"),
     ("13 IP address", "site_domains", ["192.0.2.1"], "write a domain name"),
     ("13 IPv6 address", "site_domains", ["2001:db8::1"], "write a domain name"),
-    ("13 wildcard", "site_domains", ["*.example.com"], "has a wildcard"),
-    ("13 wildcard over HTTP", "site_domains", ["example.com", "*.example.com"], "write letsencrypt_dns_plugin or"),
-    ("13 half a wildcard", "site_domains", ["example.com", "a*.example.com"], "stands for no whole label"),
+    ("13 wildcard", "site_domains", ["*.example.com"], "got a wildcard"),
+    ("13 wildcard over HTTP", "site_domains", ["example.com", "*.example.com"], "set letsencrypt_dns_plugin or"),
+    ("13 half a wildcard", "site_domains", ["example.com", "a*.example.com"], "expected a domain name"),
     (
         "13 wildcard of its own",
         "letsencrypt_domains",
         ["*.example.com"],
-        "letsencrypt_domains: has a wildcard, which no",
+        "letsencrypt_domains: has a wildcard, which needs",
     ),
     ("14 upper case", "site_domains", ["Shop.Example.com"], "write shop.example.com"),
     ("14 IDN", "site_domains", ["bücher.example"], "write xn--bcher-kva.example"),
     ("15 names in one text", "site_domains", "a.com, b.com", "write a list: [a.com, b.com]"),
     ("16 twice", "site_domains", ["a.com", "a.com"], "write each entry once"),
-    ("16 no dot", "site_domains", ["localhost"], "has no dot"),
+    ("16 no dot", "site_domains", ["localhost"], "expected a domain name"),
     ("16 dot at the end", "site_domains", ["a.com."], "write a.com"),
-    ("16 dash at an end", "site_domains", ["-a.com"], "is no domain name"),
-    ("16 served, and none of the site's", "site_names_served", ["api.example.com"], "is none of site_domains"),
+    ("16 dash at an end", "site_domains", ["-a.com"], "expected a domain name"),
+    ("16 served, and none of the site's", "site_names_served", ["api.example.com"], "is not in site_domains"),
     ("18 port", "site_domains", ["a.com:8000"], "write a.com"),
     ("21 workers below", "gunicorn_workers", -1, "from 0 to 64"),
     ("21 workers above", "gunicorn_workers", 500, "from 0 to 64"),
     ("21 workers as a text", "gunicorn_workers", "4", "without quotes"),
-    ("21 workers true", "gunicorn_workers", True, "write a whole number"),
+    ("21 workers true", "gunicorn_workers", True, "write an integer without quotes (after -e: as JSON)"),
     ("21 threads", "gunicorn_threads", 0, "from 1 to 64"),
     ("22 connections", "gunicorn_workers", 40, "max_connections: 173"),
     ("23 boolean maybe", "letsencrypt_enabled", "maybe", "write true or false"),
@@ -144,57 +144,97 @@ BAD = [
     ("24 boolean as a text", "letsencrypt_enabled", "yes", "write true or false"),
     ("24 boolean as a text", "django_force_release", "yes", "write true or false"),
     ("24 boolean as a text", "django_allow_breaking_migrations", "true ", "write true or false"),
-    ("25 debug", "django_env", {"DEBUG": "True"}, "leave it out"),
-    ("26 SQL", "postgres_database", 'app"; DROP DATABASE x', "write a lower-case letter"),
-    ("27 quote", "postgres_database", "o'brien", "write a lower-case letter"),
-    ("27 upper case", "postgres_database", "My-App", "write a lower-case letter"),
-    ("27 long", "postgres_database", "a" * 70, "write a lower-case letter"),
+    ("25 debug", "django_env", {"DEBUG": "True"}, 'remove it, or write "False"'),
+    (
+        "26 SQL",
+        "postgres_database",
+        'app"; DROP DATABASE x',
+        "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
+    ),
+    (
+        "27 quote",
+        "postgres_database",
+        "o'brien",
+        "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
+    ),
+    (
+        "27 upper case",
+        "postgres_database",
+        "My-App",
+        "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
+    ),
+    (
+        "27 long",
+        "postgres_database",
+        "a" * 70,
+        "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
+    ),
     ("27 line break", "postgres_database", "shop\n", "write one line"),
-    ("28 of PostgreSQL", "postgres_database", "template1", "write another"),
-    ("28 of PostgreSQL", "site_name", "postgres", "write another"),
-    ("29 superuser", "postgres_user", "postgres", "write another"),
-    ("29 pg_", "postgres_user", "pg_monitor", "write another"),
+    ("28 of PostgreSQL", "postgres_database", "template1", "use another name, such as shop"),
+    ("28 of PostgreSQL", "site_name", "postgres", "use another name, such as shop"),
+    ("29 superuser", "postgres_user", "postgres", "use another name, such as shop"),
+    ("29 pg_", "postgres_user", "pg_monitor", "use another name, such as shop"),
     ("29 another than the user", "postgres_user", "other", "set both to the same"),
-    ("32 key of nothing", "django_secret_key", None, "write one text"),
-    ("32 short key", "django_secret_key", "changeme", "leave it out"),
-    ("32 dull key", "django_secret_key", "ab" * 30, "leave it out"),
-    ("32 insecure key", "django_secret_key", "django-insecure-" + KEY, "leave it out"),
+    ("32 key of nothing", "django_secret_key", None, "write one string"),
+    (
+        "32 short key",
+        "django_secret_key",
+        "changeme",
+        "remove it, and the host generates one; or write 50 random characters",
+    ),
+    (
+        "32 dull key",
+        "django_secret_key",
+        "ab" * 30,
+        "remove it, and the host generates one; or write 50 random characters",
+    ),
+    (
+        "32 insecure key",
+        "django_secret_key",
+        "django-insecure-" + KEY,
+        "remove it, and the host generates one; or write 50 random characters",
+    ),
     ("33 undefined", "django_secret_key", "{{ vault_key }}", "set vault_key"),
     ("33 undefined inside", "django_env", {"A": "{{ vault_key }}"}, "set vault_key"),
     ("34 encrypted", "django_secret_key", "$ANSIBLE_VAULT;1.1;AES256\n3363", "write !vault |"),
     ("35 relative", "django_home", "srv/site", "starts with /"),
     ("35 home", "django_home", "~/site", "starts with /"),
-    ("36 top", "django_home", "/", "write a folder of the site's own"),
-    ("36 /etc", "django_config_dir", "/etc", "write a folder of the site's own"),
-    ("36 below /etc", "django_config_dir", "/etc/ssl", "write a folder of the site's own"),
+    ("36 top", "django_home", "/", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 /etc", "django_config_dir", "/etc", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 below /etc", "django_config_dir", "/etc/ssl", "use a folder of its own for the site, such as /srv/shop"),
     ("36 dots", "django_home", "/srv/../etc", "write /etc"),
     ("36 slash at the end", "django_home", "/srv/shop/", "write /srv/shop"),
-    ("36 /home", "django_home", "/home", "write a folder of the site's own"),
-    ("36 /root", "django_media_root", "/root/media", "write a folder of the site's own"),
-    ("36 /run", "django_home", "/run/shop", "write a folder of the site's own"),
-    ("36 webroot", "nginx_acme_webroot", "/var/www", "write a folder of the site's own"),
-    ("36 link in /etc", "letsencrypt_certificate", "/etc/ssl/fullchain.pem", "the site's own"),
-    ("37 space", "django_home", "/srv/my site", "write letters, digits"),
-    ("37 quote", "django_home", "/srv/o'brien", "write letters, digits"),
-    ("37 percent", "django_home", "/srv/%n", "write letters, digits"),
-    ("38 case of a choice", "django_installer", "UV", "write one of: uv, pip"),
-    ("38 case of a choice", "django_check_level", "warning", "write one of: WARNING"),
+    ("36 /home", "django_home", "/home", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 /root", "django_media_root", "/root/media", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 /run", "django_home", "/run/shop", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 webroot", "nginx_acme_webroot", "/var/www", "use a folder of its own for the site, such as /srv/shop"),
+    (
+        "36 link in /etc",
+        "letsencrypt_certificate",
+        "/etc/ssl/fullchain.pem",
+        "use a folder of its own for the site, such as /srv/shop",
+    ),
+    ("37 space", "django_home", "/srv/my site", "use only letters, digits and _ . / -"),
+    ("37 quote", "django_home", "/srv/o'brien", "use only letters, digits and _ . / -"),
+    ("37 percent", "django_home", "/srv/%n", "use only letters, digits and _ . / -"),
+    ("38 case of a choice", "django_installer", "UV", "use one of these"),
+    ("38 case of a choice", "django_check_level", "warning", "use one of these"),
     ("40 list", "django_env", ["A=1"], "write pairs"),
-    ("41 bad name", "django_env", {"BAD KEY=": "x"}, "write letters, digits and _"),
-    ("41 digit in front", "django_env", {"1A": "x"}, "write letters, digits and _"),
+    ("41 bad name", "django_env", {"BAD KEY=": "x"}, "use letters, digits and _, as in EMAIL_HOST"),
+    ("41 digit in front", "django_env", {"1A": "x"}, "use letters, digits and _, as in EMAIL_HOST"),
     ("41 line break", "django_env", {"A\nB": "x"}, "write one line"),
-    ("41 loader", "django_env", {"LD_PRELOAD": "x"}, "leave it out"),
-    ("41 loader", "django_env", {"LD_LIBRARY_PATH": "x"}, "leave it out"),
-    ("41 loader", "django_env", {"LISTEN_FDS": "3"}, "leave it out"),
-    ("41 Python", "django_env", {"PYTHONPATH": "x"}, "leave it out"),
+    ("41 loader", "django_env", {"LD_PRELOAD": "x"}, "remove it"),
+    ("41 loader", "django_env", {"LD_LIBRARY_PATH": "x"}, "remove it"),
+    ("41 loader", "django_env", {"LISTEN_FDS": "3"}, "remove it"),
+    ("41 Python", "django_env", {"PYTHONPATH": "x"}, "remove it"),
     ("41 number", "django_env", {1: "x"}, "quote it"),
-    ("42 NUL", "django_env", {"A": "x\0"}, "has a control character"),
-    ("42 escape", "django_env", {"A": "x\x1b[2J"}, "has a control character"),
-    ("42 return", "django_env", {"A": "x\ry"}, "has a control character"),
-    ("43 null", "django_env", {"A": None}, "write one text"),
+    ("42 NUL", "django_env", {"A": "x\0"}, "expected text without control characters"),
+    ("42 escape", "django_env", {"A": "x\x1b[2J"}, "expected text without control characters"),
+    ("42 return", "django_env", {"A": "x\ry"}, "expected text without control characters"),
+    ("43 null", "django_env", {"A": None}, "write one string"),
     ("43 bool", "django_env", {"A": True}, "quote it"),
     ("43 int", "django_env", {"A": 1}, "quote it"),
-    ("44 managed", "django_env", {"STATIC_ROOT": "x"}, "leave it out"),
+    ("44 managed", "django_env", {"STATIC_ROOT": "x"}, "remove it"),
     ("44 managed", "django_env", {"MEDIA_ROOT": "/srv/x"}, "set django_media_root instead"),
     ("a number of Python", "django_python", 3.12, "quote it"),
     ("no Python", "django_python", "python3", 'write one such as "3.12"'),
@@ -203,25 +243,35 @@ BAD = [
         "a Python at home",
         "django_python",
         "/home/ada/.pyenv/versions/3.12.1/bin/python",
-        "where the site cannot run it",
+        "is in a folder that the site cannot read",
     ),
-    ("an option for a package", "django_extra_packages", ["--index-url=https://x"], "is no requirement"),
-    ("a folder as a package", "django_extra_packages", ["./own"], "is no requirement"),
-    ("no group", "django_groups", ["--all"], "is no name of a group"),
-    ("no variable of the build", "django_build_environment", {"A-B": "x"}, "is no name of a variable"),
+    ("an option for a package", "django_extra_packages", ["--index-url=https://x"], "expected a requirement"),
+    ("a folder as a package", "django_extra_packages", ["./own"], "expected a requirement"),
+    ("no group", "django_groups", ["--all"], "expected the name of a group or an extra"),
+    ("no variable of the build", "django_build_environment", {"A-B": "x"}, "expected the name of a variable"),
     ("the loader of the build", "django_build_environment", {"LD_PRELOAD": "x"}, "changes how programs start"),
-    ("no key for packages", "django_build_git_key", "ssh-ed25519 AAAA", "is no private key"),
-    ("half a key for packages", "django_build_git_key", generated_key().rpartition("-----END")[0], "is no private key"),
-    ("a locked key for packages", "django_build_git_key", generated_key(b"locked"), "has a passphrase"),
-    ("12 long home", "django_home", "/srv/" + "a" * 90, "is longer than 67 characters"),
+    ("no key for packages", "django_build_git_key", "ssh-ed25519 AAAA", "expected a private key"),
     (
-        "12 long variable",
-        "django_env",
-        {"X": "a" * 200_000},
-        "X: has 195 KiB, and a variable ends at 128; write it into",
+        "half a key for packages",
+        "django_build_git_key",
+        generated_key().rpartition("-----END")[0],
+        "expected a private key",
     ),
+    (
+        "a locked key for packages",
+        "django_build_git_key",
+        generated_key(b"locked"),
+        "expected a private key without a passphrase",
+    ),
+    (
+        "12 long home",
+        "django_home",
+        "/srv/" + "a" * 90,
+        "expected at most 67 characters, because sockets are created below it",
+    ),
+    ("12 long variable", "django_env", {"X": "a" * 200_000}, "django_env.X: has 195 KiB, and a variable can have 128"),
     *(
-        ("uploads of others", "django_media_root", folder, "belongs to somebody else")
+        ("uploads of others", "django_media_root", folder, "belongs to another program")
         for folder in (
             "/etc/sudoers.d",
             "/etc/cron.d",
@@ -231,27 +281,32 @@ BAD = [
             "/var/log/x",
         )
     ),
-    *(("unit of the system", "gunicorn_service", name, "is a name") for name in ("user", "getty", "ssh")),
-    *(("port of others", "host_ssh_ports", [22, port], "has the port of the group") for port in (80, 443, 5432)),
-    ("secret by a pattern", "django_source_includes", ["../.env"], "leads out of the source"),
-    ("a shared folder outside", "django_shared_paths", ["../x"], "leads out of the source"),
-    ("a shared folder in another", "django_shared_paths", ["data", "data/index"], "leave data/index out"),
-    ("file outside", "django_files", {"../shop.py": "x"}, "leads out of the source"),
-    ("file of the system", "django_files", {"/etc/passwd": "x"}, "leads out of the source"),
-    ("file of git", "django_files", {".git/config": "x"}, "is no plain path of a file"),
-    ("file in another form", "django_files", {"a/./b": "x"}, "is no plain path of a file"),
-    ("file that is a list", "django_files", {"a.py": ["x"]}, "write one text"),
+    *(("unit of the system", "gunicorn_service", name, "use another name") for name in ("user", "getty", "ssh")),
+    *(("port of others", "host_ssh_ports", [22, port], "has a port of the group") for port in (80, 443, 5432)),
+    ("secret by a pattern", "django_source_includes", ["../.env"], "expected a file inside the source"),
+    ("a shared folder outside", "django_shared_paths", ["../x"], "expected a folder inside the source"),
+    ("a shared folder in another", "django_shared_paths", ["data", "data/index"], "remove data/index"),
+    ("file outside", "django_files", {"../shop.py": "x"}, "expected a file inside the source"),
+    ("file of the system", "django_files", {"/etc/passwd": "x"}, "expected a file inside the source"),
+    ("file of git", "django_files", {".git/config": "x"}, "expected a path of a file"),
+    ("file in another form", "django_files", {"a/./b": "x"}, "expected a path of a file"),
+    ("file that is a list", "django_files", {"a.py": ["x"]}, "write one string"),
     ("file still encrypted", "django_files", {"a.py": "$ANSIBLE_VAULT;1.1"}, "write !vault"),
-    ("build at another moment", "django_build", {"before": ["make"]}, "write before_collectstatic or"),
+    ("build at another moment", "django_build", {"before": ["make"]}, "use one of these"),
     ("build that is no list", "django_build", {"before_collectstatic": "make"}, "write a list"),
     ("build that is nothing", "django_build", {"before_collectstatic": None}, "write a list"),
     ("build for a shell", "django_build", {"before_collectstatic": ["npm ci && npm run build"]}, "write sh -c"),
     ("build into a file", "django_build", {"before_collectstatic": ["npm run build 2>&1"]}, "write sh -c"),
-    ("build with a variable", "django_build", {"before_collectstatic": ["$NPM ci"]}, "does not begin with a program"),
+    (
+        "build with a variable",
+        "django_build",
+        {"before_collectstatic": ["$NPM ci"]},
+        "expected a command that starts with a program",
+    ),
     ("build with a pipe", "django_build", {"after_collectstatic": ["cat a | b"]}, "write sh -c"),
     ("command with python3", "django_after_migrate", ["python3 manage.py check"], "such as createcachetable"),
     ("build by root", "django_build", {"after_collectstatic": ["+make"]}, "write the program first"),
-    ("build with an open quote", "django_build", {"after_collectstatic": ["make 'x"]}, "quote that does not end"),
+    ("build with an open quote", "django_build", {"after_collectstatic": ["make 'x"]}, "has an unclosed quote"),
     ("command with python", "django_after_migrate", ["python manage.py check"], "such as createcachetable"),
     ("command that is an option", "django_after_migrate", ["--version"], "such as createcachetable"),
     ("44 managed", "django_env", {"SECRET_KEY": "x"}, "set django_secret_key instead"),
@@ -283,76 +338,96 @@ BAD = [
     ("50 not there", "django_source", "/no/such/folder", "or a folder"),
     ("50 not an archive", "django_source", "/etc/passwd", "or a folder"),
     *(
-        ("51 taken", name, value, "write another")
+        ("51 taken", name, value, "use another name, such as")
         for name in ("site_name", "django_user")
         for value in ("root", "daemon", "www-data", "systemd-network", "debian")
     ),
-    ("51 taken", "postgres_user", "postgres", "write another"),
-    ("51 login", "site_name", "deploy", "is the user Ansible comes in as"),
-    ("51 login", "django_user", "deploy", "is the user Ansible comes in as"),
-    ("52 space", "django_user", "my user", "write a lower-case letter"),
-    ("52 dash", "django_user", "-x", "write a lower-case letter"),
-    ("52 long", "django_user", "a" * 40, "write a lower-case letter"),
+    ("51 taken", "postgres_user", "postgres", "use another name, such as shop"),
+    ("51 login", "site_name", "deploy", "is the ansible_user"),
+    ("51 login", "django_user", "deploy", "is the ansible_user"),
+    (
+        "52 space",
+        "django_user",
+        "my user",
+        "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -",
+    ),
+    ("52 dash", "django_user", "-x", "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
+    ("52 long", "django_user", "a" * 40, "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
     *(
-        ("52 site", "site_name", value, "write a lower-case letter")
+        ("52 site", "site_name", value, "use a lower-case letter")
         for value in ("My-Shop", "my_shop", "shop-", "1shop", "a b", "a" * 32, "a/b", "%n")
     ),
     ("53 HSTS below", "nginx_hsts_max_age", -5, "from 0 to"),
-    ("53 HSTS in years", "nginx_hsts_max_age", "1y", "write a whole number"),
+    ("53 HSTS in years", "nginx_hsts_max_age", "1y", "write an integer without quotes (after -e: as JSON)"),
     ("53 preload alone", "nginx_hsts_preload", True, "nginx_hsts_subdomains: true"),
-    ("38 profile", "nginx_tls_profile", "Intermediate", "write one of: intermediate, modern"),
-    ("front header", "nginx_headers", {"X Frame": "x"}, "is no name of a header"),
+    ("38 profile", "nginx_tls_profile", "Intermediate", "use one of these"),
+    ("front header", "nginx_headers", {"X Frame": "x"}, "expected the name of a header"),
     *(
-        ("front header", "nginx_headers", {"X-A": value}, "write it in ASCII and without dollars")
+        ("front header", "nginx_headers", {"X-A": value}, "expected ASCII characters without $")
         for value in ("$host", "ä")
     ),
     ("front header", "nginx_headers", {"X-A": "a\nb"}, "write one line"),
     ("front header", "nginx_headers", {"strict-transport-security": "x"}, "set nginx_hsts_max_age instead"),
-    ("front header", "nginx_headers", {"Cache-Control": "x"}, "leave it out"),
+    ("front header", "nginx_headers", {"Cache-Control": "x"}, "remove it"),
     *(("front rate", "nginx_rate_limits", [{"path": "/a/", "rate": rate}], "10r/m") for rate in ("10", "0r/s", "9r/h")),
-    ("front rate", "nginx_rate_limits", [{"path": "/a/"}], "has no rate; write rate: 10r/m"),
+    ("front rate", "nginx_rate_limits", [{"path": "/a/"}], "write rate: 10r/m"),
     ("front path", "nginx_rate_limits", [{"path": "login", "rate": "1r/s"}], "such as /accounts/login/"),
     ("front burst", "nginx_rate_limits", [{"path": "/a", "rate": "1r/s", "burst": 0}], "from 1 to"),
-    ("front path", "nginx_body_limits", {"/media/": "500m"}, "write a path that Django answers"),
+    ("front path", "nginx_body_limits", {"/media/": "500m"}, "use a path that Django answers"),
     ("front header", "nginx_headers", {"x-frame-options": "DENY"}, "write X-Frame-Options"),
-    ("front header", "nginx_headers", {"X-A": "1", "x-a": "2"}, "is there twice"),
+    ("front header", "nginx_headers", {"X-A": "1", "x-a": "2"}, "is listed twice"),
     ("front header", "nginx_headers", {"X-A": "a" * 4001}, "at most 4000"),
     ("front proxies", "nginx_trusted_proxies", ["10.0.0.0/255.0.0.0"], "such as 192.0.2.7"),
-    ("51 taken", "site_name", "conf", "write another"),
+    ("51 taken", "site_name", "conf", "use another name, such as shop"),
     ("front path", "nginx_websocket_paths", ["/ws/ {"], "such as /accounts/login/"),
-    ("front path", "nginx_streamed_paths", ["/static/"], "write a path that Django answers"),
+    ("front path", "nginx_streamed_paths", ["/static/"], "use a path that Django answers"),
     ("front body", "nginx_body_limits", {"/a/": "10 MB"}, "such as 20m"),
     ("front body", "nginx_body_limits", {"a": "10m"}, "such as /accounts/login/"),
     ("front proxies", "nginx_trusted_proxies", ["cdn.example"], "such as 192.0.2.7"),
-    ("front proxies", "nginx_trusted_proxies", ["0.0.0.0/0"], "would believe everybody"),
-    ("front pages", "nginx_maintenance_page", "/no/such/file", "there is no such file"),
+    ("front proxies", "nginx_trusted_proxies", ["0.0.0.0/0"], "would trust every client"),
+    ("front pages", "nginx_maintenance_page", "/no/such/file", "expected a file on the controller"),
     ("front requests", "nginx_requests_per_address", 0, "from 1 to"),
-    ("valkey setting", "valkey_settings", {"requirepass": "x"}, "leave it out"),
+    ("valkey setting", "valkey_settings", {"requirepass": "x"}, "remove it"),
     ("valkey url", "valkey_urls", {"CELERY_BROKER_URL": 16}, "from 0 to 15"),
     ("valkey url", "valkey_urls", {"CELERY_BROKER_URL": "1"}, "without quotes"),
     ("valkey url", "valkey_urls", {"SECRET_KEY": 1}, "set django_secret_key instead"),
-    ("valkey url", "valkey_urls", {"broker url": 1}, "such as CELERY_BROKER_URL"),
-    ("valkey setting", "valkey_settings", {"maxmemory policy": "x"}, "write its own name"),
+    ("valkey url", "valkey_urls", {"broker url": 1}, "use letters, digits and _, as in CELERY_BROKER_URL"),
+    (
+        "valkey setting",
+        "valkey_settings",
+        {"maxmemory policy": "x"},
+        "use the name from the program's manual, in lower case",
+    ),
     ("56 typo", "site_domian", "x", "write site_domains"),
     ("56 typo", "gunicorn_worker", 2, "write gunicorn_workers"),
-    ("56 unheard of", "django_zzz_qqq", 2, "leave it out"),
+    ("56 unheard of", "django_zzz_qqq", 2, "remove it; nothing reads it"),
     ("57 handed over", "gunicorn_user", "x", "set django_user instead"),
     ("57 handed over", "nginx_socket", "x", "set gunicorn_socket instead"),
     ("57 handed over", "django_packages", ["x"], "set gunicorn_package instead"),
-    ("57 handed over", "django_release_depends_on", ["/x"], "leave it out"),
+    ("57 handed over", "django_release_depends_on", ["/x"], "remove it"),
     ("58 bare", "django_health_path", "up", "starts with /"),
     ("58 address", "django_health_path", "http://x/up", "starts with /"),
     ("58 space", "django_health_path", "/u p", "starts with /"),
     ("59 zero", "gunicorn_timeout", 0, "from 1 to 3600"),
-    ("59 with a unit", "gunicorn_timeout", "30s", "write a whole number"),
+    ("59 with a unit", "gunicorn_timeout", "30s", "write an integer without quotes (after -e: as JSON)"),
     ("59 graceful", "gunicorn_graceful_timeout", 601, "from 1 to 600"),
     ("59 health", "django_health_timeout", 0, "from 1 to 600"),
     ("59 lock", "django_lock_timeout", "5", "such as 5s"),
-    ("61 requirements", "django_requirements", "../x", "as seen from the source's top"),
-    ("61 requirements", "django_requirements", "/etc/x", "as seen from the source's top"),
-    ("61 requirements", "django_requirements", "a b", "write letters, digits"),
-    ("61 subdirectory", "django_subdirectory", "a/../../x", "as seen from the source's top"),
-    ("63 broken template", "django_version", "{{ 1 / 0 }}", "mend what is between"),
+    ("61 requirements", "django_requirements", "../x", "write the path of the file relative to the top of the source"),
+    (
+        "61 requirements",
+        "django_requirements",
+        "/etc/x",
+        "write the path of the file relative to the top of the source",
+    ),
+    ("61 requirements", "django_requirements", "a b", "use only letters, digits and _ . / -"),
+    (
+        "61 subdirectory",
+        "django_subdirectory",
+        "a/../../x",
+        "write the path of the folder relative to the top of the source",
+    ),
+    ("63 broken template", "django_version", "{{ 1 / 0 }}", "fix the Jinja expression"),
     ("-- settings module", "django_settings_module", "shop/settings.py", "shop.settings"),
     ("-- application", "django_application", "shop.wsgi", "shop.wsgi:application"),
     ("-- packages", "django_system_packages", ["libmagic1; reboot"], "such as libmagic1"),
@@ -365,16 +440,16 @@ BAD = [
     ("-- media is home", "django_media_root", "/srv/shop", "write /srv/shop/media"),
     ("-- media is static", "django_media_root", "/srv/shop/static", "write /srv/shop/media"),
     ("-- secrets in media", "django_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
-    ("-- setting", "postgres_settings", {"hba_file": "/x"}, "leave it out"),
-    ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "leave it out"),
-    ("-- setting", "postgres_settings", {"a b": "x"}, "write its own name"),
-    ("-- setting", "postgres_settings", {"work_mem": ["x"]}, "write a text or a number"),
+    ("-- setting", "postgres_settings", {"hba_file": "/x"}, "remove it"),
+    ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "remove it"),
+    ("-- setting", "postgres_settings", {"a b": "x"}, "use the name from the program's manual, in lower case"),
+    ("-- setting", "postgres_settings", {"work_mem": ["x"]}, "quote it"),
     ("-- setting", "postgres_settings", {"work_mem": "1\nx = 2"}, "write one line"),
     ("-- gunicorn", "gunicorn_settings", {"workers": 2}, "set gunicorn_workers instead"),
-    ("-- gunicorn", "gunicorn_settings", {"import": 2}, "write its own name"),
-    ("-- gunicorn", "gunicorn_settings", {"raw_env": None}, "write a text or a number"),
+    ("-- gunicorn", "gunicorn_settings", {"import": 2}, "use the name from the program's manual, in lower case"),
+    ("-- gunicorn", "gunicorn_settings", {"raw_env": None}, "quote it"),
     ("-- unit", "gunicorn_service", "shop@x", "such as shop-gunicorn"),
-    ("-- unit", "gunicorn_service", "nginx", "write another"),
+    ("-- unit", "gunicorn_service", "nginx", "use another name, such as shop"),
     ("-- socket", "gunicorn_socket", "../x.sock", "such as gunicorn.sock"),
     ("-- package", "gunicorn_package", "gunicorn", "such as gunicorn==27.0.1"),
     ("-- package", "gunicorn_package", "gunicorn==1 --index-url x", "gunicorn==27.0.1"),
@@ -385,29 +460,34 @@ BAD = [
     ("-- two folders", "letsencrypt_certificate", "/srv/x/y/fullchain.pem", "one folder for both"),
     ("-- service", "django_services", ["worker"], "write pairs"),
     ("-- service", "django_services", {"worker": "celery -A shop worker"}, "write a list"),
-    (
-        "-- service without a name",
-        "django_services",
-        [{"command": "x"}],
-        "django_services.1: has no name; write name: ",
-    ),
-    ("-- service without a command", "django_services", [{"name": "a"}], "django_services.a: has no command; write "),
+    ("-- service without a name", "django_services", [{"command": "x"}], "django_services.1: has no name"),
+    ("-- service without a command", "django_services", [{"name": "a"}], "django_services.a: has no command"),
     ("-- timer without a time", "django_timers", [{"name": "a", "command": "x"}], "write on_calendar: daily"),
-    ("-- typo in a name", "django_services", [{"name": "a", "comand": "x"}], "'comand'); write command"),
-    ("-- typo in a name", "django_timers", [{**TIMER, "stop_timeout": 9}], "there are name, command, on_calendar"),
+    ("-- typo in a name", "django_services", [{"name": "a", "comand": "x"}], "write command"),
+    (
+        "-- typo in a name",
+        "django_timers",
+        [{**TIMER, "stop_timeout": 9}],
+        "remove it; the names are name, command, on_calendar",
+    ),
     (
         "-- command of a list",
         "django_services",
         [{"name": "a", "command": ["x"]}],
-        "django_services.a.command: is a list",
+        "django_services.a.command: expected a string",
     ),
     ("-- empty command", "django_services", [{"name": "a", "command": ""}], "write a value"),
-    ("-- time as a text", "django_services", [{**SERVICE, "stop_timeout": "60"}], "write a whole number"),
+    (
+        "-- time as a text",
+        "django_services",
+        [{**SERVICE, "stop_timeout": "60"}],
+        "write an integer without quotes (after -e: as JSON)",
+    ),
     ("-- single as a text", "django_services", [{**SERVICE, "single": "yes"}], "write true or false"),
     ("-- no time to start", "django_services", [{**SERVICE, "start_seconds": 0}], "from 1 to 600"),
     ("-- no time", "django_services", [{**SERVICE, "stop_timeout": 0}], "from 1 to 86400"),
     *(
-        ("-- unit", variable, [{**job, "name": value}], "write ")
+        ("-- unit", variable, [{**job, "name": value}], "use a")
         for variable, job in (("django_services", SERVICE), ("django_timers", TIMER))
         for value in ("Worker", "my_worker", "a.b", "1st", "%i", "a" * 33, "gunicorn")
     ),
@@ -418,11 +498,11 @@ BAD = [
             ("celery\nUser=root", "write one line"),
             *((f"{sign}celery", "write the program first") for sign in "@-:+!|"),
             (" +celery", "write the program first"),
-            ("./manage.py", "the whole path"),
-            ("A=1 python", "the whole path"),
-            ("$PYTHON manage.py", "the whole path"),
-            ("python manage.py \\", "leave it out"),
-            ("python manage.py it's", "a quote that does not end"),
+            ("./manage.py", "the absolute path"),
+            ("A=1 python", "the absolute path"),
+            ("$PYTHON manage.py", "the absolute path"),
+            ("python manage.py \\", "remove it"),
+            ("python manage.py it's", "has an unclosed quote"),
             ("python a.py ; reboot", "write one command"),
         )
     ),
@@ -430,20 +510,20 @@ BAD = [
         ("-- calendar", "django_timers", [{**TIMER, "on_calendar": value}], "such as daily")
         for value in ("*/5 * * * *", "5m", "@daily", "midnight", "03", "Mon,", "every day", "daily\t", "*-*-* 3pm")
     ),
-    ("-- twice", "django_services", [SERVICE, {**SERVICE, "command": "x"}], "give it another name"),
+    ("-- twice", "django_services", [SERVICE, {**SERVICE, "command": "x"}], "use another name"),
     ("-- sandbox", "django_sandbox", ["PrivateTmp"], "such as PrivateTmp=yes"),
     ("-- sandbox", "django_sandbox", ["PrivateTmp=yes\\"], "such as PrivateTmp=yes"),
     ("-- sandbox", "django_sandbox", ["ReadWritePaths=/srv/%i"], "such as PrivateTmp=yes"),
     ("-- sandbox", "django_sandbox", ["User=root"], "set django_user instead"),
     ("-- tasks", "django_pre_migrate_tasks", "pre_migrate.yml", "starts with /"),
-    ("-- tasks", "django_pre_migrate_tasks", "/no/such.yml", "path of a file on the controller"),
+    ("-- tasks", "django_pre_migrate_tasks", "/no/such.yml", "expected a file on the controller"),
     ("dns plugin", "letsencrypt_dns_plugin", "route53", "or write a letsencrypt_dns_hook"),
     ("dns plugin", "letsencrypt_dns_plugin", "cloudflare", "letsencrypt_dns_credentials: is not set"),
     ("dns login", "letsencrypt_dns_credentials", {"a_token": "x"}, "letsencrypt_dns_plugin: is not set"),
-    ("dns hook", "letsencrypt_dns_hook", "/no/such.sh", "there is no such file"),
+    ("dns hook", "letsencrypt_dns_hook", "/no/such.sh", "expected a file on the controller"),
     ("eab", "letsencrypt_eab_kid", "kid-1", "letsencrypt_eab_hmac_key: is not set"),
-    ("eab", "letsencrypt_eab_hmac_key", "a key", "as the CA shows it"),
-    ("log", "nginx_log_format", "JSON", "write one of: combined, json"),
+    ("eab", "letsencrypt_eab_hmac_key", "a key", "copy it from the CA"),
+    ("log", "nginx_log_format", "JSON", "use one of these"),
     ("-- own, but issued", "letsencrypt_own_certificate", "/x.pem", "letsencrypt_enabled: false"),
     ("-- own without key", "letsencrypt_own_key", "/x.pem", "set both or neither"),
     ("host no key", "host_admins", [{"name": "ada", "keys": []}], "host_admins.ada.keys: is an empty list"),
@@ -452,29 +532,29 @@ BAD = [
         "host private key",
         "host_admins",
         [{"name": "ada", "keys": ["-----BEGIN PRIVATE KEY"]}],
-        "from the file that ends",
+        "use the file that ends in .pub",
     ),
-    ("host old key", "host_admins", [{"name": "ada", "keys": ["ssh-dss AAAAB3NzaC1"]}], "is no public key"),
-    ("site named like the stack", "site_name", "django-vps", "is a name the system or the stack uses itself"),
-    ("host root", "host_admins", [{"name": "root", "keys": [PUBLIC]}], "is a name the system"),
-    ("host site user", "host_admins", [{"name": "shop", "keys": [PUBLIC]}], "the user that the site runs as"),
+    ("host old key", "host_admins", [{"name": "ada", "keys": ["ssh-dss AAAAB3NzaC1"]}], "expected a public SSH key"),
+    ("site named like the stack", "site_name", "django-vps", "is used by the system or the stack"),
+    ("host root", "host_admins", [{"name": "root", "keys": [PUBLIC]}], "is used by the system or the stack"),
+    ("host site user", "host_admins", [{"name": "shop", "keys": [PUBLIC]}], "is the user of the site"),
     (
         "host twice",
         "host_admins",
         [{"name": "a", "keys": [PUBLIC]}, {"name": "a", "keys": [PUBLIC + "2"]}],
-        "is there twice",
+        "is listed twice",
     ),
     ("host admin typo", "host_admins", [{"name": "ada", "key": [PUBLIC]}], "write keys"),
-    ("deployer private key", "deployer_keys", ["-----BEGIN PRIVATE KEY"], "from the file that ends"),
-    ("deployer shell", "deployer_keys", [f'command="sh" {PUBLIC}'], "write it without them"),
+    ("deployer private key", "deployer_keys", ["-----BEGIN PRIVATE KEY"], "use the file that ends in .pub"),
+    ("deployer shell", "deployer_keys", [f'command="sh" {PUBLIC}'], "remove the options: ssh-ed25519 AAAA... ci@forge"),
     ("host port", "host_ssh_ports", [70000], "from 1 to 65535"),
     ("host no port", "host_ssh_ports", [], "is an empty list"),
     ("host port as text", "host_open_tcp", ["8080"], "without quotes"),
-    ("host chain", "host_firewall_rules", ["accept } chain x {"], "each brace with its other half"),
-    ("host no rule", "host_firewall_rules", ["tcp dport 9100"], "is no rule of nftables"),
-    ("host net", "host_never_banned", ["office"], "is no address and no network"),
+    ("host chain", "host_firewall_rules", ["accept } chain x {"], "write one rule, and close each brace"),
+    ("host no rule", "host_firewall_rules", ["tcp dport 9100"], "expected a rule of nftables"),
+    ("host net", "host_never_banned", ["office"], "expected an address or a network"),
     ("host sexagesimal", "host_reboot_time", 750, "quote it"),
-    ("host time", "host_reboot_time", "25:00", "is no time of the day"),
+    ("host time", "host_reboot_time", "25:00", "expected a time of the day"),
     *(
         ("host address", "host_address", value, "such as 10.0.0.11")
         for value in ("app1", "10.0.0.0/24", "10.0.0.1:22", "127.0.0.1", "0.0.0.0", "fe80::1")
@@ -483,13 +563,13 @@ BAD = [
     ("host port of nginx", "nginx_peer_port", 0, "from 1 to 65535"),
     *(("batches", "django_batches", [value], 'such as "2"') for value in ("0", "half", "101%", "-1", "1.5")),
     ("batches as a number", "django_batches", [1], "quote it"),
-    ("host zone", "host_timezone", "Europe/Wien", "is no time zone"),
+    ("host zone", "host_timezone", "Europe/Wien", "expected a time zone"),
     ("host proxy", "host_proxy", "http://me:geheim@proxy:3128", "has credentials"),
-    ("host proxy port", "host_proxy", "proxy.example", "is no address of a proxy"),
+    ("host proxy port", "host_proxy", "proxy.example", "expected the address of a proxy"),
     ("host one mirror", "host_apt_mirror", "https://mirror.example/debian", "host_apt_security_mirror: is not set"),
-    ("host ca", "host_ca_certificates", ["ca.pem"], "there is no such file"),
-    ("host name", "host_name", "my_host", "is no name of a host"),
-    ("host journal", "host_journal_size", "lots", "is no size"),
+    ("host ca", "host_ca_certificates", ["ca.pem"], "expected a file on the controller"),
+    ("host name", "host_name", "my_host", "expected a host name"),
+    ("host journal", "host_journal_size", "lots", "expected a size in journald's notation"),
     ("host typo", "host_manage_firewal", False, "write host_manage_firewall"),
 ]
 
@@ -579,7 +659,7 @@ def test_two_sites_at_one_address_are_one_customer_of_a_ca():
     mine = {"letsencrypt_eab_kid": "a", "letsencrypt_eab_hmac_key": "k" * 20}
     theirs = {"letsencrypt_eab_kid": "b", "letsencrypt_directory_url": "https://acme-v02.api.letsencrypt.org/directory"}
     (line,) = refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **theirs}})
-    assert line.startswith("letsencrypt_eab_kid: vps1-blog")
+    assert line.startswith("letsencrypt_eab_kid: differs from vps1-blog")
     elsewhere = {**theirs, "letsencrypt_directory_url": "https://ca.example/dir"}
     assert refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **elsewhere}}) == []
 
@@ -591,7 +671,7 @@ def test_several_hosts_have_to_find_each_other():
     (line,) = refused(colleagues={"vps2": COLLEAGUE})
     assert line.startswith("host_address: is not set, and vps2 of the same site")
     (line,) = refused({"host_address": "10.0.0.2"}, colleagues={"vps2": COLLEAGUE})
-    assert line.startswith("host_address: is that of vps2 too")
+    assert line.startswith("host_address: is the address of vps2 too")
     assert refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}) == []
 
 
@@ -600,7 +680,7 @@ def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_t
     there = {"colleagues": {"vps2": COLLEAGUE}, "groups": groups}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "letsencrypt_share_port": 8444}}
     (line,) = refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there)
-    assert line.startswith("letsencrypt_share_port: vps1-blog on the same address has it too")
+    assert line.startswith("letsencrypt_share_port: is used by vps1-blog on the same address too")
     neighbours["vps1-blog"]["letsencrypt_share_port"] = 8445
     assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
 
@@ -611,7 +691,7 @@ def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
     changes = {"host_address": "10.0.0.1"} if colleagues else {}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "valkey_port": 6379}}
     (line,) = refused(changes, neighbours=neighbours, **there)
-    assert line.startswith("valkey_port: vps1-blog on the same address has it too")
+    assert line.startswith("valkey_port: is used by vps1-blog on the same address too")
     neighbours["vps1-blog"]["valkey_port"] = 6380
     assert refused(changes, neighbours=neighbours, **there) == []
 
@@ -619,17 +699,17 @@ def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
 def test_a_site_has_one_valkey():
     groups = {**GROUPS, "valkey": ["vps1", "vps2", "of-another-site"]}
     (line,) = refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}, groups=groups)
-    assert line.startswith("valkey: vps1 and vps2 of one site are in this group")
+    assert line.startswith("valkey: expected one host of a site in this group, got vps1 and vps2")
 
 
 def test_where_the_own_valkey_is_nobody_else_says():
     changes = {"django_env": {"REDIS_URL": "rediss://elsewhere.example.com"}}
     assert refused(changes) == []
     (line,) = refused(changes, groups={**GROUPS, "valkey": ["vps1"]})
-    assert line.startswith("django_env.REDIS_URL: is where the site's own valkey is; leave it out, or vps1 out of")
+    assert line.startswith("django_env.REDIS_URL: is set to the site's own valkey. Fix: remove it, or remove vps1 from")
     changes = {"django_env": {"BROKER": "x"}, "valkey_urls": {"BROKER": 1}}
     (line,) = refused(changes, groups={**GROUPS, "valkey": ["vps1"]})
-    assert line.startswith("django_env.BROKER: is where the site's own valkey is")
+    assert line.startswith("django_env.BROKER: is set to the site's own valkey")
 
 
 @pytest.mark.parametrize(
@@ -637,18 +717,30 @@ def test_where_the_own_valkey_is_nobody_else_says():
 )
 def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
     (line,) = refused({"host_address": "10.0.0.1", name: value}, colleagues={"vps2": COLLEAGUE})
-    assert line.startswith(f"{name}: is another on vps2")
+    assert line.startswith(f"{name}: differs on vps2")
     assert KEY not in line
 
 
 @pytest.mark.parametrize(
     ("variables", "more", "what"),
     [
-        ({"host_admins": [{"name": "shop-deploy", "keys": [PUBLIC]}]}, {}, "shop-deploy, who has them, may do other"),
-        ({"django_user": "shop-deploy", "postgres_user": "shop-deploy"}, {}, "shop-deploy, who has them, may do other"),
-        ({}, {"neighbours": {"blog": {"django_user": "shop-deploy"}}}, "shop-deploy, who has them, may do other"),
-        ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "is longer than 32 characters"),
-        ({}, {"colleagues": {"vps2": COLLEAGUE}}, "would deploy here and not on vps2"),
+        (
+            {"host_admins": [{"name": "shop-deploy", "keys": [PUBLIC]}]},
+            {},
+            "the user shop-deploy exists for another purpose",
+        ),
+        (
+            {"django_user": "shop-deploy", "postgres_user": "shop-deploy"},
+            {},
+            "the user shop-deploy exists for another purpose",
+        ),
+        (
+            {},
+            {"neighbours": {"blog": {"django_user": "shop-deploy"}}},
+            "the user shop-deploy exists for another purpose",
+        ),
+        ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "would have more than 32 characters"),
+        ({}, {"colleagues": {"vps2": COLLEAGUE}}, "would deploy to this host and not to vps2"),
     ],
 )
 def test_who_may_only_deploy_is_nobody_else_and_deploys_everywhere(variables, more, what):
@@ -691,7 +783,7 @@ def test_a_certificate_of_ones_own_fits(tmp_path):
 
 def test_no_certificate_of_ones_own_that_does_not_fit(tmp_path):
     (line,) = refused(own_certificate(tmp_path, "www.shop.example.com", "example.com"))
-    assert line.startswith("letsencrypt_own_certificate: is for other names")
+    assert line.startswith("letsencrypt_own_certificate: does not include the first name of the site")
     assert "www.shop.example.com, example.com" in line
     own = own_certificate(tmp_path, "shop.example.com")
     key = (tmp_path / "b.pem").read_bytes()
@@ -701,13 +793,13 @@ def test_no_certificate_of_ones_own_that_does_not_fit(tmp_path):
     assert line.startswith("letsencrypt_own_key: is not the key of letsencrypt_own_certificate")
     (tmp_path / "b.pem").write_text("-----BEGIN PRIVATE KEY-----")
     (line,) = refused(own)
-    assert line.startswith("letsencrypt_own_key: holds no key in PEM form")
+    assert line.startswith("letsencrypt_own_key: expected a key in PEM format")
     (tmp_path / "a.pem").write_text("")
     (line,) = refused(own)
-    assert line.startswith("letsencrypt_own_certificate: holds no certificates in PEM form")
+    assert line.startswith("letsencrypt_own_certificate: expected certificates in PEM form")
     (tmp_path / "b.pem").unlink()
     (line,) = refused(own)
-    assert line.startswith("letsencrypt_own_key: there is no such file")
+    assert line.startswith("letsencrypt_own_key: expected a file on the controller")
 
 
 def test_names_that_a_wildcard_covers_do_not_count():
@@ -718,7 +810,7 @@ def test_names_that_a_wildcard_covers_do_not_count():
     other_ca = {"letsencrypt_directory_url": "https://ca.example.com/acme"}
     assert refused({"site_domains": ["a.com", *names[1:]], **other_ca}) == []
     (line,) = refused({"site_domains": ["a.com", *names[1:]], **by_dns})
-    assert line == "site_domains: has 201 names, and a certificate takes 100; write a wildcard, or fewer names"
+    assert line == "site_domains: has 201 names, and a certificate can have 100. Fix: use a wildcard, or fewer names"
 
 
 @pytest.mark.parametrize(
@@ -738,7 +830,7 @@ def test_no_folder_of_a_site_lies_in_that_of_another(mine, theirs):
 
 def test_a_service_and_a_timer_do_not_share_a_name():
     (line,) = refused({"django_services": [SERVICE], "django_timers": [{**TIMER, "name": "worker"}]})
-    assert line == "django_timers.worker: is one of django_services already; give it another name"
+    assert line == "django_timers.worker: is in django_services too. Fix: use another name"
 
 
 @pytest.mark.parametrize(
@@ -757,7 +849,7 @@ def test_a_service_and_a_timer_do_not_share_a_name():
 )
 def test_name_that_is_nearly_a_variable_is_refused(name, meant):
     (line,) = refused({name: "x"}, typed=frozenset([name]))
-    assert line == f"{name}: is not a variable of the stack, but nearly one; write {meant}"
+    assert line == f"{name}: is not a variable of the stack. Fix: write {meant}"
 
 
 @pytest.mark.parametrize(
@@ -780,10 +872,18 @@ def test_names_that_the_documents_tell_to_type_are_known():
 @pytest.mark.parametrize(
     ("groups", "files", "line"),
     [
-        ({"valky": ["vps1"]}, (), "valky: is no group of the stack; write valkey"),
-        ({}, ("valky",), "group_vars/valky: is of a group that is not there, so nothing reads it; write valkey"),
-        ({}, ("databse",), "group_vars/databse: is of a group that is not there, so nothing reads it; write database"),
-        ({}, ("wbe",), "group_vars/wbe: is of a group that is not there, so nothing reads it; write web"),
+        ({"valky": ["vps1"]}, (), "valky: is not a group of the stack. Fix: write valkey"),
+        (
+            {},
+            ("valky",),
+            "group_vars/valky: belongs to a group that does not exist, so nothing reads it. Fix: write valkey",
+        ),
+        (
+            {},
+            ("databse",),
+            "group_vars/databse: belongs to a group that does not exist, so nothing reads it. Fix: write database",
+        ),
+        ({}, ("wbe",), "group_vars/wbe: belongs to a group that does not exist, so nothing reads it. Fix: write web"),
     ],
 )
 def test_misspelt_group_is_refused(groups, files, line):
@@ -801,7 +901,7 @@ def test_groups_of_the_users_own_are_let_alone():
 def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
     groups = {"web": ["web1"], "app": ["vps1"], "database": ["db1"]}
     lines = refused(groups=groups, run=[host], needs=frozenset([group]))
-    assert f"--limit: leaves no host of the group {group}, so nothing would be done; name one of them" in lines
+    assert f"--limit: leaves no host of the group {group}, so nothing would be done. Fix: add one of them" in lines
     assert refused(groups=groups, run=[*groups[group], host], needs=frozenset([group])) == []
 
 
@@ -972,13 +1072,19 @@ CHECKSUM = f"sha256:{'0a' * 32}"
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"django_source": ARCHIVED}, "an archive that is fetched wants one; write sha256:"),
-        ({"django_source": ARCHIVED, "django_source_checksum": "md5:00"}, "is no checksum"),
-        ({"django_source_checksum": CHECKSUM}, "is for an archive that is fetched by https; leave it out"),
-        ({"django_git_key": "KEY"}, "is for a repository that is fetched by SSH"),
-        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "/no/such/key"}, "there is no such file"),
+        ({"django_source": ARCHIVED}, "an archive that is downloaded needs one. Fix: write sha256:"),
+        ({"django_source": ARCHIVED, "django_source_checksum": "md5:00"}, "expected a SHA-256 checksum"),
+        (
+            {"django_source_checksum": CHECKSUM},
+            "applies only to an archive that is downloaded by https. Fix: remove it",
+        ),
+        ({"django_git_key": "KEY"}, "applies only to a repository that is cloned by SSH"),
+        (
+            {"django_source": "git@git.example.com:me/shop", "django_git_key": "/no/such/key"},
+            "expected a file on the controller",
+        ),
         ({"django_source": "git@git.example.com:me/shop", "django_git_key": "OPEN"}, "chmod 600"),
-        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "VAULT"}, "is no private key"),
+        ({"django_source": "git@git.example.com:me/shop", "django_git_key": "VAULT"}, "expected a private key"),
         ({"django_source": ARCHIVED, "django_source_checksum": CHECKSUM}, None),
         ({"django_source": "git@git.example.com:me/shop", "django_git_key": "KEY"}, None),
     ],
@@ -1066,10 +1172,10 @@ def test_a_bad_inventory_ends_the_run_with_all_that_is_wrong(tmp_path):
     assert done.returncode == 2
     assert "4 problems in the inventory:" in text
     for line in (
-        "\nsite_domian: is not a variable of the stack; write site_domains\n",
-        "\nsite_name: is a name the system or the stack uses itself (got: 'root'); write another",
-        "\ngunicorn_workers: is a text, not a whole number (got: '4'); write a whole number",
-        "\ndjango_env: uses nothing, which is not set; set nothing, or write the value itself\n",
+        "\nsite_domian: is not a variable of the stack. Fix: write site_domains\n",
+        "\nsite_name: is used by the system or the stack, got 'root'. Fix: use another name",
+        "\ngunicorn_workers: expected an integer, got '4'. Fix: write an integer without quotes",
+        "\ndjango_env: uses nothing, which is not set. Fix: set nothing, or write the value itself\n",
     ):
         assert line in text
     assert "unreachable=0" in text
@@ -1086,14 +1192,19 @@ def test_inventory_without_hosts_ends_the_run(tmp_path, name, playbook):
     own = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
     done = run_playbook(f"django_vps.stack.{playbook}", tmp_path / name, **own)
     assert done.returncode != 0
-    assert "inventory: has no hosts; name the one that has, as -i inventories/prod" in done.stdout + done.stderr
+    assert (
+        "inventory: has no hosts. Fix: name an inventory with hosts, such as -i inventories/prod"
+        in done.stdout + done.stderr
+    )
 
 
 def test_inventory_that_leads_nowhere_beside_another_ends_the_run(tmp_path):
     write(tmp_path, {"hosts.yml": "all: {hosts: {vps1: {}}}"})
     done = run_playbook("playbooks/status.yml", tmp_path / "hosts.yml", "-i", tmp_path / "nowhere")
     assert done.returncode != 0
-    assert f"-i {tmp_path}/nowhere: is not there; write the path of a file or a folder" in done.stdout + done.stderr
+    assert (
+        f"-i {tmp_path}/nowhere: does not exist. Fix: write the path of a file or a folder" in done.stdout + done.stderr
+    )
 
 
 def test_folder_of_an_inventory_may_hold_other_files(tmp_path):
@@ -1116,8 +1227,8 @@ def test_name_that_is_said_twice_ends_the_run_without_our_configuration_too(tmp_
     )
     done = run_playbook("django_vps.stack.site", tmp_path / "hosts.yml", ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"))
     assert done.returncode != 0
-    for where in ("hosts.yml:4: says site_name", "group_vars/all/main.yml:3: says d", "host_vars/vps1.yml:4: says key"):
-        assert f"{tmp_path}/{where} twice, and the first is lost; write it once" in done.stdout + done.stderr
+    for where in ("hosts.yml:4: sets site_name", "group_vars/all/main.yml:3: sets d", "host_vars/vps1.yml:4: sets key"):
+        assert f"{tmp_path}/{where} twice, and the first value is lost. Fix: write it once" in done.stdout + done.stderr
     done = run_playbook("site.yml", tmp_path / "hosts.yml")
     assert done.returncode != 0
     assert "Found duplicate mapping key" in done.stdout + done.stderr
@@ -1145,11 +1256,15 @@ PROJECT = {"manage.py": MANAGE, "shop/settings.py": "", "requirements.txt": "dja
 @pytest.mark.parametrize(
     ("files", "variables", "said"),
     [
-        ({"README": ""}, {}, "there is no manage.py at the top of the source or one folder below it; set django_sub"),
-        ({"a/b/manage.py": MANAGE}, {}, "but in a/b; set django_subdirectory"),
-        ({"a/manage.py": MANAGE, "b/manage.py": MANAGE}, {}, "in several folders: a, b; set django_subdirectory"),
+        (
+            {"README": ""},
+            {},
+            "there is no manage.py at the top of the source or one folder below it. Fix: set django_sub",
+        ),
+        ({"a/b/manage.py": MANAGE}, {}, "but in a/b. Fix: set django_subdirectory"),
+        ({"a/manage.py": MANAGE, "b/manage.py": MANAGE}, {}, "in several folders: a, b. Fix: set django_subdirectory"),
         (PROJECT, {"django_subdirectory": "web"}, "there is no manage.py in web"),
-        ({**PROJECT, "manage.py": "main()"}, {}, "does not name a settings module; set django_settings_module"),
+        ({**PROJECT, "manage.py": "main()"}, {}, "does not name a settings module. Fix: set django_settings_module"),
         (PROJECT, {"django_settings_module": "shop.setings"}, "one that is, such as shop.settings"),
         ({**PROJECT, "shop/settings.py": SQLITE}, {}, "knows no database but SQLite"),
         (
@@ -1169,9 +1284,9 @@ PROJECT = {"manage.py": MANAGE, "shop/settings.py": "", "requirements.txt": "dja
         (
             {**PROJECT, "pyproject.toml": '[project]\nname = "shop"\nrequires-python = "3.x"\n'},
             {},
-            "requires-python in pyproject.toml: Invalid specifier: '3.x'; write a range such as >=3.11",
+            "requires-python in pyproject.toml: Invalid specifier: '3.x'. Fix: write a range such as >=3.11",
         ),
-        ({"services/desk/src/manage.py": MANAGE}, {}, "but in services/desk/src; set django_subdirectory"),
+        ({"services/desk/src/manage.py": MANAGE}, {}, "but in services/desk/src. Fix: set django_subdirectory"),
         ({"manage.py": MANAGE, "shop/settings.py": "", "poetry.lock": "<<<<"}, {}, "poetry.lock cannot be read"),
     ],
 )
