@@ -6,14 +6,14 @@
 of a type, one of TYPES, or a dictionary:
 
     type        name of a type
-    pattern     regular expression that the whole value has to match; with it come
-    expected    what matches it, for the message, and
-    fix         what to write instead
+    pattern     regular expression that the whole value has to match; with it comes
+    expected    what matches it, for the message and the tables of variables
     range       the least and the greatest number
     managed     for the types `setting`, `header` and `directive`: names that the stack sets, each with the variable
                 to set instead, if there is one
     entries     for a list of dictionaries: the check of each option
-    example     a value to write where there is none
+    example     a value to write
+    fix         what to write, where "write one such as" the example is not enough
 
 Of a list the check applies to each entry, of a dictionary to each name and value.
 
@@ -121,4 +121,5 @@ def build_check(data: str | dict[str, Any]) -> Check:
         return Check(TYPES[kind], example)
     if "range" in data:
         return Check(between(*data["range"]), example)
-    return Check(matching(data["pattern"], f"expected {data['expected']}", data["fix"]), example)
+    fix = data.get("fix", f"write one such as {example}")
+    return Check(matching(data["pattern"], f"expected {data['expected']}", fix), example)
