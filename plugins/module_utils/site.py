@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import json
 import os
 import re
@@ -200,17 +201,22 @@ def hashed_assets(static: Path) -> list[str]:
     return [name for name in names if (static / name).is_file()]
 
 
-def ask_project(step: str, argv: list[str], program: str, arguments: dict, **options) -> tuple[dict, str]:
-    """Run a program of ours inside the project, under its environment: what it answered, and all that was printed.
+def ask_project(step: str, argv: list[str], script: Callable, arguments: dict, **options) -> tuple[dict, str]:
+    """Run one of the project_scripts under manage.py: what it answered, and all that was printed.
 
-    `argv` is how to call manage.py. The program finds ARGUMENTS, and answers once or more by `answer(facts)`.
+    `argv` is how to call manage.py.
     """
-    preamble = (
-        f"import json\nARGUMENTS = json.loads({json.dumps(arguments)!r})\n"
-        f'def answer(facts):\n    print("\\n{ANSWER} " + json.dumps(facts), flush=True)\n'
+    call = (
+        f"import json\n{script.__name__}(json.loads({json.dumps(arguments)!r}),"
+        f' lambda facts: print("\\n{ANSWER} " + json.dumps(facts), flush=True))\n'
     )
-    said = run(step, [*argv, "shell", "-v", "0", "-c", preamble + program], **options)
+    said = run(step, [*argv, "shell", "-v", "0", "-c", program(script, call)], **options)
     return answers(said), said
+
+
+def program(script: Callable, call: str) -> str:
+    """The file that a script is in, as a program that ends with a call of it."""
+    return f"{inspect.getsource(inspect.getmodule(script))}\n\n{call}"
 
 
 def answers(said: str) -> dict:

@@ -82,8 +82,10 @@ import contextlib
 import json
 import re
 import time
+from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking, progress_file
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     Site,
@@ -96,166 +98,6 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
 # Times that a migration gives way to who holds its lock, and the seconds between.
 TRIES = 3
 PAUSE = 5
-
-# What the database lacks of this release, or what the other release does not know of it.
-PLAN = """
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
-executor = MigrationExecutor(connection)
-loader = executor.loader
-recorded = set(executor.recorder.applied_migrations())
-known = {tuple(name.split(".", 1)) for name in ARGUMENTS["known"] or ()}
-# Squashes that stand for what is applied, and have only to be written down.
-squashes = []
-# Apps of which the other release has migrations that this one squashed and no longer has.
-squashed = {app for app, name in (known & recorded) - set(loader.disk_migrations)}
-if ARGUMENTS["known"] is None:
-    plan = executor.migration_plan(loader.graph.leaf_nodes())
-    for node, migration in loader.replacements.items():
-        if node not in recorded and recorded.issuperset(migration.replaces):
-            squashes.append(migration)
-else:
-    extra = [node for node in loader.applied_migrations if node in loader.graph.nodes and node not in known]
-    plan = []
-    for node in extra:
-        replaces = loader.graph.nodes[node].replaces
-        if replaces and known.issuperset(map(tuple, replaces)):
-            continue
-        for other in loader.graph.backwards_plan(node):
-            entry = (loader.graph.nodes[other], True)
-            if other in loader.applied_migrations and entry not in plan:
-                plan.append(entry)
-"""
-
-DESCRIBE = """
-def sql_of(entry):
-    try:
-        return loader.collect_sql([entry]), ""
-    except Exception as error:
-        return [], f"{type(error).__name__}: {error}"
-def irreversible(migration, backwards):
-    if backwards and migration.app_label in squashed:
-        yield "it may stand for migrations that the older release has"
-    if backwards and (migration.app_label, migration.name) in known:
-        yield "the older release has it too, and it needs one that is to be undone"
-    for operation in migration.operations:
-        if not operation.reversible:
-            yield str(operation.describe())
-described = [{
-    "name": f"{migration.app_label}.{migration.name}",
-    "new": False,
-    "atomic": True,
-    "does": ["written down, as all that it stands for is applied"],
-    "irreversible": [],
-    "sql": [],
-    "unread": "",
-} for migration in squashes]
-for migration, backwards in plan:
-    sql, unread = sql_of((migration, backwards)) if ARGUMENTS["sql"] else ([], "")
-    described.append({
-        "name": f"{migration.app_label}.{migration.name}",
-        "new": not any(app == migration.app_label for app, _ in loader.applied_migrations),
-        "atomic": migration.atomic,
-        "does": [str(operation.describe()) for operation in migration.operations],
-        "irreversible": list(irreversible(migration, backwards)),
-        "sql": sql,
-        "unread": unread,
-    })
-columns, large = {}, []
-if plan and ARGUMENTS["sql"]:
-    with connection.cursor() as cursor:
-        cursor.execute('''
-            SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
-                   a.atthasdef OR a.attidentity <> '', pg_relation_size(c.oid)
-            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND pg_table_is_visible(c.oid)
-                AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND has_table_privilege(c.oid, 'SELECT')''')
-        sizes = {}
-        for table, column, kind, default, size in cursor.fetchall():
-            columns.setdefault(table, {})[column] = (kind, default)
-            sizes[table] = size
-        for table in [table for table, size in sizes.items() if size > 1_000_000]:
-            name = connection.ops.quote_name(table)
-            cursor.execute(f"SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT %s) AS rows", [ARGUMENTS["large"]])
-            if cursor.fetchone()[0] >= ARGUMENTS["large"]:
-                large.append(table)
-answer({"plan": described, "columns": columns, "large": large})
-"""
-
-# Of the connection itself, as OPTIONS of the settings or the environment would replace what is handed in from outside.
-GIVE_WAY = r"""
-import re
-from django.db import connection
-from django.db.backends.signals import connection_created
-
-def limit(connection, **_):
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('lock_timeout', %s, false)", [ARGUMENTS["lock_timeout"]])
-
-def give_way(execute, sql, params, many, context):
-    index = r'(?is)\s*(CREATE|DROP|REINDEX)\b.*?\bCONCURRENTLY\s+(?:IF (?:NOT )?EXISTS\s+)?"?([^"\s]*)'
-    found = re.match(index, str(sql))
-    if not found:
-        return execute(sql, params, many, context)
-    # It waits for all transactions before it, and nobody waits for it.
-    with connection.cursor() as cursor:
-        cursor.execute('''
-            SELECT quote_ident(c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-            WHERE NOT i.indisvalid AND c.relname = %s AND pg_table_is_visible(c.oid)''', [found[2]])
-        # What one that was broken off has left would be in the way of the next.
-        left = cursor.fetchone() if found[1].upper() == "CREATE" else None
-        if left:
-            cursor.execute(f"DROP INDEX CONCURRENTLY {left[0]}")
-        cursor.execute("SET lock_timeout = 0")
-    done = execute(sql, params, many, context)
-    limit(connection)
-    return done
-
-limit(connection)
-connection_created.connect(limit, weak=False)
-"""
-
-APPLY = """
-from django.core.management import call_command
-with connection.execute_wrapper(give_way):
-    call_command("migrate", interactive=False, no_color=True, skip_checks=False)
-"""
-
-UNDO = """
-with connection.execute_wrapper(give_way):
-    executor.migrate([], plan=plan)
-"""
-
-# A transaction of another role shows itself, but not what it does.
-BLOCKERS = """
-from django.db import connection
-with connection.cursor() as cursor:
-    cursor.execute('''
-        SELECT format('process %s of %s, %s, for %s s: %s', pid, usename, state,
-                      round(extract(epoch FROM now() - xact_start)), left(query, 200))
-        FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start < now() - interval '1 second'
-        ORDER BY xact_start''')
-    answer({"blockers": [row[0] for row in cursor.fetchall()]})
-"""
-
-KNOWN = """
-from django.db.migrations.loader import MigrationLoader
-answer({"migrations": [".".join(node) for node in MigrationLoader(None).disk_migrations]})
-"""
-
-MODELS = """
-from django.apps import apps
-tables, defaults = {}, {}
-for model in apps.get_models(include_auto_created=True):
-    meta = model._meta
-    table = meta.db_table.split(".")[-1].strip('"')
-    tables.setdefault(table, {}).update({field.column: field.null for field in meta.local_concrete_fields})
-    # Since Django 5.0.
-    filled = [field.column for field in meta.local_concrete_fields if getattr(field, "has_db_default", bool)()]
-    defaults.setdefault(table, []).extend(filled)
-answer({"tables": tables, "defaults": defaults})
-"""
 
 #: What Django prints when it begins with a migration.
 APPLYING = re.compile(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", re.MULTILINE)
@@ -280,7 +122,7 @@ class Migrate:
             known = (self.site.facts(self.back_to) or {}).get("migrations")
             if known is None:
                 argv = [self.manage, f"--release={self.back_to}"]
-                known = ask_project("migrate", argv, KNOWN, {})[0]["migrations"]
+                known = ask_project("migrate", argv, scripts.names_of_migrations, {})[0]["migrations"]
         live = self.site.live
         self.running = live if live and live != options["release"] and self.site.facts(live) else None
         # Before anything is live nothing can break.
@@ -291,12 +133,12 @@ class Migrate:
             "lock_timeout": options["lock_timeout"],
         }
 
-    def ask(self, program: str, release: str | None = None, **more) -> dict:
+    def ask(self, script: Callable, release: str | None = None, **more) -> dict:
         argv = [self.manage, f"--release={release or self.options['release']}"]
-        return ask_project("migrate", argv, program, self.arguments, **more)[0]
+        return ask_project("migrate", argv, script, self.arguments, **more)[0]
 
     def read(self) -> None:
-        found = self.ask(PLAN + DESCRIBE)
+        found = self.ask(scripts.describe_plan)
         self.plan, self.columns, self.large = found["plan"], found["columns"], found["large"]
 
     def lines(self) -> list[str]:
@@ -317,7 +159,7 @@ class Migrate:
         """Refuse what the running release cannot live with."""
         if not self.plan or not self.running or self.back_to or self.options["allow_breaking"]:
             return
-        models = self.ask(MODELS, self.running)
+        models = self.ask(scripts.tables_of_models, self.running)
         database = Database(models["tables"], self.columns, set(self.large), models["defaults"])
         findings = find_breaking(self.plan, database)
         unread = [
@@ -342,7 +184,7 @@ class Migrate:
             self.site.note(self.options["release"], undone=True)
         for attempt in range(1, TRIES + 1):
             try:
-                self.ask(GIVE_WAY + (PLAN + UNDO if self.back_to else APPLY), watch=self.note_progress)
+                self.ask(scripts.undo_migrations if self.back_to else scripts.migrate, watch=self.note_progress)
             except StepError as error:
                 # Of psycopg and psycopg2, in any language of the server.
                 if "LockNotAvailable" not in error.said:
@@ -383,7 +225,7 @@ class Migrate:
         begun = self.begun(error)
         # Of a traceback the error begins what is said, of a message it ends it.
         first = error.cause if error.details else error.cause.splitlines()[-1]
-        plan = self.ask(PLAN + DESCRIBE)["plan"]
+        plan = self.ask(scripts.describe_plan)["plan"]
         left = {entry["name"]: entry for entry in plan}
         done = [entry["name"] for entry in self.plan if entry["name"] not in left]
         kept = f"Done, and kept: {', '.join(done)}." if done else "The database is as it was."
@@ -398,7 +240,7 @@ class Migrate:
     def blockers(self) -> list[str]:
         """Whose transactions have been open for longer than a moment."""
         try:
-            return self.ask(BLOCKERS)["blockers"]
+            return self.ask(scripts.open_transactions)["blockers"]
         except StepError:
             return []
 

@@ -294,10 +294,11 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
+from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import advice_for
+from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space, size_of
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.python import (
@@ -317,10 +318,10 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
     root_package,
 )
+from ansible_collections.django_vps.stack.plugins.module_utils.settings_check import Settings, is_free
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     ANSWER,
     MARKER,
-    WRITES,
     Site,
     StepError,
     answers,
@@ -329,6 +330,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     hashed_assets,
     only_one,
     point,
+    program,
     remove,
     run,
     write_file,
@@ -367,164 +369,6 @@ TEXTS = frozenset(
     f".{kind}" for kind in ("css", "eot", "htm", "html", "js", "json", "map", "mjs", "otf", "svg", "ttf", "txt", "xml")
 )
 WORTH = 1024
-# For each name that comes in: as it was compressed for a release before, or anew.
-COMPRESS = """
-import filecmp, gzip, os, shutil, subprocess, sys
-folder, kept = sys.argv[1:]
-brotli = shutil.which("brotli")
-for name in os.fsdecode(sys.stdin.buffer.read()).split("\\n")[:-1]:
-    path, before = os.path.join(folder, name), os.path.join(kept, name)
-    same = os.path.isfile(before) and filecmp.cmp(path, before, shallow=False)
-    for kind in ("gz", "br"):
-        packed, earlier = f"{path}.{kind}", f"{before}.{kind}"
-        if os.path.exists(packed):
-            continue
-        if same and os.path.isfile(earlier):
-            shutil.copyfile(earlier, packed)
-        elif kind == "gz":
-            with open(path, "rb") as file, open(packed, "wb") as out:
-                out.write(gzip.compress(file.read(), mtime=0))
-        elif brotli:
-            done = subprocess.run([brotli, "--best", "--keep", "--", path], stderr=subprocess.PIPE, text=True)
-            if done.returncode:
-                raise SystemExit(f"brotli: {done.stderr}")
-"""
-
-# Asked of the project under its production environment; all in one process, since starting Django takes longest.
-KEY = """
-import hashlib, os
-from django.conf import settings
-key = str(settings.SECRET_KEY)
-own = key not in os.environ.values()
-answer({
-    # None of the environment's: what tells it from another, and whether Django itself finds it weak.
-    "key": hashlib.sha256(key.encode()).hexdigest() if own else "",
-    "weak_key": own and (len(key) < 50 or len(set(key)) < 5 or key.startswith("django-insecure-")),
-})
-"""
-EXAMINE = (
-    KEY
-    + """
-import os
-from django.apps import apps
-from django.conf import settings
-from django.core.files.storage import FileSystemStorage
-from django.core.management import call_command
-from django.core.management.base import SystemCheckError
-from django.db import Error
-from django.db.models import FileField
-from django.http.request import validate_host
-databases = [database for database in settings.DATABASES.values() if "sqlite" in database.get("ENGINE", "")]
-answer({
-    "step": "collectstatic",
-    "module": settings.SETTINGS_MODULE,
-    "debug": bool(settings.DEBUG),
-    "answers": validate_host(ARGUMENTS["host"], settings.ALLOWED_HOSTS),
-    "hosts": list(settings.ALLOWED_HOSTS),
-    "application": settings.WSGI_APPLICATION or "",
-    "kept": [name for name, database in settings.DATABASES.items() if database.get("CONN_MAX_AGE", 0) != 0],
-    "sqlite": [str(database.get("NAME")) for database in databases],
-    "parts": {name: os.environ[name] for name in ("PGHOST", "PGDATABASE", "PGUSER") if name in os.environ},
-    "others": [
-        name for name, database in settings.DATABASES.items()
-        if database.get("NAME") != settings.DATABASES.get("default", {}).get("NAME")
-    ],
-    "collects": "django.contrib.staticfiles" in settings.INSTALLED_APPS,
-    "static_url": settings.STATIC_URL or "",
-    "static_root": str(settings.STATIC_ROOT or ""),
-    "media_url": settings.MEDIA_URL or "",
-    "media_root": str(settings.MEDIA_ROOT or ""),
-    "stored": {
-        f"{model._meta.label}.{field.name}": str(field.storage.location)
-        for model in apps.get_models() for field in model._meta.get_fields()
-        if isinstance(field, FileField) and isinstance(field.storage, FileSystemStorage)
-    },
-})
-# Elsewhere it has no business; why, is said of its settings.
-inside = os.path.realpath(settings.STATIC_ROOT or "/").startswith(ARGUMENTS["path"] + "/")
-elsewhere = "//" in (settings.STATIC_URL or "")
-if "django.contrib.staticfiles" in settings.INSTALLED_APPS and (inside or elsewhere) and ARGUMENTS["collectstatic"]:
-    call_command("collectstatic", interactive=False, verbosity=0)
-recorded = set()
-try:
-    from django.db import connection
-    from django.db.migrations.executor import MigrationExecutor
-    executor = MigrationExecutor(connection)
-    recorded = set(executor.recorder.applied_migrations())
-    pending = bool(executor.migration_plan(executor.loader.graph.leaf_nodes())) or any(
-        node not in recorded and recorded.issuperset(squash.replaces)
-        for node, squash in executor.loader.replacements.items()
-    )
-    migrations = [".".join(node) for node in executor.loader.disk_migrations]
-except Exception:
-    # What is wrong with the migrations or the database, migrate says best.
-    pending, migrations = True, None
-answer({"step": "check", "pending": pending, "migrations": migrations, "unchecked": ""})
-try:
-    call_command("check", deploy=True, fail_level=ARGUMENTS["check_level"], no_color=True)
-except (Error, SystemCheckError) as error:
-    # A check may want tables that the migrations bring; it is asked again when they are there.
-    if not pending or recorded and isinstance(error, SystemCheckError):
-        raise
-    answer({"unchecked": str(error)})
-"""
-)
-
-#: What a package that is being compiled says, and the packages of Debian that it wants.
-COMPILED = (
-    (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
-    (r"pg_config|libpq", "libpq-dev"),
-    (r"libxml|xslt|lxml", "libxml2-dev libxslt1-dev"),
-    (r"mysql_config|mysqlclient|libmysql|libmariadb", "default-libmysqlclient-dev pkg-config"),
-    (r"ffi\.h|libffi", "libffi-dev"),
-    (r"openssl/|libssl", "libssl-dev"),
-    (r"ldap\.h|lber\.h|sasl", "libldap-dev libsasl2-dev"),
-    (r"xmlsec", "libxmlsec1-dev pkg-config"),
-    (r"jpeg|jpeglib", "libjpeg-dev zlib1g-dev"),
-    (r"gdal", "libgdal-dev"),
-    (r"cairo", "libcairo2-dev pkg-config"),
-    (r"pkg-config|pkgconf", "pkg-config"),
-    (r"cargo|rustc|rust toolchain", "cargo"),
-    (r"cmake", "cmake"),
-)
-
-# What people most often have to do when a step gives up, by what it says.
-ADVICE = (
-    (
-        r"No space left on device|Disk quota exceeded",
-        "The disk is full: look what fills it. playbooks/releases.yml lists the releases that could be removed;"
-        " a lower django_keep_releases counts from the next switch on.",
-    ),
-    (
-        r"(?i)git executable not found|cannot find command 'git'",
-        "Name git in django_system_packages, and run site.yml.",
-    ),
-    (
-        r"Permission denied \(publickey|Host key verification failed",
-        "A package comes from git by SSH: write a key that opens it as django_build_git_key, or fetch it by https with"
-        " a token (docs/project.md).",
-    ),
-    (
-        r"(?i)hash(es)? mismatch|do not match the hashes",
-        "A package is not the one that was locked: lock again, or ask why.",
-    ),
-    (
-        r"(?is)^install.*(dns error|connect(ion)? error|timed out|unreachable|refused)",
-        "The package index does not answer from the host.",
-    ),
-    (
-        r"(?i)requires-python|requires python|a different python",
-        "The project asks for another Python than the host has.",
-    ),
-    (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
-    (r"Read-only file system", WRITES),
-    (r"No module named", "Require the package that has it."),
-    (
-        r"(?i)could not find the (gdal|geos|proj) library",
-        "GeoDjango needs it: write django_system_packages: [gdal-bin], which brings all three, and run site.yml.",
-    ),
-    (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
-)
 
 #: What a folder of packages has in the place of a release's MARKER; it holds what tells one set from another.
 PACKAGES = "packages"
@@ -532,14 +376,8 @@ PACKAGES = "packages"
 #: Characters from which on a value of an environment is masked in the result.
 MIN_MASKED = 8
 
-#: Room for a first release, of which nothing is known yet.
-FIRST = {"bytes": 100 << 20, "files": 5000}
-
 # Findings of `check --deploy` that the web server in front takes care of.
 SEEN_TO = {"security.W004", "security.W005", "security.W008", "security.W021"}
-
-# An empty folder is kept in git by one of these.
-PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
 
 
 class Build:
@@ -804,7 +642,7 @@ class Build:
         uid, gid = pwd.getpwnam(self.options["user"])[2:4]
         for name in self.options["shared_paths"]:
             path = self.code / name
-            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.code)) or not self._is_free(path):
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.code)) or not is_free(path):
                 raise StepError(
                     "source",
                     f"{name} holds files of the source",
@@ -825,13 +663,6 @@ class Build:
                 os.lchown(folder, uid, gid)
                 folder.chmod(0o750)
             self._replace_by_link("source", path, folder)
-
-    @staticmethod
-    def _is_free(path: Path) -> bool:
-        """Whether nothing is there but what keeps an empty folder in git."""
-        if path.is_dir():
-            return not {entry.name for entry in path.iterdir()} - PLACEHOLDERS
-        return not os.path.lexists(path)
 
     def _replace_by_link(self, step: str, path: Path, target: Path) -> None:
         # As the site's user: its own code had a hand in this path.
@@ -956,10 +787,10 @@ class Build:
         arguments = {**wishes, "path": os.path.realpath(self.path)}
         argv = [self.options["manage"], f"--release={self.id}", f"--writable={self.path}"]
         try:
-            facts, said = ask_project("settings", argv, EXAMINE, arguments)
+            facts, said = ask_project("settings", argv, scripts.examine, arguments)
         except StepError as error:
             facts = answers(error.said)
-            self._judge(facts)
+            self._check_settings(facts)
             # What was said before its last answer is of an earlier step.
             cause, details = explained(
                 error.said.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2] if facts else error.said
@@ -968,160 +799,43 @@ class Build:
                 facts.get("step", "settings"), cause or error.cause, error.advice, details=details
             ) from None
         if facts["key"]:
-            again, _said = ask_project("settings", argv, KEY, {})
+            again, _said = ask_project("settings", argv, scripts.secret_key, {})
             facts["changing_key"] = again["key"] != facts["key"]
-        self._judge(facts)
-        if facts["key"]:
-            self.module.warn(f"{facts['module']} does not use the SECRET_KEY of its environment")
-        if facts["others"]:
-            self.module.warn(
-                f"migrations are applied to the database 'default' only, not to {', '.join(facts['others'])}"
-            )
+        settings = self._check_settings(facts)
+        self.static_root = settings.static_root if settings.serves_static else None
+        if settings.media_inside:
+            self._move_media(settings.media_inside)
         for finding, text in re.findall(r"^\?: \((\S+)\) (.*)$", said, re.MULTILINE):
             if finding not in SEEN_TO:
                 self.module.warn(f"manage.py check --deploy: {finding}: {text}")
         if not self.application:
             module, _dot, name = (facts["application"] or self._guess_application()).rpartition(".")
             self.application = f"{module}:{name}"
-        self._warn_of_kept_connections(facts["kept"])
+        for warning in settings.warnings(self.application):
+            self.module.warn(warning)
         self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
         self.pending, self.migrations = facts["pending"], facts["migrations"]
         self.unchecked = bool(facts["unchecked"])
         if self.unchecked:
             self.module.warn(f"manage.py check --deploy is asked again after the migrations: {facts['unchecked']}")
 
-    def _warn_of_kept_connections(self, databases: list[str]) -> None:
-        """Under ASGI each request has a thread of its own, and leaves the connection behind that it keeps."""
-        if "asgi" in self.application and databases:
-            self.module.warn(
-                f"CONN_MAX_AGE is not 0 for {', '.join(databases)}: under ASGI each request would leave its connection"
-                " behind until PostgreSQL takes no more; read it from the environment, and set it to 0 in django_env"
-            )
-
-    def _judge(self, facts: dict) -> None:
-        """Say all at once what the settings have to change."""
+    def _check_settings(self, facts: dict) -> Settings | None:
+        """Report at once all that the settings have to change; nothing where they could not be read."""
         if "module" not in facts:
-            return
-        findings = [
-            *self._unsafe(facts),
-            *self._wrong_url("STATIC_URL", facts["static_url"] if facts["collects"] else "", "static_url"),
-            *self._wrong_url("MEDIA_URL", facts["media_url"] if facts["media_root"] else "", "media_url"),
-            *self._static_has_no_place(facts),
-            *self._media_has_no_place(facts),
-            *self._storage_has_no_place(facts),
-            *self._files_are_not_shared(facts),
-        ]
-        if findings:
+            return None
+        settings = Settings(facts, self.options, self.code, self.project, self.static, self.site.home / "shared")
+        if findings := settings.findings():
             raise StepError("settings", f"{facts['module']}:\n" + "\n".join(f"- {finding}" for finding in findings))
+        return settings
 
-    def _unsafe(self, facts: dict):
-        if facts["debug"]:
-            yield (
-                "DEBUG is on under DEBUG=False; read it: DEBUG = os.environ.get('DEBUG') == 'True',"
-                " or set django_settings_module to the settings for production"
-            )
-        advice = "read it: SECRET_KEY = os.environ['SECRET_KEY']"
-        if facts.get("changing_key"):
-            yield f"SECRET_KEY is another one at each start, so that each would end all sessions; {advice}"
-        elif facts["weak_key"]:
-            yield f"SECRET_KEY is none of the environment's, and one that can be guessed; {advice}"
-        for database in facts["sqlite"]:
-            yield (
-                f"the database is SQLite in {database}, where its rows would be lost;"
-                f" read DATABASE_URL, for example with dj_database_url.config(){parts_of_the_database(facts['parts'])}"
-            )
-        if not facts["answers"]:
-            yield (
-                f"ALLOWED_HOSTS is {facts['hosts']}, without {self.options['host']};"
-                " read it: ALLOWED_HOSTS = os.environ['ALLOWED_HOSTS'].split(',')"
-            )
-
-    def _wrong_url(self, setting: str, value: str, option: str):
-        wanted = self.options[option]
-        if value and not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
-            yield (
-                f"{setting} is {value!r}, but the site serves {wanted!r};"
-                f" set django_{option}: /{value.lstrip('/')} and run site.yml"
-            )
-
-    def _static_has_no_place(self, facts: dict):
-        # Where it really is: the project may have written it with dots or links.
-        root = Path(os.path.realpath(facts["static_root"])) if facts["static_root"] else None
-        serves = facts["collects"] or not self.options["collectstatic"]
-        if urlsplit(facts["static_url"]).netloc and (root is None or not root.is_dir()):
-            # Another server has the files, such as S3.
-            serves = False
-        self.static_root = root if serves else None
-        places = [Path(os.path.realpath(place)) for place in (self.static, self.code)]
-        if serves and (root is None or (root != places[0] and not root.is_relative_to(places[1]))):
-            yield (
-                f"STATIC_ROOT is {facts['static_root']!r}, so the static files have no place in the release;"
-                " read it: STATIC_ROOT = os.environ['STATIC_ROOT']"
-            )
-        elif serves and not self.options["collectstatic"] and not any(root.glob("*")):
-            yield (
-                f"STATIC_ROOT is {facts['static_root']!r}, where nothing is; with django_collectstatic: false it is a"
-                " folder of the source that has all static files"
-            )
-
-    def _media_has_no_place(self, facts: dict):
-        """Uploads that a project keeps inside its own folder go to the shared one."""
-        if not facts["media_root"]:
-            return
-        shared, code, root = (
-            Path(os.path.realpath(path)) for path in (self.options["media"], self.code, facts["media_root"])
-        )
-        if root.is_relative_to(shared):
-            return
-        advice = f"set django_media_root: {facts['media_root']}, or read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
-        if not root.is_relative_to(code):
-            yield f"MEDIA_ROOT is {facts['media_root']}, where the site may not write; {advice}"
-        else:
-            if not self._is_free(root):
-                # Default pictures and the like. Uploads of the same name are newer and stay, as do modes of folders.
-                copy = ("cp", "--recursive", "--no-clobber", f"{root}/.", str(shared))
-                self.sandboxed("media", *copy, writes=str(shared))
-            self._replace_by_link("media", root, shared)
-
-    def _storage_has_no_place(self, facts: dict):
-        """Files that a project keeps elsewhere than among its uploads."""
-        places = [os.path.realpath(path) for path in (self.options["media"], self.site.home / "shared", self.code)]
-        own = os.path.realpath(facts["media_root"] or "/nowhere")
-        for field, location in facts["stored"].items():
-            real = Path(os.path.realpath(location))
-            if not facts["media_root"] and real == self.project.resolve():
-                # The default of FileField; an app may bring the field and the project never use it.
-                self.module.warn(
-                    f"MEDIA_ROOT is not set, so nothing can be uploaded to {field}; read it:"
-                    " MEDIA_ROOT = os.environ['MEDIA_ROOT']"
-                )
-                continue
-            if any(real.is_relative_to(place) for place in (*places[:2], own)):
-                continue
-            inside = real.is_relative_to(places[2])
-            name = real.relative_to(places[2]) if inside else f"a folder of the source, such as {real.name}"
-            told = f"[{name}]" if inside else f"{name}, and django_shared_paths: [{real.name}]"
-            yield (
-                f"{field} is kept in {real}, where the site may not write; write "
-                + (f"django_shared_paths: {told}" if inside else f"it into {told}")
-            )
-
-    def _files_are_not_shared(self, facts: dict):
-        """What one host takes the others have to serve."""
-        if not self.options["several"]:
-            return
-        shared = self.site.home / "shared"
-        if self.options["shared_paths"] and not is_shared(str(shared)):
-            yield (
-                f"django_shared_paths would be kept on the host that writes them, and the site has several; mount a"
-                f" network file system at {shared} on all app hosts"
-            )
-        if facts["stored"] and not is_shared(self.options["media"]):
-            yield (
-                f"{', '.join(facts['stored'])} would be kept on the host that takes it, and the site has several;"
-                " keep uploads elsewhere, as by django-storages with S3 in STORAGES, or mount a network file system"
-                f" at {self.options['media']} on all app hosts"
-            )
+    def _move_media(self, root: Path) -> None:
+        """Let the uploads that a project keeps in its own folder go to the shared one."""
+        shared = Path(os.path.realpath(self.options["media"]))
+        if not is_free(root):
+            # Default pictures and the like. Uploads of the same name are newer and stay, as do modes of folders.
+            copy = ("cp", "--recursive", "--no-clobber", f"{root}/.", str(shared))
+            self.sandboxed("media", *copy, writes=str(shared))
+        self._replace_by_link("media", root, shared)
 
     def _guess_application(self) -> str:
         found = sorted(self.project.glob("*/wsgi.py"))
@@ -1148,7 +862,8 @@ class Build:
         if wanted:
             folders = (str(self.static), str(self.site.home / "static"))
             lines = "".join(f"{name}\n" for name in wanted)
-            python = (str(self.venv / "bin/python"), "-I", "-S", "-c", COMPRESS)
+            call = "compress(*sys.argv[1:])"
+            python = (str(self.venv / "bin/python"), "-I", "-S", "-c", program(scripts.compress, call))
             self.sandboxed("collectstatic", *python, *folders, stdin=None, input=lines)
 
     def _take(self, folder: Path) -> None:
@@ -1193,21 +908,6 @@ class Build:
         for name in failed(self.site):
             if said := self.site.discard(name):
                 self.module.warn(said)
-
-
-def advice_for(complaint: str) -> str:
-    """What to do when a step gives up, if that is known."""
-    if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
-        found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
-        if found:
-            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *found]).split())
-            compiled = "psycopg[binary] or psycopg2-binary, which are compiled"
-            return (
-                "A package is being compiled, as its index has no wheel for this Python: write"
-                f" django_system_packages: [{', '.join(packages)}], with the headers of what it wraps, and run"
-                f" site.yml; or require {compiled if 'pg_config' in complaint else 'a version that has a wheel'}."
-            )
-    return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
 
 
 def quoted(value: str) -> str:
@@ -1264,44 +964,6 @@ def fingerprint_of(options: dict) -> str:
         except FileNotFoundError:
             known[path] = None
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-
-
-def parts_of_the_database(known: dict) -> str:
-    """What a project is given that reads no DATABASE_URL; of a database on another host a file says it."""
-    if len(known) < 3:
-        return ""
-    return (
-        ", or give the project the parts by django_env, under the names that it reads:"
-        " host {PGHOST}, name {PGDATABASE}, user {PGUSER}, password and port empty"
-    ).format(**known)
-
-
-def size_of(folder: Path) -> dict[str, int]:
-    """Bytes and files of a release; those it shares with others count, as they may have to be made anew."""
-    stats = [os.lstat(os.path.join(base, name)) for base, folders, files in os.walk(folder) for name in folders + files]
-    return {"bytes": sum(stat.st_blocks * 512 for stat in stats), "files": len(stats)}
-
-
-def enough_space(site: Site) -> None:
-    """Refuse to begin what may fill the disk that the site needs; there has to be room for the last release twice."""
-    last = [facts for facts in map(site.facts, site.whole()) if "bytes" in facts][-1:]
-    wanted = {"bytes": 2 * last[0]["bytes"], "files": 2 * last[0]["files"]} if last else FIRST
-    for path, need in ((site.home, wanted), (Path("/var"), FIRST)):
-        disk = os.statvfs(path)
-        free = disk.f_bavail * disk.f_frsize
-        mount = next(str(folder) for folder in (path, *path.parents) if os.path.ismount(folder))
-        if free < need["bytes"]:
-            cause, look = f"{mount} has {free >> 20} MB free, and {need['bytes'] >> 20} MB are needed", "du -xm"
-        elif disk.f_files and disk.f_favail < need["files"]:
-            cause, look = f"{mount} has {disk.f_favail} inodes free, and {need['files']} are needed", "du -x --inodes"
-        else:
-            continue
-        raise StepError(
-            "disk",
-            cause,
-            f"Look what fills it: {look} {mount} | sort -n | tail. playbooks/releases.yml lists the releases that could"
-            " be removed; a lower django_keep_releases counts from the next switch on.",
-        )
 
 
 def end_builds(user: str) -> None:

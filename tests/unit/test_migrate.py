@@ -15,9 +15,10 @@ from ansible_collections.django_vps.stack.plugins.module_utils.migrations import
     statements,
     widening,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.site import run
+from ansible_collections.django_vps.stack.plugins.module_utils.project_scripts import describe_plan
+from ansible_collections.django_vps.stack.plugins.module_utils.site import program, run
 from ansible_collections.django_vps.stack.plugins.modules import migrate
-from ansible_collections.django_vps.stack.plugins.modules.migrate import DESCRIBE, PLAN, Migrate
+from ansible_collections.django_vps.stack.plugins.modules.migrate import Migrate
 
 DATABASE = Database(
     models={"notes_note": {"id": False, "text": False, "mood": True}, "notes_big": {"id": False, "name": True}},
@@ -183,17 +184,17 @@ class Project:
             f"    operations = [{', '.join(operations)}]\n"
         )
 
-    def run(self, program: str) -> str:
-        argv = [sys.executable, "-c", SETTINGS + program]
+    def run(self, code: str) -> str:
+        argv = [sys.executable, "-c", code]
         return subprocess.run(argv, cwd=self.folder, check=True, capture_output=True, text=True).stdout
 
     def migrate(self) -> None:
-        self.run('call_command("migrate", verbosity=0)')
+        self.run(SETTINGS + 'call_command("migrate", verbosity=0)')
 
     def plan(self, known: list[str] | None = None) -> list[dict]:
         arguments = {"known": known, "sql": False, "large": 1}
-        given = f"ARGUMENTS = {arguments!r}\nanswer = lambda facts: print(json.dumps(facts))\n"
-        return json.loads(self.run(given + PLAN + DESCRIBE))["plan"]
+        call = f"describe_plan({arguments!r}, lambda facts: print(json.dumps(facts)))"
+        return json.loads(self.run(program(describe_plan, SETTINGS + call)))["plan"]
 
 
 OLD = ["box.0001_box", "box.0002_lid"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,10 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.django_vps.stack.plugins.module_utils import disk_space
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import advice_for
+from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
@@ -24,6 +28,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     is_package,
     requirements_of,
 )
+from ansible_collections.django_vps.stack.plugins.module_utils.settings_check import Settings
 from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     Site,
     StepError,
@@ -36,7 +41,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import (
     write_file,
 )
 from ansible_collections.django_vps.stack.plugins.modules import release
-from ansible_collections.django_vps.stack.plugins.modules.release import Build, enough_space, fingerprint_of, next_id
+from ansible_collections.django_vps.stack.plugins.modules.release import Build, fingerprint_of, next_id
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
 
 
@@ -580,7 +585,7 @@ def test_a_disk_without_room_for_two_releases_stops_the_build(site, monkeypatch,
     if free > 20 << 20:
         made.note("a", bytes=100 << 20, files=10)
     disk = SimpleNamespace(f_bavail=free, f_frsize=1, f_files=100000, f_favail=90000)
-    monkeypatch.setattr(release.os, "statvfs", lambda path: disk)
+    monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     if wanted:
         with pytest.raises(StepError, match=wanted):
             enough_space(made)
@@ -590,7 +595,7 @@ def test_a_disk_without_room_for_two_releases_stops_the_build(site, monkeypatch,
 
 def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not(site, monkeypatch):
     disk = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_files=100000, f_favail=12)
-    monkeypatch.setattr(release.os, "statvfs", lambda path: disk)
+    monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     with pytest.raises(StepError, match="12 inodes free"):
         enough_space(site("a"))
     disk.f_files = 0
@@ -616,7 +621,15 @@ FINE = {
     "media_url": "/media/",
     "media_root": "",
     "stored": {},
+    "others": [],
+    "kept": [],
 }
+
+
+def settings(build, **facts) -> Settings:
+    return Settings(
+        {**FINE, **facts}, build.options, build.code, build.project, build.static, build.site.home / "shared"
+    )
 
 
 @pytest.fixture
@@ -655,29 +668,28 @@ def build(tmp_path):
     ],
 )
 def test_settings_that_would_harm_are_refused(build, facts, finding):
-    assert list(build._unsafe(FINE)) == []
-    [found] = build._unsafe({**FINE, **facts})
+    assert list(settings(build).unsafe()) == []
+    [found] = settings(build, **facts).unsafe()
     assert found.startswith(finding) or finding in found
 
 
 def test_connections_that_asgi_would_leave_behind_are_told(build):
-    told = []
-    build.module = SimpleNamespace(warn=told.append)
-    for application in ("shop.wsgi:application", "shop.asgi:application"):
-        for databases in ([], ["default"]):
-            build.application = application
-            build._warn_of_kept_connections(databases)
-    [warning] = told
+    applications = ("shop.wsgi:application", "shop.asgi:application")
+    [warning] = [
+        warning
+        for application, databases in itertools.product(applications, ([], ["default"]))
+        for warning in settings(build, kept=databases).warnings(application)
+    ]
     assert warning.startswith("CONN_MAX_AGE is not 0 for default: under ASGI")
 
 
 @pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])
 def test_static_files_are_where_the_project_links_to(build, url, fine):
-    assert (list(build._wrong_url("STATIC_URL", url, "static_url")) == []) == fine
+    assert (list(settings(build).wrong_url("STATIC_URL", url, "static_url")) == []) == fine
 
 
 def test_static_files_elsewhere_on_the_web_are_nobodys_business(build):
-    assert list(build._wrong_url("STATIC_URL", "https://cdn.example.com/static/", "static_url")) == []
+    assert list(settings(build).wrong_url("STATIC_URL", "https://cdn.example.com/static/", "static_url")) == []
 
 
 @pytest.mark.parametrize(
@@ -685,31 +697,33 @@ def test_static_files_elsewhere_on_the_web_are_nobodys_business(build):
     [("{static}", True), ("{code}/staticfiles", True), ("{code}/../static", True), ("", False), ("/var/www", False)],
 )
 def test_static_files_have_to_be_collected_inside_the_release(build, root, fine):
-    facts = {**FINE, "static_root": root.format(static=build.static, code=build.code)}
-    assert (list(build._static_has_no_place(facts)) == []) == fine
+    found = settings(build, static_root=root.format(static=build.static, code=build.code)).static_findings()
+    assert (list(found) == []) == fine
 
 
 @pytest.mark.parametrize("root", ["", "{code}/staticfiles"])
 def test_static_files_on_another_server_need_no_folder(build, root):
-    facts = {**FINE, "static_url": "https://cdn.example.com/static/", "static_root": root.format(code=build.code)}
-    assert list(build._static_has_no_place(facts)) == []
-    build._move_static()
-    assert build.moved == []
+    facts = {"static_url": "https://cdn.example.com/static/", "static_root": root.format(code=build.code)}
+    checked = settings(build, **facts)
+    assert list(checked.static_findings()) == []
+    assert not checked.serves_static
 
 
 def test_a_project_that_collects_nothing_has_to_bring_its_static_files(build):
     build.options["collectstatic"] = False
     root = build.code / "public"
-    [finding] = build._static_has_no_place({**FINE, "static_root": str(root)})
+    [finding] = settings(build, static_root=str(root)).static_findings()
     assert "where nothing is" in finding
     root.mkdir()
     (root / "site.css").touch()
-    assert list(build._static_has_no_place({**FINE, "static_root": str(root), "collects": False})) == []
-    assert build.static_root == root
+    checked = settings(build, static_root=str(root), collects=False)
+    assert list(checked.static_findings()) == []
+    assert checked.serves_static
+    assert checked.static_root == root
 
 
 def test_who_knows_not_all_parts_of_the_database_is_told_none(build):
-    [finding] = build._unsafe({**FINE, "sqlite": ["/tmp/db.sqlite3"], "parts": {"PGUSER": "me"}})
+    [finding] = settings(build, sqlite=["/tmp/db.sqlite3"], parts={"PGUSER": "me"}).unsafe()
     assert "django_env" not in finding
 
 
@@ -719,37 +733,42 @@ def test_a_site_behind_a_link_is_a_site_like_others(build, tmp_path):
     build.code, build.static = build.path / "code", build.path / "static"
     build.options["media"] = str(tmp_path / "link/media")
     media = tmp_path / "media"
-    facts = {**FINE, "static_root": str(build.static), "media_root": str(media)}
-    assert [*build._static_has_no_place(facts), *build._media_has_no_place(facts)] == []
+    checked = settings(build, static_root=str(build.static), media_root=str(media))
+    assert [*checked.static_findings(), *checked.media_findings()] == []
 
 
 def test_a_static_root_that_only_looks_as_if_it_were_inside_is_refused(build, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (build.code / "way").symlink_to(tmp_path / "elsewhere")
     for root in (f"{build.code}/../../../elsewhere", f"{build.code}/way/out"):
-        assert list(build._static_has_no_place({**FINE, "static_root": root}))
+        assert list(settings(build, static_root=root).static_findings())
 
 
 def test_uploads_that_the_project_keeps_in_its_folder_go_to_the_shared_one(build):
     (build.code / "media").mkdir()
     (build.code / "media/.gitkeep").write_text("")
-    assert list(build._media_has_no_place({**FINE, "media_root": str(build.code / "media")})) == []
+    checked = settings(build, media_root=str(build.code / "media"))
+    assert list(checked.media_findings()) == []
+    build._move_media(checked.media_inside)
     assert build.moved == [("media", str(build.code / "media"), build.options["media"])]
 
 
 def test_media_root_with_default_files_copies_them(build):
     (build.code / "media").mkdir()
     (build.code / "media/default.jpg").write_text("")
-    assert list(build._media_has_no_place({**FINE, "media_root": str(build.code / "media")})) == []
+    checked = settings(build, media_root=str(build.code / "media"))
+    assert list(checked.media_findings()) == []
+    build._move_media(checked.media_inside)
     shared = build.options["media"]
     assert build.moved == [("media", f"{build.code}/media/.", shared), ("media", str(build.code / "media"), shared)]
 
 
 @pytest.mark.parametrize("root", ["/var/www/media", "{path}/media"])
 def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
-    [found] = build._media_has_no_place({**FINE, "media_root": root.format(path=build.path, code=build.code)})
+    checked = settings(build, media_root=root.format(path=build.path, code=build.code))
+    [found] = checked.media_findings()
     assert "MEDIA_ROOT" in found
-    assert build.moved == []
+    assert checked.media_inside is None
 
 
 @pytest.mark.parametrize(
@@ -763,23 +782,22 @@ def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
 )
 def test_files_of_a_storage_of_its_own_need_a_place(build, tmp_path, location, advice):
     location = location.format(media=build.options["media"], home=tmp_path, code=build.code)
-    findings = list(build._storage_has_no_place({**FINE, "stored": {"shop.Invoice.pdf": location}}))
+    findings = list(settings(build, stored={"shop.Invoice.pdf": location}).storage_findings())
     assert len(findings) == bool(advice)
     assert all(finding.startswith("shop.Invoice.pdf is kept in") and advice in finding for finding in findings)
 
 
 def test_file_field_without_media_root_is_a_warning(build):
-    warnings = []
-    build.module = SimpleNamespace(warn=warnings.append)
-    facts = {**FINE, "media_root": "", "stored": {"shop.Invoice.pdf": str(build.code)}}
-    assert list(build._storage_has_no_place(facts)) == []
-    assert warnings[0].startswith("MEDIA_ROOT is not set, so nothing can be uploaded to shop.Invoice.pdf")
+    checked = settings(build, media_root="", stored={"shop.Invoice.pdf": str(build.code)})
+    assert list(checked.storage_findings()) == []
+    [warning] = checked.warnings("shop.wsgi:application")
+    assert warning.startswith("MEDIA_ROOT is not set, so nothing can be uploaded to shop.Invoice.pdf")
 
 
 def test_uploads_among_the_source_that_were_moved_need_no_other_place(build):
     (build.code / "media").symlink_to(build.options["media"])
-    facts = {**FINE, "media_root": str(build.code / "media"), "stored": {"a.B.c": str(build.code / "media")}}
-    assert list(build._storage_has_no_place(facts)) == []
+    media = str(build.code / "media")
+    assert list(settings(build, media_root=media, stored={"a.B.c": media}).storage_findings()) == []
 
 
 @pytest.mark.parametrize("before", ["", "empty", "data/index"])
@@ -1125,8 +1143,8 @@ def test_what_is_no_traceback_is_told_by_its_end():
     ],
 )
 def test_what_is_compiled_names_the_packages_it_wants(said, packages):
-    assert packages in release.advice_for(f"install: {said}")
+    assert packages in advice_for(f"install: {said}")
 
 
 def test_psycopg2_from_source_is_told_of_its_wheel():
-    assert "or require psycopg[binary] or psycopg2-binary" in release.advice_for("install: pg_config not found. gcc")
+    assert "or require psycopg[binary] or psycopg2-binary" in advice_for("install: pg_config not found. gcc")

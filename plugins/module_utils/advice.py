@@ -1,0 +1,80 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What to do when a step of a build fails, by what it printed."""
+
+from __future__ import annotations
+
+import re
+
+from ansible_collections.django_vps.stack.plugins.module_utils.site import WRITES
+
+#: What a package that is being compiled says, and the packages of Debian that it wants.
+COMPILED = (
+    (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
+    (r"pg_config|libpq", "libpq-dev"),
+    (r"libxml|xslt|lxml", "libxml2-dev libxslt1-dev"),
+    (r"mysql_config|mysqlclient|libmysql|libmariadb", "default-libmysqlclient-dev pkg-config"),
+    (r"ffi\.h|libffi", "libffi-dev"),
+    (r"openssl/|libssl", "libssl-dev"),
+    (r"ldap\.h|lber\.h|sasl", "libldap-dev libsasl2-dev"),
+    (r"xmlsec", "libxmlsec1-dev pkg-config"),
+    (r"jpeg|jpeglib", "libjpeg-dev zlib1g-dev"),
+    (r"gdal", "libgdal-dev"),
+    (r"cairo", "libcairo2-dev pkg-config"),
+    (r"pkg-config|pkgconf", "pkg-config"),
+    (r"cargo|rustc|rust toolchain", "cargo"),
+    (r"cmake", "cmake"),
+)
+
+# What people most often have to do when a step gives up, by what it says.
+ADVICE = (
+    (
+        r"No space left on device|Disk quota exceeded",
+        "The disk is full: look what fills it. playbooks/releases.yml lists the releases that could be removed;"
+        " a lower django_keep_releases counts from the next switch on.",
+    ),
+    (
+        r"(?i)git executable not found|cannot find command 'git'",
+        "Name git in django_system_packages, and run site.yml.",
+    ),
+    (
+        r"Permission denied \(publickey|Host key verification failed",
+        "A package comes from git by SSH: write a key that opens it as django_build_git_key, or fetch it by https with"
+        " a token (docs/project.md).",
+    ),
+    (
+        r"(?i)hash(es)? mismatch|do not match the hashes",
+        "A package is not the one that was locked: lock again, or ask why.",
+    ),
+    (
+        r"(?is)^install.*(dns error|connect(ion)? error|timed out|unreachable|refused)",
+        "The package index does not answer from the host.",
+    ),
+    (
+        r"(?i)requires-python|requires python|a different python",
+        "The project asks for another Python than the host has.",
+    ),
+    (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
+    (r"Read-only file system", WRITES),
+    (r"No module named", "Require the package that has it."),
+    (
+        r"(?i)could not find the (gdal|geos|proj) library",
+        "GeoDjango needs it: write django_system_packages: [gdal-bin], which brings all three, and run site.yml.",
+    ),
+    (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
+)
+
+
+def advice_for(complaint: str) -> str:
+    """What to do when a step gives up, if that is known."""
+    if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
+        found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
+        if found:
+            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *found]).split())
+            compiled = "psycopg[binary] or psycopg2-binary, which are compiled"
+            return (
+                "A package is being compiled, as its index has no wheel for this Python: write"
+                f" django_system_packages: [{', '.join(packages)}], with the headers of what it wraps, and run"
+                f" site.yml; or require {compiled if 'pg_config' in complaint else 'a version that has a wheel'}."
+            )
+    return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")

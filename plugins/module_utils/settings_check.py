@@ -1,0 +1,192 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the settings of a project have to change before its release can go live."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
+
+# An empty folder is kept in git by one of these.
+PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there except what keeps an empty folder in git."""
+    if path.is_dir():
+        return not {entry.name for entry in path.iterdir()} - PLACEHOLDERS
+    return not os.path.lexists(path)
+
+
+@dataclass
+class Settings:
+    """The facts that project_scripts.examine reports, the options of the module, and the folders of the release."""
+
+    facts: dict
+    options: dict
+    code: Path
+    project: Path
+    static: Path
+    shared: Path
+
+    def findings(self) -> list[str]:
+        """What is unsafe, loses data, or leaves visitors without files."""
+        static_url = self.facts["static_url"] if self.facts["collects"] else ""
+        media_url = self.facts["media_url"] if self.facts["media_root"] else ""
+        return [
+            *self.unsafe(),
+            *self.wrong_url("STATIC_URL", static_url, "static_url"),
+            *self.wrong_url("MEDIA_URL", media_url, "media_url"),
+            *self.static_findings(),
+            *self.media_findings(),
+            *self.storage_findings(),
+            *self.sharing_findings(),
+        ]
+
+    def warnings(self, application: str) -> Iterator[str]:
+        facts = self.facts
+        if facts["key"]:
+            yield f"{facts['module']} does not use the SECRET_KEY of its environment"
+        if facts["others"]:
+            yield f"migrations are applied to the database 'default' only, not to {', '.join(facts['others'])}"
+        for field in filter(self.is_unused, facts["stored"]):
+            yield (
+                f"MEDIA_ROOT is not set, so nothing can be uploaded to {field}; read it:"
+                " MEDIA_ROOT = os.environ['MEDIA_ROOT']"
+            )
+        # Under ASGI each request has a thread of its own, and leaves the connection behind that it keeps.
+        if "asgi" in application and facts["kept"]:
+            yield (
+                f"CONN_MAX_AGE is not 0 for {', '.join(facts['kept'])}: under ASGI each request would leave its"
+                " connection behind until PostgreSQL takes no more; read it from the environment, and set it to 0 in"
+                " django_env"
+            )
+
+    def unsafe(self) -> Iterator[str]:
+        facts = self.facts
+        if facts["debug"]:
+            yield (
+                "DEBUG is on under DEBUG=False; read it: DEBUG = os.environ.get('DEBUG') == 'True',"
+                " or set django_settings_module to the settings for production"
+            )
+        advice = "read it: SECRET_KEY = os.environ['SECRET_KEY']"
+        if facts.get("changing_key"):
+            yield f"SECRET_KEY is another one at each start, so that each would end all sessions; {advice}"
+        elif facts["weak_key"]:
+            yield f"SECRET_KEY is none of the environment's, and one that can be guessed; {advice}"
+        for database in facts["sqlite"]:
+            yield (
+                f"the database is SQLite in {database}, where its rows would be lost;"
+                f" read DATABASE_URL, for example with dj_database_url.config(){self.parts_of_database()}"
+            )
+        if not facts["answers"]:
+            yield (
+                f"ALLOWED_HOSTS is {facts['hosts']}, without {self.options['host']};"
+                " read it: ALLOWED_HOSTS = os.environ['ALLOWED_HOSTS'].split(',')"
+            )
+
+    def parts_of_database(self) -> str:
+        """For a project that reads no DATABASE_URL; the address of a database on another host is in a file."""
+        if len(self.facts["parts"]) < 3:
+            return ""
+        return (
+            ", or give the project the parts by django_env, under the names that it reads:"
+            " host {PGHOST}, name {PGDATABASE}, user {PGUSER}, password and port empty"
+        ).format(**self.facts["parts"])
+
+    def wrong_url(self, setting: str, value: str, option: str) -> Iterator[str]:
+        wanted = self.options[option]
+        if value and not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
+            yield (
+                f"{setting} is {value!r}, but the site serves {wanted!r};"
+                f" set django_{option}: /{value.lstrip('/')} and run site.yml"
+            )
+
+    @property
+    def static_root(self) -> Path | None:
+        """Where the static files really are, without dots and links; None where another server has them."""
+        root = Path(os.path.realpath(self.facts["static_root"])) if self.facts["static_root"] else None
+        if urlsplit(self.facts["static_url"]).netloc and (root is None or not root.is_dir()):
+            # Another server has the files, such as S3.
+            return None
+        return root
+
+    @property
+    def serves_static(self) -> bool:
+        on_another_server = urlsplit(self.facts["static_url"]).netloc and self.static_root is None
+        return not on_another_server and (self.facts["collects"] or not self.options["collectstatic"])
+
+    def static_findings(self) -> Iterator[str]:
+        if not self.serves_static:
+            return
+        root = self.static_root
+        static, code = (Path(os.path.realpath(place)) for place in (self.static, self.code))
+        if root is None or (root != static and not root.is_relative_to(code)):
+            yield (
+                f"STATIC_ROOT is {self.facts['static_root']!r}, so the static files have no place in the release;"
+                " read it: STATIC_ROOT = os.environ['STATIC_ROOT']"
+            )
+        elif not self.options["collectstatic"] and not any(root.glob("*")):
+            yield (
+                f"STATIC_ROOT is {self.facts['static_root']!r}, where nothing is; with django_collectstatic: false it"
+                " is a folder of the source that has all static files"
+            )
+
+    @property
+    def media_inside(self) -> Path | None:
+        """The folder of uploads, if it is inside the source."""
+        root = Path(os.path.realpath(self.facts["media_root"]))
+        inside = self.facts["media_root"] and root.is_relative_to(os.path.realpath(self.code))
+        return root if inside and not root.is_relative_to(os.path.realpath(self.options["media"])) else None
+
+    def media_findings(self) -> Iterator[str]:
+        media_root = self.facts["media_root"]
+        if not media_root or self.media_inside:
+            return
+        if not Path(os.path.realpath(media_root)).is_relative_to(os.path.realpath(self.options["media"])):
+            yield (
+                f"MEDIA_ROOT is {media_root}, where the site may not write; set django_media_root: {media_root}, or"
+                " read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
+            )
+
+    def is_unused(self, field: str) -> bool:
+        """Whether a field has the default place of FileField, as in an app of which the project uses other parts."""
+        location = Path(os.path.realpath(self.facts["stored"][field]))
+        return not self.facts["media_root"] and location == self.project.resolve()
+
+    def storage_findings(self) -> Iterator[str]:
+        """Files that a project keeps elsewhere than among its uploads."""
+        writable = [self.options["media"], self.shared, self.facts["media_root"] or "/nowhere"]
+        code = os.path.realpath(self.code)
+        for field, location in self.facts["stored"].items():
+            real = Path(os.path.realpath(location))
+            if self.is_unused(field) or any(real.is_relative_to(os.path.realpath(place)) for place in writable):
+                continue
+            inside = real.is_relative_to(code)
+            name = real.relative_to(code) if inside else f"a folder of the source, such as {real.name}"
+            told = f"[{name}]" if inside else f"{name}, and django_shared_paths: [{real.name}]"
+            yield (
+                f"{field} is kept in {real}, where the site may not write; write "
+                + (f"django_shared_paths: {told}" if inside else f"it into {told}")
+            )
+
+    def sharing_findings(self) -> Iterator[str]:
+        """Files that one of several hosts takes and the others have to serve."""
+        if not self.options["several"]:
+            return
+        if self.options["shared_paths"] and not is_shared(str(self.shared)):
+            yield (
+                "django_shared_paths would be kept on the host that writes them, and the site has several; mount a"
+                f" network file system at {self.shared} on all app hosts"
+            )
+        if self.facts["stored"] and not is_shared(self.options["media"]):
+            yield (
+                f"{', '.join(self.facts['stored'])} would be kept on the host that takes it, and the site has several;"
+                " keep uploads elsewhere, as by django-storages with S3 in STORAGES, or mount a network file system"
+                f" at {self.options['media']} on all app hosts"
+            )
