@@ -1,0 +1,49 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The documentation, as far as a program can read it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md"), ROOT / "benchmarks/README.md"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings, as forges make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"\w+:", target):
+            continue
+        path, _sign, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_every_page_is_reached_from_the_readme(page):
+    assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.yml")), ids=lambda example: example.name)
+def test_example_deploys_with_what_the_deployer_takes(example):
+    yaml.safe_load(example.read_text())
+    command = re.search(r"git archive --format=tar\.gz HEAD \| ssh .*\bshop-deploy@\S+ (\w+) \S+$", flat(example), re.M)
+    assert command[1] == "deploy"
+    assert f"({example.relative_to(ROOT)})" in (ROOT / "docs/deploy.md").read_text().replace("../", "")
+
+
+def flat(example: Path) -> str:
+    """The text with folded lines joined."""
+    return re.sub(r"\n\s+(?=shop-deploy@)", " ", example.read_text())
