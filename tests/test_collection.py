@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.runs import ROOT
 
-ROLES = ("host", "postgres", "django", "gunicorn", "deployer", "letsencrypt", "nginx")
-MODULES = ("claim", "config_files", "unit", "lock", "release", "releases", "migrate", "switch", "check_inventory")
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
 
 
 @pytest.fixture(scope="module")

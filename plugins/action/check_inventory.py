@@ -40,13 +40,12 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         spec = {
-            "roles": {"type": "list", "elements": "str", "required": True},
             "groups": {"type": "list", "elements": "str", "default": list(GROUPS)},
             "deploys": {"type": "bool", "default": True},
             "source": {"type": "path"},
         }
         _result, arguments = self.validate_argument_spec(spec)
-        case = self.case(arguments["roles"], task_vars or {})
+        case = self.case(task_vars or {})
         case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
         if arguments["source"]:
             where = "source"
@@ -60,8 +59,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("\n".join([f"{count} in the {where}:", *found]))
         return {**result, "changed": False}
 
-    def case(self, roles: list[str], variables: dict[str, Any]) -> Case:
-        specs = read_specs(roles)
+    def case(self, variables: dict[str, Any]) -> Case:
+        specs = read_specs()
         values, failed = settle(self._templar, variables, specs)
         # With a comma it is a list of hosts.
         sources = tuple(source for source in context.CLIARGS["inventory"] if "," not in source)

@@ -18,11 +18,6 @@ description:
     nothing to do.
   - A value that is made of C(ansible_facts) is not judged, as the host has told nothing yet.
 options:
-  roles:
-    description: Roles of this collection whose variables are judged.
-    type: list
-    elements: str
-    required: true
   groups:
     description: The run needs a host of one of these groups.
     type: list
@@ -54,7 +49,7 @@ author:
 EXAMPLES = r"""
 - name: Refuse variables that cannot work
   django_vps.stack.check_inventory:
-    roles: [postgres, django, gunicorn, letsencrypt, nginx]
+    groups: [app]
 """
 
 RETURN = r"""#"""

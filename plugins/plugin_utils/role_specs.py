@@ -33,10 +33,14 @@ def read(document: Path) -> Any:
     return yaml_load(document.read_text(encoding="utf-8"))
 
 
-def read_specs(roles: list[str]) -> dict[str, dict]:
+def roles() -> list[str]:
+    return sorted(path.name for path in (COLLECTION / "roles").iterdir())
+
+
+def read_specs() -> dict[str, dict]:
     """The variables of the site and of the roles' entry points, each with its check."""
     specs: dict[str, dict] = {name: {**spec, "check": build_check(SITE_CHECKS[name])} for name, spec in SITE.items()}
-    for role in roles:
+    for role in roles():
         document = read(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")
         for entry in document["argument_specs"].values():
             for name, spec in entry.get("options", {}).items():
@@ -56,8 +60,7 @@ def read_checks(role: str) -> dict[str, Any]:
 @functools.cache
 def names_of(relation: str) -> tuple:
     """The entries of one of the lists in the roles' checks."""
-    checks = (read_checks(path.parents[1].name) for path in sorted(COLLECTION.glob("roles/*/meta/checks.yml")))
-    return tuple(entry for each in checks for entry in each.get(relation, ()))
+    return tuple(entry for role in roles() for entry in read_checks(role).get(relation, ()))
 
 
 @functools.cache

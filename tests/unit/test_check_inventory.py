@@ -26,6 +26,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import
     read_checks,
     read_specs,
     read_wiring,
+    roles,
 )
 from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import settle
 from cryptography import x509
@@ -33,7 +34,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 ROOT = Path(__file__).parent.parent.parent
-ROLES = ["host", "postgres", "django", "valkey", "gunicorn", "deployer", "letsencrypt", "nginx"]
 LOADER = DataLoader()
 KEY = "k3y-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
 GOOD = {
@@ -57,7 +57,7 @@ def generated_key(passphrase: bytes = b"") -> str:
     return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
 
 
-SPECS = read_specs(ROLES)
+SPECS = read_specs()
 BOUND = read_wiring(SPECS)
 
 
@@ -1109,7 +1109,7 @@ def test_every_text_has_a_check_and_every_type_a_variable():
         name for name, spec in SPECS.items() if spec["type"] != "bool" and not spec.get("choices") and name not in BOUND
     }
     assert texts - {name for name, spec in SPECS.items() if "check" in spec} == by_choice_or_file
-    checks = [check for role in ROLES for check in read_checks(role)["variables"].values()]
+    checks = [check for role in roles() for check in read_checks(role)["variables"].values()]
     checks += [
         entry for check in (*checks, *SITE_CHECKS.values()) if "entries" in check for entry in check["entries"].values()
     ]
