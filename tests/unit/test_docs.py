@@ -36,6 +36,16 @@ def test_every_page_is_reached_from_the_readme(page):
     assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
 
 
+TEXTS = [*PAGES, *ROOT.glob("roles/*/meta/*.yml"), *ROOT.glob("roles/*/defaults/main.yml")]
+#: Words for which docs/glossary.md or the manual of the tool has a term.
+OLD_WORDS = re.compile(r"\b(somebody|nobody|whoever|meanwhile|mend(s|ed)?)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(text.relative_to(ROOT)))
+def test_what_users_read_has_the_terms_of_the_glossary(text):
+    assert not OLD_WORDS.findall(text.read_text())
+
+
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.yml")), ids=lambda example: example.name)
 def test_example_deploys_with_what_the_deployer_takes(example):
     yaml.safe_load(example.read_text())
