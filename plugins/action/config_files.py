@@ -1,15 +1,17 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Log in once more, as this play does, before changes may stay that decide who can."""
+"""Render the templates of the files, and log in once more before changes of who can log in become permanent."""
 
 from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import connection_loader
+from ansible.template import trust_as_template
 
 # In front of those of the user, as ssh takes the first of two.
 OWN = "-o ControlMaster=no -o ControlPath=none -o ControlPersist=no -o ConnectTimeout=5 "
@@ -24,6 +26,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
+        if isinstance(files := self._task.args.get("files"), list):
+            self._task.args["files"] = [self.rendered(spec) for spec in files]
         done = self.module(task_vars)
         if done.pop("prove", False):
             refusal = self.try_to_log_in()
@@ -36,6 +40,19 @@ class ActionModule(ActionBase):
                 after = {"failed": True, "msg": f"With these settings nobody can log in: {refusal}\n{back}"}
             done |= {name: after[name] for name in ("failed", "msg") if name in after}
         return {**result, **done}
+
+    def rendered(self, spec: Any) -> Any:
+        """A file with `content` in the place of `template`; what is no file is left to the module."""
+        if not isinstance(spec, dict) or "template" not in spec:
+            return spec
+        if "content" in spec:
+            raise AnsibleActionFail(f"{spec.get('path')}: content and template exclude each other")
+        spec, name = dict(spec), spec["template"]
+        del spec["template"]
+        if spec.get("state", "file") == "file":
+            lookup = f"{{{{ lookup('ansible.builtin.template', {str(name)!r}) }}}}"
+            spec["content"] = self._templar.template(trust_as_template(lookup))
+        return spec
 
     def module(self, task_vars: dict, **more) -> dict:
         arguments = {**self._task.args, **more}

@@ -25,6 +25,8 @@ FILE = {
     "path": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["file", "directory", "link", "absent"]},
     "content": {"type": "str"},
+    # The action plugin makes content of it.
+    "template": {"type": "path"},
     "target": {"type": "str"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},

@@ -36,7 +36,7 @@ options:
         required: true
       state:
         description:
-          - V(file) needs O(files[].content) and V(link) needs O(files[].target).
+          - V(file) needs O(files[].content) or O(files[].template), and V(link) needs O(files[].target).
           - V(absent) removes a file, a link, or a folder with nothing in it, and minds no other
             option.
           - Without it, O(files[].target) makes it V(link) and O(files[].content) makes it V(file).
@@ -46,8 +46,13 @@ options:
         choices: [file, directory, link, absent]
       content:
         description:
-          - Exactly what the file shall hold, usually from P(ansible.builtin.template#lookup).
+          - Exact content of the file.
         type: str
+      template:
+        description:
+          - Template on the controller to make the content of, found as P(ansible.builtin.template#module) finds it.
+            Excludes O(files[].content). Not rendered with another O(files[].state) than V(file).
+        type: path
       target:
         description: What the symbolic link shall point at. It need not exist.
         type: str
@@ -166,7 +171,7 @@ EXAMPLES = r"""
   django_vps.stack.config_files:
     files:
       - path: /etc/nginx/conf.d/shop.conf
-        content: "{{ lookup('ansible.builtin.template', 'conf.d/shop.conf.j2') }}"
+        template: conf.d/shop.conf.j2
       - path: /etc/nginx/sites-enabled/shop
         target: ../sites-available/shop
       - path: /etc/nginx/sites-enabled/default
@@ -181,7 +186,7 @@ EXAMPLES = r"""
   django_vps.stack.config_files:
     files:
       - path: /etc/shop/env
-        content: "{{ lookup('ansible.builtin.template', 'env.j2') }}"
+        template: env.j2
         mode: "0600"
         secret: true
 

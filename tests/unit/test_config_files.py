@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import grp
 import hashlib
+import json
 import os
 import pwd
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.django_vps.stack.plugins.action.config_files import ActionModule
 from ansible_collections.django_vps.stack.plugins.module_utils import files as config_files
 from ansible_collections.django_vps.stack.plugins.module_utils.files import Refused, beside, run
 
+ROOT = Path(__file__).parents[2]
 ME = {"owner": pwd.getpwuid(os.geteuid())[0], "group": grp.getgrgid(os.getegid())[0]}
 UNSET = {"state": None, "content": None, "target": None, "mode": None, "secret": False, "pristine": None}
 YES, NO = ["true"], ["false"]
@@ -345,3 +350,26 @@ pathlib.Path({str(etc / "ended")!r}).touch()
         run([entry(etc / "a", content="a")], ["test", "-e", str(etc / "ended")])
     # Anybody who can open it can lock it.
     assert lock.stat().st_mode & 0o777 == 0o600
+
+
+def test_template_becomes_the_content(tmp_path):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/site.conf.j2").write_text("server_name {{ site_name }};\n")
+    wished = [
+        {"path": f"{tmp_path}/{{{{ site_name }}}}.conf", "template": "site.conf.j2", **ME},
+        {"path": f"{tmp_path}/gone.conf", "template": "none.j2", "state": "absent"},
+    ]
+    task = {"django_vps.stack.config_files": {"files": wished}, "vars": {"site_name": "shop"}}
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    argv = [f"{Path(sys.executable).parent}/ansible-playbook", "play.yml", "-i", "localhost,"]
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")}
+    python = ["-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run([*argv, *python], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "shop.conf").read_text() == "server_name shop;\n"
+
+
+def test_template_beside_content_is_refused():
+    with pytest.raises(AnsibleActionFail, match="/etc/x: content and template exclude each other"):
+        ActionModule.rendered(None, {"path": "/etc/x", "content": "a", "template": "site.conf.j2"})
