@@ -22,6 +22,8 @@ def told(groups: dict[str, str], host: str, **facts) -> dict:
             "site_name": name.partition("-")[2] or "shop",
             "site_domains": ["shop.example.com", "www.shop.example.com"],
             "host_address": f"10.0.0.{number}",
+            "gunicorn_workers": 0,
+            "__claim": {"processors": 2},
             **facts.get(name, {}),
         }
         for number, name in enumerate(everybody, 1)
@@ -63,6 +65,12 @@ def test_on_several_hosts_each_part_comes_to_the_next():
     assert seen["__peers"] == [*(f"10.0.0.{number}" for number in (6, 7, 1, 3, 4, 5))]
     assert not seen["__at_home"]
     assert seen["__front"] == ""
+
+
+def test_workers_are_counted_as_gunicorn_sizes_itself():
+    # At least two a host, so that one more than the processors is enough.
+    assert told(SPREAD, "db1", app2={"__claim": {"processors": 4}})["__workers"] == 3 + 5 + 3
+    assert told(SPREAD, "db1", db1={"gunicorn_workers": 6})["__workers"] == 18
 
 
 def test_web_server_has_the_site_by_the_first_of_its_names():
