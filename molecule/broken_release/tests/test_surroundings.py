@@ -145,7 +145,7 @@ def used(site, what: str) -> int:
 
 def test_a_folder_that_is_not_there_is_refused_before_the_host_is_spoken_to(refused):
     run = refused("/nowhere/shop", "/nowhere/shop")
-    assert "Keep other runs out" not in run.output
+    assert "Lock the site" not in run.output
 
 
 def test_an_archive_that_was_cut_short_is_refused(project, refused, tmp_path):
