@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
+from support import network
 from support.container import host_of
 from support.durations import pytest_runtest_protocol  # noqa: F401
 
@@ -43,6 +44,10 @@ for first in range(1, 65536, 13107):
         one.close()
 print(json.dumps(found))
 """
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(network)
 
 
 @dataclass
