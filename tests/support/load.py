@@ -55,6 +55,8 @@ PATIENCE = 30
 LATE = 1
 # Failures and late requests that are told one by one.
 TOLD, TOLD_LATE = 20, 1000
+# Requests of one load that may meet a reload of nginx.
+MET_A_RELOAD = 2
 # Seconds by which the whole seconds of a journal, and the writing of its line, may differ from the switch.
 SLACK = 2
 
@@ -114,6 +116,17 @@ def went_back(seen: list[dict], journal: list[dict]) -> list[dict]:
         if not all(release in live for release in connection["releases"]):
             unexplained.append(connection)
     return unexplained
+
+
+def apart_from_reloads(failures: list[dict]) -> list[dict]:
+    """Of `failures`, what reloads of nginx do not explain.
+
+    A reload closes the connections on which nothing is asked. A visitor whose request is sent at that very moment gets
+    no answer, and asks again on a new connection, as browsers do by themselves. With nginx from 1.27.4 on,
+    `keepalive_min_timeout` would avoid it. No deploy reloads nginx.
+    """
+    met = [each for each in failures if (each["connection"], each["cause"]) == ("kept", "closed without an answer")]
+    return [each for each in failures if each not in met[:MET_A_RELOAD]]
 
 
 class Unanswered(Exception):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 import pytest
 from support import load
-from support.load import Load, went_back
+from support.load import MET_A_RELOAD, Load, apart_from_reloads, went_back
 
 NAME = "shop.example.test"
 
@@ -143,6 +143,21 @@ def test_a_request_without_a_whole_answer_is_a_failure_even_on_a_kept_connection
     assert causes(result) == {cause}
     assert {failure["connection"] for failure in result["failures"]} == {"kept"}
     assert result["requests"] == result["errors"] + result["statuses"]["200"]
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        ({}, 1),
+        ({"connection": "new"}, MET_A_RELOAD + 1),
+        ({"cause": "closed amid the answer"}, MET_A_RELOAD + 1),
+        ({"cause": "status 502: "}, MET_A_RELOAD + 1),
+    ],
+)
+def test_a_reload_explains_few_requests_and_those_on_kept_connections_alone(change, left):
+    met = {"connection": "kept", "cause": "closed without an answer"}
+    failures = [{"at": second, **met, **change} for second in range(MET_A_RELOAD + 1)]
+    assert apart_from_reloads(failures) == failures[-left:]
 
 
 @pytest.mark.parametrize("headers", [(), ("Connection: close",)], ids=["silently", "announced"])
