@@ -24,7 +24,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils import (
     source_checks,
 )
 from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import problems
-from ansible_collections.django_vps.stack.plugins.plugin_utils.host_checks import AGREED, HOST_WIDE, ONE_SITE
+from ansible_collections.django_vps.stack.plugins.plugin_utils.host_checks import AGREED, FOLDERS, HOST_WIDE, ONE_SITE
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, Case
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, read_wiring
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_project
@@ -97,10 +97,8 @@ class ActionModule(ActionBase):
     def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
         here = self.address(variables)
         names = (
-            *ONE_SITE,
-            *("nginx_domains", "django_media_root", "django_config_dir"),
+            *(*ONE_SITE, *FOLDERS, *HOST_WIDE, "nginx_domains", "valkey_port"),
             *("letsencrypt_share_port", "letsencrypt_directory_url", "letsencrypt_eab_kid"),
-            *("valkey_port", *HOST_WIDE),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),
         )
         for other, theirs in self.others(variables):

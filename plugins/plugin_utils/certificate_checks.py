@@ -7,10 +7,8 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Iterator
-from typing import Any
 
-from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_file
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file, domains
 
 with contextlib.suppress(ImportError):
     # ansible-core brings it, though not to the import test of ansible-test.
@@ -125,12 +123,6 @@ def check_ca_files(case: Case) -> Iterator[Problem]:
     for path in case.values.get("host_ca_certificates", ()):
         if not case.find_file(path):
             yield Problem("host_ca_certificates", "expected a file on the controller", "write the path of one", path)
-
-
-def domains(values: dict[str, Any], name: str) -> list[str]:
-    """Those of a list that is one, whatever else may be wrong with it."""
-    found = values.get(name)
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def said_as(case: Case, name: str) -> str:

@@ -12,6 +12,8 @@ of a type, one of TYPES, or a dictionary:
     managed     for the types `setting`, `header` and `directive`: names that the stack sets, each with the variable
                 to set instead, if there is one
     entries     for a list of dictionaries: the check of each option
+    several_lines
+                true where the value may have more than one
     example     a value to write
     fix         what to write, where "write one such as" the example is not enough
 
@@ -103,6 +105,7 @@ MANAGED_TYPES: dict[str, Callable[[Mapping[str, Any]], Rule]] = {
 class Check:
     rule: Rule = no_rule
     example: str = ""
+    several_lines: bool = False
     entries: Mapping[str, Check] = field(default_factory=dict)
 
 
@@ -118,7 +121,7 @@ def build_check(data: str | dict[str, Any]) -> Check:
     if kind in MANAGED_TYPES:
         return Check(MANAGED_TYPES[kind](data), example)
     if kind:
-        return Check(TYPES[kind], example)
+        return Check(TYPES[kind], example, data.get("several_lines", False))
     if "range" in data:
         return Check(between(*data["range"]), example)
     fix = data.get("fix", f"write one such as {example}")

@@ -21,8 +21,6 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types impor
 
 #: What is typed for one run, as -e name=true, and so arrives as a text.
 TYPED = words("django_force_release django_allow_breaking_migrations")
-#: May have several lines.
-OF_LINES = {"django_build_git_key"}
 #: What the playbooks take from the command line, beside the variables of roles.
 OF_PLAYBOOKS = words("release host maintenance")
 
@@ -83,7 +81,7 @@ def judge_value(name: str, value: Any, spec: dict, check: Check) -> Iterator[Pro
         yield from judge_list(name, value, spec, check)
     elif kind == "dict":
         yield from judge_dict(name, value, check.rule)
-    elif refusal := unclean(value, several_lines=name in OF_LINES) or wrong_choice(value, spec):
+    elif refusal := unclean(value, several_lines=check.several_lines) or wrong_choice(value, spec):
         yield Problem(name, *refusal, value)
     elif value == "":
         if spec.get("default") != "":

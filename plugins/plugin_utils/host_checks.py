@@ -7,8 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from ansible_collections.django_vps.stack.plugins.plugin_utils.certificate_checks import domains
-from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, domains
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import names_of
 
 #: What two sites on one host must not share.

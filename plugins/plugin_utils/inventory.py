@@ -104,6 +104,17 @@ class Case:
         )
 
 
+def check_file(case: Case, name: str) -> Iterator[Problem]:
+    if not case.find_file(case.values[name]):
+        yield Problem(name, "expected a file on the controller", "write the path of one", case.values[name])
+
+
+def domains(values: dict[str, Any], name: str) -> list[str]:
+    """Those of a list that is one, whatever else may be wrong with it."""
+    found = values.get(name)
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
 def shown(value: Any, most: int = 60) -> str:
     """The value in short, without the credentials of an address, and without what is set to a name of a secret."""
     text = re.sub(r"//.*@", "//…@", repr(value))

@@ -34,7 +34,8 @@ def read(document: Path) -> Any:
 
 
 def roles() -> list[str]:
-    return sorted(path.name for path in (COLLECTION / "roles").iterdir())
+    # In a clone, people and ansible-galaxy put roles of their own beside these.
+    return sorted(path.parents[1].name for path in COLLECTION.glob("roles/*/meta/checks.yml"))
 
 
 def read_specs() -> dict[str, dict]:
@@ -53,6 +54,7 @@ def read_specs() -> dict[str, dict]:
     return specs
 
 
+@functools.cache
 def read_checks(role: str) -> dict[str, Any]:
     return read(COLLECTION / "roles" / role / "meta" / "checks.yml")
 

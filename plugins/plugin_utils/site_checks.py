@@ -7,14 +7,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from ansible_collections.django_vps.stack.plugins.plugin_utils.certificate_checks import domains
-from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file, domains
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
     headers_of_nginx,
     names_of,
     reserved_connections,
 )
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_file
 
 
 def check_required_together(case: Case) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
-from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file
 from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ADDRESS
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, from_archive, selection
 
@@ -120,11 +120,6 @@ def unpack_texts(archive: Path, folder: Path) -> None:
 def check_pre_migrate_tasks(case: Case) -> Iterator[Problem]:
     if case.values.get("django_pre_migrate_tasks") and case.plays("django"):
         yield from check_file(case, "django_pre_migrate_tasks")
-
-
-def check_file(case: Case, name: str) -> Iterator[Problem]:
-    if not case.find_file(case.values[name]):
-        yield Problem(name, "expected a file on the controller", "write the path of one", case.values[name])
 
 
 #: In the order of their messages.

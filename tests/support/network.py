@@ -16,7 +16,7 @@ TRIES = 4
 
 
 def interfaces() -> list[tuple[int, str]]:
-    # A new interface has a number that none had before, so one that comes and goes is noticed by the next.
+    # By number too: an interface that is made again bears a new one.
     return socket.if_nameindex()
 
 

@@ -17,6 +17,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.action.check_inventory import CROSS_CHECKS
+from ansible_collections.django_vps.stack.plugins.plugin_utils import role_specs
 from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import MANAGED_TYPES, TYPES
 from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import OF_PLAYBOOKS, problems
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case
@@ -1124,6 +1125,14 @@ def test_relations_name_variables(relation):
     names = [name for entry in names_of(relation) for name in ([entry] if isinstance(entry, str) else entry)]
     assert names
     assert set(names) <= SPECS.keys()
+
+
+def test_roles_of_others_in_the_folder_are_let_alone(tmp_path, monkeypatch):
+    for path in ("nginx/meta/checks.yml", "somebodys.nginx/meta/main.yml", ".DS_Store"):
+        (tmp_path / "roles" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "roles" / path).touch()
+    monkeypatch.setattr(role_specs, "COLLECTION", tmp_path)
+    assert roles() == ["nginx"]
 
 
 def test_all_that_has_no_default_is_either_the_inventorys_or_handed_over_by_the_playbook():

@@ -104,10 +104,8 @@ def title(mark) -> str:
 
 def submit(browser, form: str, **fields) -> None:
     """Fill in the form as a visitor does, send it, and wait for the next page."""
-    panels = WebDriverWait(browser, 20).until(
-        lambda driver: driver.find_elements(By.ID, form), f"no {form} in {browser.current_url}"
-    )
-    old, panel = browser.find_element(By.TAG_NAME, "html"), panels[0]
+    old = browser.find_element(By.TAG_NAME, "html")
+    panel = browser.find_element(By.ID, form)
     for name, value in fields.items():
         panel.find_element(By.NAME, name).send_keys(str(value))
     panel.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
