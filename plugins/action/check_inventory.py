@@ -97,7 +97,7 @@ class ActionModule(ActionBase):
     def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
         here = self.address(variables)
         names = (
-            *(*ONE_SITE, *FOLDERS, *HOST_WIDE, "nginx_domains", "valkey_port"),
+            *(*ONE_SITE, *FOLDERS, *HOST_WIDE, "site_domains", "valkey_port"),
             *("letsencrypt_share_port", "letsencrypt_directory_url", "letsencrypt_eab_kid"),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),
         )
@@ -109,7 +109,7 @@ class ActionModule(ActionBase):
         site = self.plain(variables, "site_name")
         for other, theirs in self.others(variables):
             if site and self.plain(theirs, "site_name") == site:
-                yield other, settle(self._templar, theirs, specs, ("host_address", *AGREED))[0]
+                yield other, settle(self._templar, theirs, specs, ("site_address", *AGREED))[0]
 
     def others(self, variables) -> Iterator[tuple[str, dict]]:
         names = {host for group in GROUPS for host in variables["groups"].get(group, ())}

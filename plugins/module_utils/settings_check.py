@@ -150,7 +150,7 @@ class Settings:
             return
         if not Path(os.path.realpath(media_root)).is_relative_to(os.path.realpath(self.options["media"])):
             yield (
-                f"MEDIA_ROOT is {media_root}, where the site may not write; set django_media_root: {media_root}, or"
+                f"MEDIA_ROOT is {media_root}, where the site may not write; set site_media_root: {media_root}, or"
                 " read it: MEDIA_ROOT = os.environ['MEDIA_ROOT']"
             )
 

@@ -34,8 +34,8 @@ options:
     elements: str
     default: []
 notes:
-  - Besides the files of other sites the host itself is checked for the folders C(django_home), C(django_media_root) and
-    C(django_config_dir), and for C(site_domains), C(django_user), C(gunicorn_service) and C(postgres_database).
+  - Besides the files of other sites the host itself is checked for the folders C(site_home), C(site_media_root) and
+    C(site_config_dir), and for C(site_domains), C(site_user), C(site_service) and C(site_database).
 attributes:
   check_mode:
     support: full
@@ -53,16 +53,20 @@ EXAMPLES = r"""
     site: shop
     claims:
       site_domains: [shop.example.com]
-      django_home: [/srv/shop]
-      django_user: [shop]
+      site_home: [/srv/shop]
+      site_user: [shop]
 """
 
 RETURN = r"""
 former_services:
-  description: Names of other units that start the live release in C(django_home), of an earlier C(gunicorn_service).
+  description: Names of other units that start the live release in C(site_home), of an earlier C(site_service).
   returned: success
   type: list
   elements: str
+is_serving:
+  description: Whether the site has a live release in C(site_home).
+  returned: success
+  type: bool
 processors:
   description: Number of processors that programs of the host may use, which the workers of the site are sized by.
   returned: success
@@ -99,12 +103,12 @@ OF_SERVICE = re.compile(r"^Description=(?:The live release|Release %i|Socket of 
 
 #: For each folder the entries that only a site of this collection has, and those that may exist before it.
 OWN = {
-    "django_home": ({"releases"}, {"media", "shared", "static"}),
-    "django_config_dir": (
+    "site_home": ({"releases"}, {"media", "shared", "static"}),
+    "site_config_dir": (
         {"secret_key", "env", "tls", "database_password", "gunicorn.conf.py", "closed"},
         {"pgpass", "pg_service.conf", "valkey_password"},
     ),
-    "django_media_root": (set(), set()),
+    "site_media_root": (set(), set()),
 }
 
 
@@ -142,9 +146,9 @@ class Claim:
         looks: dict[str, Callable[[str, str], str]] = {
             **dict.fromkeys(OWN, self.folder),
             "site_domains": self.domain,
-            "django_user": self.user,
-            "gunicorn_service": self.service,
-            "postgres_database": self.database,
+            "site_user": self.user,
+            "site_service": self.service,
+            "site_database": self.database,
         }
         for name, look in looks.items():
             for value in self.claims.get(name, ()):
@@ -158,13 +162,13 @@ class Claim:
         fix = "Fix: choose another folder, or move this one away and its files into the new one later"
         if not path.is_dir():
             return f"exists and is not a folder. {fix}"
-        if name == "django_media_root" and self.is_own_media(path):
+        if name == "site_media_root" and self.is_own_media(path):
             return ""
         try:
             found = {entry.name for entry in path.iterdir()} - {"lost+found"}
         except OSError as error:
             return f"cannot be read ({error.strerror}). {fix}"
-        if name == "django_home":
+        if name == "site_home":
             # .profile and the like of a user with this home directory.
             found = {entry for entry in found if not entry.startswith(".")}
         marks, allowed = OWN[name]
@@ -175,8 +179,8 @@ class Claim:
 
     def is_own_media(self, path: Path) -> bool:
         """In the home of the site, mounted for it, shared with other app hosts, or owned by the site's user."""
-        in_home = any(path.is_relative_to(home) for home in self.claims.get("django_home", ()))
-        uids = [pwd.getpwnam(user).pw_uid for user in self.claims.get("django_user", ()) if exists(user)]
+        in_home = any(path.is_relative_to(home) for home in self.claims.get("site_home", ()))
+        uids = [pwd.getpwnam(user).pw_uid for user in self.claims.get("site_user", ()) if exists(user)]
         return in_home or path.is_mount() or is_shared(str(path)) or path.stat().st_uid in uids
 
     def domain(self, _name: str, value: str) -> str:
@@ -223,7 +227,7 @@ class Claim:
 
     def former_services(self) -> list[str]:
         """Units with another name that start the live release of this home."""
-        (home,), (service,) = (self.claims.get(name) or [""] for name in ("django_home", "gunicorn_service"))
+        (home,), (service,) = (self.claims.get(name) or [""] for name in ("site_home", "site_service"))
         if not home or not service:
             return []
         others = {path.stem: text_of(path) for path in sorted(UNITS.glob("*.service")) if path.stem != service}
@@ -297,6 +301,7 @@ def settle(module: AnsibleModule, claim: Claim) -> None:
     module.exit_json(
         changed=changed,
         former_services=claim.former_services(),
+        is_serving=any((Path(home) / "current").exists() for home in claim.claims.get("site_home", ())),
         processors=len(os.sched_getaffinity(0)),
         diff=diff if changed else {},
     )

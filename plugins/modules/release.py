@@ -563,7 +563,7 @@ class Build:
             raise StepError(
                 "python",
                 f"{cause}; uv cannot fetch another:\n{error.cause}",
-                "Let the host reach that address (host_environment names a proxy, or UV_PYTHON_INSTALL_MIRROR);"
+                "Let the host reach that address (site_network_environment names a proxy, or UV_PYTHON_INSTALL_MIRROR);"
                 f" or {way_out}.",
             ) from None
 

@@ -20,12 +20,12 @@ OWN_CERTIFICATE = ("letsencrypt_own_certificate", "letsencrypt_own_key")
 
 
 def check_certificate_paths(case: Case) -> Iterator[Problem]:
-    certificate = case.values.get("letsencrypt_certificate")
-    key = case.values.get("letsencrypt_certificate_key")
+    certificate = case.values.get("site_certificate")
+    key = case.values.get("site_certificate_key")
     if certificate and key and posixpath.dirname(certificate) != posixpath.dirname(key):
         yield Problem(
-            "letsencrypt_certificate",
-            "lies in another folder than letsencrypt_certificate_key",
+            "site_certificate",
+            "lies in another folder than site_certificate_key",
             "write one folder for both",
             certificate,
         )
@@ -77,7 +77,7 @@ def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
     known = names.get_values_for_type(x509.DNSName)
-    for first in domains(case.values, "nginx_domains")[:1]:
+    for first in domains(case.values, "site_domains")[:1]:
         if first not in known and f"*.{first.partition('.')[2]}" not in known:
             advice = (
                 f"request one for the first name of the site, or change that name; it has {', '.join(known) or 'none'}"
@@ -87,10 +87,10 @@ def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
 
 def check_wildcards(case: Case) -> Iterator[Problem]:
     """One stands beside the canonical name, and is proven by a record in the DNS."""
-    for first in domains(case.values, "nginx_domains")[:1]:
+    for first in domains(case.values, "site_domains")[:1]:
         if first.startswith("*."):
             what = "expected the canonical name first, got a wildcard"
-            yield Problem(said_as(case, "nginx_domains"), what, "write the canonical name first", first)
+            yield Problem(said_as(case, "site_domains"), what, "write the canonical name first", first)
             return
     by_dns = case.values.get("letsencrypt_dns_plugin") or case.values.get("letsencrypt_dns_hook")
     if case.values.get("letsencrypt_enabled") is True and not by_dns:

@@ -60,7 +60,7 @@ TYPES: dict[str, Rule] = {
     "full_chain": system.file_named("fullchain.pem"),
     "git_version": project.git_version,
     "home": system.home,
-    "host_address": system.host_address,
+    "site_address": system.site_address,
     "interpreter": project.interpreter,
     "job_name": system.job_name,
     "location": project.LOCATION,

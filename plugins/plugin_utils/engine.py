@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import NO_CHECK, Check
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, OPTIONAL, Case, Problem, Rule
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_renamed
 from ansible_collections.django_vps.stack.plugins.plugin_utils.system_types import job_name
 from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import (
     unclean,
@@ -174,10 +175,14 @@ def check_groups(case: Case) -> Iterator[Problem]:
 
 
 def check_names(case: Case) -> Iterator[Problem]:
-    prefixes = ("site_", *{f"{spec['role']}_" for spec in case.specs.values() if "role" in spec})
+    prefixes = tuple({f"{spec['role']}_" for spec in case.specs.values()})
+    renamed = read_renamed()
     known = [name for name in case.specs if name not in case.bound]
     for name in case.given:
         if name in case.specs or name.startswith(("ansible_", "_")):
+            continue
+        if name in renamed:
+            yield Problem(name, "has another name now", f"write {renamed[name]}")
             continue
         if not name.startswith(prefixes):
             near = meant(name, known) or (meant(name, OF_PLAYBOOKS, 0.8) if name in case.typed - OF_PLAYBOOKS else "")

@@ -11,26 +11,26 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import names_of
 
 #: What two sites on one host must not share.
-ONE_SITE = ("site_name", "django_home", "django_user", "postgres_database", "gunicorn_service")
+ONE_SITE = ("site_name", "site_home", "site_user", "site_database", "site_service")
 #: Folders of a site, of which none may lie in one of another site.
-FOLDERS = ("django_home", "django_media_root", "django_config_dir")
+FOLDERS = ("site_home", "site_media_root", "site_config_dir")
 #: What all hosts of one site have to say the same of.
-AGREED = ("site_name", "site_names_served", *names_of("same_on_all_hosts_of_a_site"))
+AGREED = names_of("same_on_all_hosts_of_a_site")
 #: What a host has once, though a role other than host sets it.
 HOST_WIDE = names_of("same_for_all_sites_of_a_host")
 
 
 def check_host_address(case: Case) -> Iterator[Problem]:
-    if not case.colleagues or "host_address" in case.failed:
+    if not case.colleagues or "site_address" in case.failed:
         return
-    address = case.values.get("host_address")
+    address = case.values.get("site_address")
     if address == "":
         what = f"is not set, and {', '.join(case.colleagues)} of the same site connect to this host"
-        yield Problem("host_address", what, "write the address of the host, preferably in a private network")
-    same = [other for other, values in case.colleagues.items() if address and values.get("host_address") == address]
+        yield Problem("site_address", what, "write the address of the host, preferably in a private network")
+    same = [other for other, values in case.colleagues.items() if address and values.get("site_address") == address]
     if same:
         advice = "write an address that only this host has"
-        yield Problem("host_address", f"is the address of {', '.join(same)} too", advice, address)
+        yield Problem("site_address", f"is the address of {', '.join(same)} too", advice, address)
 
 
 def check_same_on_all_hosts(case: Case) -> Iterator[Problem]:
@@ -55,7 +55,7 @@ def check_valkey(case: Case) -> Iterator[Problem]:
 def check_neighbour_sites(case: Case) -> Iterator[Problem]:
     """Several sites on one host have to differ in all that is named after a site."""
     for other, values in case.neighbours.items():
-        names = (*ONE_SITE, "django_media_root")
+        names = (*ONE_SITE, "site_media_root")
         same = [name for name in names if name in values and case.values.get(name) == values[name]]
         for name in same[:1] if same[:1] == ["site_name"] else same:
             yield Problem(
@@ -65,8 +65,8 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
                 values[name],
             )
         if "site_name" not in same:
-            theirs = domains(values, "nginx_domains")
-            for name in (name for name in domains(case.values, "nginx_domains") if name in theirs):
+            theirs = domains(values, "site_domains")
+            for name in (name for name in domains(case.values, "site_domains") if name in theirs):
                 advice = "remove it from one of the sites"
                 yield Problem("site_domains", f"is used by {other} on the same address too", advice, name)
             nested = (

@@ -36,11 +36,11 @@ MANAGED_ENV = {
     "SECRET_KEY": "django_secret_key",
     "DJANGO_SECRET_KEY": "django_secret_key",
     "STATIC_ROOT": None,
-    "MEDIA_ROOT": "django_media_root",
+    "MEDIA_ROOT": "site_media_root",
     "RELEASE": None,
     "APPLICATION": "django_application",
-    "DATABASE_REPLICA_URL": "postgres_database",
-    "PGSERVICEFILE": "postgres_service_file",
+    "DATABASE_REPLICA_URL": "site_database",
+    "PGSERVICEFILE": "site_database_service_file",
 }
 #: Variables that change how any program starts.
 FOREIGN_ENV = re.compile(

@@ -15,18 +15,6 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import bui
 
 COLLECTION = Path(__file__).parents[2]
 
-#: Variables of the inventory that belong to no role.
-SITE = {
-    "site_name": {"type": "str", "required": True},
-    "site_domains": {"type": "list", "elements": "str", "required": True},
-    "site_names_served": {"type": "list", "elements": "str", "default": []},
-}
-SITE_CHECKS = {
-    "site_name": {"type": "site_name", "example": "shop"},
-    "site_domains": {"type": "name_or_wildcard", "example": "[shop.example.com, www.shop.example.com]"},
-    "site_names_served": "name_or_wildcard",
-}
-
 
 def read(document: Path) -> Any:
     # Ten times as fast as Ansible's loader, which notes where each word came from.
@@ -39,8 +27,8 @@ def roles() -> list[str]:
 
 
 def read_specs() -> dict[str, dict]:
-    """The variables of the site and of the roles' entry points, each with its check."""
-    specs: dict[str, dict] = {name: {**spec, "check": build_check(SITE_CHECKS[name])} for name, spec in SITE.items()}
+    """The variables of the roles' entry points, each with its check."""
+    specs: dict[str, dict] = {}
     for role in roles():
         document = read(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")
         for entry in document["argument_specs"].values():
@@ -63,6 +51,12 @@ def read_checks(role: str) -> dict[str, Any]:
 def names_of(relation: str) -> tuple:
     """The entries of one of the lists in the roles' checks."""
     return tuple(entry for role in roles() for entry in read_checks(role).get(relation, ()))
+
+
+@functools.cache
+def read_renamed() -> dict[str, str]:
+    """Names that variables had in an earlier release, each with the present one."""
+    return {old: new for role in roles() for old, new in read_checks(role).get("renamed", {}).items()}
 
 
 @functools.cache

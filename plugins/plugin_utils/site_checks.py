@@ -23,7 +23,7 @@ def check_required_together(case: Case) -> Iterator[Problem]:
 
 
 def check_login(case: Case) -> Iterator[Problem]:
-    for name in ("site_name", "django_user"):
+    for name in ("site_name", "site_user"):
         if case.login and case.values.get(name) == case.login and name in case.given:
             yield Problem(name, "is the ansible_user", "use another name", case.login)
             case.values.pop(name)
@@ -32,11 +32,11 @@ def check_login(case: Case) -> Iterator[Problem]:
 def check_database_role(case: Case) -> Iterator[Problem]:
     if not {"app", "database"} <= case.parts:
         return
-    role, user = case.values.get("postgres_user"), case.values.get("django_user")
+    role, user = case.values.get("site_database_user"), case.values.get("site_user")
     if role and user and role != user:
         yield Problem(
-            "postgres_user",
-            f"expected the django_user, {user}, because of peer authentication",
+            "site_database_user",
+            f"expected the site_user, {user}, because of peer authentication",
             "set both to the same, or neither",
             role,
         )
@@ -70,29 +70,29 @@ def check_job_names(case: Case) -> Iterator[Problem]:
 
 
 def check_url_paths(case: Case) -> Iterator[Problem]:
-    static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
+    static, media = case.values.get("site_static_url"), case.values.get("site_media_url")
     if static and media and (static.startswith(media) or media.startswith(static)):
         yield Problem(
-            "django_media_url",
-            f"shares a path with django_static_url, {static}",
+            "site_media_url",
+            f"shares a path with site_static_url, {static}",
             "use two paths of which neither is inside the other",
             media,
         )
 
 
 def check_folders(case: Case) -> Iterator[Problem]:
-    home, media = case.values.get("django_home"), case.values.get("django_media_root")
-    config = case.values.get("django_config_dir")
+    home, media = case.values.get("site_home"), case.values.get("site_media_root")
+    config = case.values.get("site_config_dir")
     if home and media:
         taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
         if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(tuple(f"{name}/" for name in taken)):
-            yield Problem("django_media_root", "has other files than uploads", f"write {home}/media", media)
+            yield Problem("site_media_root", "has other files than uploads", f"write {home}/media", media)
     shared = sorted(case.values.get("django_shared_paths", ()))
     for outer, inner in itertools.combinations(shared, 2):
         if f"{inner}/".startswith(f"{outer}/"):
             yield Problem("django_shared_paths", f"has {inner}, which is in {outer}", f"remove {inner}")
     if config and media and f"{config}/".startswith(f"{media}/"):
-        yield Problem("django_config_dir", "is inside django_media_root", "use a folder such as /etc/shop", config)
+        yield Problem("site_config_dir", "is inside site_media_root", "use a folder such as /etc/shop", config)
 
 
 def check_ssh_ports(case: Case) -> Iterator[Problem]:
@@ -104,7 +104,7 @@ def check_ssh_ports(case: Case) -> Iterator[Problem]:
 
 
 def check_served_names(case: Case) -> Iterator[Problem]:
-    names = domains(case.values, "nginx_domains")
+    names = domains(case.values, "site_domains")
     for name in (name for name in domains(case.values, "site_names_served") if name not in names):
         yield Problem("site_names_served", "is not in site_domains", "add it there, for the certificate", name)
 
@@ -114,7 +114,7 @@ def check_admins(case: Case) -> Iterator[Problem]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield Problem(f"host_admins.{name}", "is listed twice", "put all keys into one entry")
-        if name in (case.values.get("site_name"), case.values.get("django_user")):
+        if name in (case.values.get("site_name"), case.values.get("site_user")):
             yield Problem(f"host_admins.{name}", "is the user of the site", "use another name")
 
 
@@ -125,9 +125,9 @@ def check_deployer(case: Case) -> Iterator[Problem]:
     user = f"{name}-deploy"
     if len(user) > 32:
         yield Problem("deployer_keys", f"the user {user} would have more than 32 characters", "shorten site_name")
-    neighbours = [values.get("django_user") for values in case.neighbours.values()]
+    neighbours = [values.get("site_user") for values in case.neighbours.values()]
     admins = [admin["name"] for admin in case.values.get("host_admins", ())]
-    if user in (case.login, case.values.get("django_user"), *neighbours, *admins):
+    if user in (case.login, case.values.get("site_user"), *neighbours, *admins):
         yield Problem("deployer_keys", f"the user {user} exists for another purpose", "rename the other user")
     if case.colleagues:
         what = f"would deploy to this host and not to {', '.join(case.colleagues)}"
@@ -144,7 +144,7 @@ def check_hsts_preload(case: Case) -> Iterator[Problem]:
 
 def check_locations(case: Case) -> Iterator[Problem]:
     """What has a location of its own already."""
-    static, media = case.values.get("django_static_url"), case.values.get("django_media_url")
+    static, media = case.values.get("site_static_url"), case.values.get("site_media_url")
     for name in ("nginx_body_limits", "nginx_streamed_paths", "nginx_websocket_paths"):
         for path in case.values.get(name, ()):
             if path in (static, media, f"{media}private/"):

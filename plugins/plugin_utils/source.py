@@ -120,7 +120,7 @@ class Scale:
             raise ValueError(
                 f"it has more than {LARGEST >> 20} MiB of files, which is the most that a release may have (the largest"
                 f" so far is {self.largest[0]} with {self.largest[1] >> 20} MiB); keep data elsewhere, such as in"
-                " django_media_root or django_shared_paths"
+                " site_media_root or django_shared_paths"
             )
 
 

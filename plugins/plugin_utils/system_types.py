@@ -229,7 +229,7 @@ def network_in_front(value: str) -> Refusal | None:
     return None
 
 
-def host_address(value: str) -> Refusal | None:
+def site_address(value: str) -> Refusal | None:
     try:
         found = ipaddress.ip_address(value)
     except ValueError:

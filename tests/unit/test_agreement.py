@@ -8,6 +8,10 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.django_vps.stack.plugins.filter.database_state import database_state
+from ansible_collections.django_vps.stack.plugins.filter.furthest_host import furthest_host
+from ansible_collections.django_vps.stack.plugins.filter.release_name import release_name
+from ansible_collections.django_vps.stack.plugins.filter.shared_secret import shared_secret
 
 ROLES = Path(__file__).parent.parent.parent / "roles"
 
@@ -17,6 +21,8 @@ def agreed(role: str, expression: str, hosts: dict[str, dict], **variables):
     ours = yaml.safe_load((ROLES / role / "vars/main.yml").read_text())
     texts = {name: trust_as_template(value) if isinstance(value, str) else value for name, value in ours.items()}
     known = {"hostvars": hosts, "inventory_hostname": next(iter(hosts)), "ansible_play_hosts": list(hosts)}
+    # Templar alone does not find the filters of a collection.
+    known["__postgres_state"] = database_state(hosts, hosts, hosts)
     templar = Templar(loader=DataLoader(), variables={**texts, **known, **variables})
     return templar.template(trust_as_template(f"{{{{ {expression} }}}}"))
 
@@ -42,7 +48,7 @@ def survey(same: str = "", others: str = "", live: str = "", following: str = "r
 )
 def test_hosts_call_a_release_by_one_name_that_is_nothing_else_on_any(surveys, name):
     hosts = {f"app{number}": one for number, one in enumerate(surveys, 1)}
-    assert agreed("django", "__django_agreed", hosts, django_release_hosts=list(hosts)) == name
+    assert release_name(hosts, hosts) == name
 
 
 def known(live: str, previous: str) -> dict:
@@ -50,25 +56,37 @@ def known(live: str, previous: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("states", "leader", "back"),
+    ("states", "leader"),
     [
-        ([known("r3", "r2"), known("r3", "r2")], "app1", "r2"),
+        ([known("r3", "r2"), known("r3", "r2")], "app1"),
         # A roll that stopped: back is where the others still are, be it a deploy or a rollback that did.
-        ([known("r3", "r2"), known("r2", "r1")], "app1", "r2"),
-        ([known("r2", "r1"), known("r3", "r2")], "app2", "r2"),
+        ([known("r3", "r2"), known("r2", "r1")], "app1"),
+        ([known("r2", "r1"), known("r3", "r2")], "app2"),
+        # A host alone has not been asked.
+        ([{}], "app1"),
     ],
 )
-def test_the_way_back_is_told_by_the_host_that_went_farthest(states, leader, back):
+def test_the_way_back_is_told_by_the_host_that_went_furthest(states, leader):
     hosts = {f"app{number}": one for number, one in enumerate(states, 1)}
-    variables = {"django_release_hosts": list(hosts)}
-    assert agreed("django", "__django_leader", hosts, **variables) == leader
-    assert agreed("django", "__django_back", hosts, **variables) == back
+    assert furthest_host(hosts, hosts) == leader
 
 
-def test_a_host_alone_leads_and_asks_nobody():
-    variables = {"django_release_hosts": ["vps1"]}
-    assert agreed("django", "__django_leader", {"vps1": {}}, **variables) == "vps1"
-    assert agreed("django", "__django_back", {"vps1": {}}, **variables) == ""
+@pytest.mark.parametrize(
+    ("files", "secret"),
+    [
+        ([None, None], "new1"),
+        ([None, "b2xkCg=="], "old"),
+        (["b2xkCg==", "b3RoZXIK"], "old"),
+        # The file that a killed run left empty is none.
+        (["", "b2xkCg=="], "old"),
+    ],
+)
+def test_a_host_that_joins_takes_the_secret_of_the_others(files, secret):
+    hosts = {
+        f"app{number}": {"key": {"failed": True} if content is None else {"content": content}, "new": f"new{number}"}
+        for number, content in enumerate(files, 1)
+    }
+    assert shared_secret(hosts, hosts, "key", "new") == secret
 
 
 @pytest.mark.parametrize(
@@ -90,8 +108,8 @@ def test_a_host_alone_leads_and_asks_nobody():
 def test_who_is_promoted(said, wanted, target):
     hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} if one else {} for number, one in enumerate(said, 1)}
     servers = {name: f"10.0.0.{number}" for number, name in enumerate(hosts)}
-    variables = {"postgres_servers": servers, "postgres_promoted": wanted}
-    assert agreed("postgres", "__postgres_target", hosts, **variables) == target
+    variables = {"site_topology": {"database_servers": servers}, "postgres_promoted": wanted}
+    assert agreed("postgres", "__postgres_candidate", hosts, **variables) == target
 
 
 @pytest.mark.parametrize(
@@ -105,8 +123,27 @@ def test_who_is_promoted(said, wanted, target):
 )
 def test_the_servers_say_who_takes_the_writes(said, primary):
     hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} for number, one in enumerate(said, 1)}
-    servers = {name: f"10.0.0.{number}" for number, name in enumerate(hosts)}
-    assert agreed("postgres", "__postgres_primary", hosts, postgres_servers=servers) == primary
+    assert database_state(hosts, hosts, hosts)["primary"] == primary
+
+
+def test_the_host_that_this_run_promoted_is_the_primary():
+    hosts = {
+        "db1": {"__postgres_asked": {"stdout": "primary 0"}, "__postgres_promoted_host": "db2"},
+        "db2": {"__postgres_asked": {"stdout": "replica 100"}, "__postgres_promoted_host": "db2"},
+    }
+    state = database_state(hosts, hosts, hosts)
+    assert (state["primary"], state["readable"]) == ("db2", ["db1"])
+
+
+def test_a_standby_that_was_not_asked_is_not_read():
+    hosts = {"db1": {"__postgres_asked": {"stdout": "primary 0"}}, "db2": {}}
+    state = database_state(hosts, hosts, ["db1"])
+    assert (state["states"], state["readable"]) == ({"db1": "primary", "db2": "unreachable"}, [])
+
+
+def test_only_a_host_of_the_run_is_promoted():
+    hosts = {f"db{number}": {"__postgres_asked": {"stdout": f"replica {number}"}} for number in (1, 2)}
+    assert database_state(hosts, hosts, ["db1"])["candidate"] == "db1"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +166,7 @@ def test_what_would_lose_data_is_refused(tasks, said, wanted, goes_on):
         f"db{number}": {"__postgres_asked": {"stdout": one}, "ansible_facts": {"distribution_release": "trixie"}}
         for number, one in enumerate(said, 1)
     }
-    variables = {"postgres_servers": dict.fromkeys(hosts, "10.0.0.1"), "postgres_promoted": wanted}
+    variables = {"site_topology": {"database_servers": dict.fromkeys(hosts, "10.0.0.1")}, "postgres_promoted": wanted}
     conditions = []
     for task in yaml.safe_load((ROLES / "postgres/tasks" / tasks).read_text()):
         that = task.get("ansible.builtin.assert", {"that": []})["that"]

@@ -22,7 +22,6 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import MAN
 from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import OF_PLAYBOOKS, problems
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
-    SITE_CHECKS,
     names_of,
     read_checks,
     read_specs,
@@ -148,34 +147,34 @@ BAD = [
     ("25 debug", "django_env", {"DEBUG": "True"}, 'remove it, or write "False"'),
     (
         "26 SQL",
-        "postgres_database",
+        "site_database",
         'app"; DROP DATABASE x',
         "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
     ),
     (
         "27 quote",
-        "postgres_database",
+        "site_database",
         "o'brien",
         "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
     ),
     (
         "27 upper case",
-        "postgres_database",
+        "site_database",
         "My-App",
         "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
     ),
     (
         "27 long",
-        "postgres_database",
+        "site_database",
         "a" * 70,
         "use a lower-case letter, then up to 62 lower-case letters, digits, _ and -",
     ),
-    ("27 line break", "postgres_database", "shop\n", "write one line"),
-    ("28 of PostgreSQL", "postgres_database", "template1", "use another name, such as shop"),
+    ("27 line break", "site_database", "shop\n", "write one line"),
+    ("28 of PostgreSQL", "site_database", "template1", "use another name, such as shop"),
     ("28 of PostgreSQL", "site_name", "postgres", "use another name, such as shop"),
-    ("29 superuser", "postgres_user", "postgres", "use another name, such as shop"),
-    ("29 pg_", "postgres_user", "pg_monitor", "use another name, such as shop"),
-    ("29 another than the user", "postgres_user", "other", "set both to the same"),
+    ("29 superuser", "site_database_user", "postgres", "use another name, such as shop"),
+    ("29 pg_", "site_database_user", "pg_monitor", "use another name, such as shop"),
+    ("29 another than the user", "site_database_user", "other", "set both to the same"),
     ("32 key of nothing", "django_secret_key", None, "write one string"),
     (
         "32 short key",
@@ -198,26 +197,26 @@ BAD = [
     ("33 undefined", "django_secret_key", "{{ vault_key }}", "set vault_key"),
     ("33 undefined inside", "django_env", {"A": "{{ vault_key }}"}, "set vault_key"),
     ("34 encrypted", "django_secret_key", "$ANSIBLE_VAULT;1.1;AES256\n3363", "write !vault |"),
-    ("35 relative", "django_home", "srv/site", "starts with /"),
-    ("35 home", "django_home", "~/site", "starts with /"),
-    ("36 top", "django_home", "/", "use a folder of its own for the site, such as /srv/shop"),
-    ("36 /etc", "django_config_dir", "/etc", "use a folder of its own for the site, such as /srv/shop"),
-    ("36 below /etc", "django_config_dir", "/etc/ssl", "use a folder of its own for the site, such as /srv/shop"),
-    ("36 dots", "django_home", "/srv/../etc", "write /etc"),
-    ("36 slash at the end", "django_home", "/srv/shop/", "write /srv/shop"),
-    ("36 /home", "django_home", "/home", "use a folder of its own for the site, such as /srv/shop"),
-    ("36 /root", "django_media_root", "/root/media", "use a folder of its own for the site, such as /srv/shop"),
-    ("36 /run", "django_home", "/run/shop", "use a folder of its own for the site, such as /srv/shop"),
-    ("36 webroot", "nginx_acme_webroot", "/var/www", "use a folder of its own for the site, such as /srv/shop"),
+    ("35 relative", "site_home", "srv/site", "starts with /"),
+    ("35 home", "site_home", "~/site", "starts with /"),
+    ("36 top", "site_home", "/", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 /etc", "site_config_dir", "/etc", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 below /etc", "site_config_dir", "/etc/ssl", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 dots", "site_home", "/srv/../etc", "write /etc"),
+    ("36 slash at the end", "site_home", "/srv/shop/", "write /srv/shop"),
+    ("36 /home", "site_home", "/home", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 /root", "site_media_root", "/root/media", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 /run", "site_home", "/run/shop", "use a folder of its own for the site, such as /srv/shop"),
+    ("36 webroot", "site_acme_webroot", "/var/www", "use a folder of its own for the site, such as /srv/shop"),
     (
         "36 link in /etc",
-        "letsencrypt_certificate",
+        "site_certificate",
         "/etc/ssl/fullchain.pem",
         "use a folder of its own for the site, such as /srv/shop",
     ),
-    ("37 space", "django_home", "/srv/my site", "use only letters, digits and _ . / -"),
-    ("37 quote", "django_home", "/srv/o'brien", "use only letters, digits and _ . / -"),
-    ("37 percent", "django_home", "/srv/%n", "use only letters, digits and _ . / -"),
+    ("37 space", "site_home", "/srv/my site", "use only letters, digits and _ . / -"),
+    ("37 quote", "site_home", "/srv/o'brien", "use only letters, digits and _ . / -"),
+    ("37 percent", "site_home", "/srv/%n", "use only letters, digits and _ . / -"),
     ("38 case of a choice", "django_installer", "UV", "use one of these"),
     ("38 case of a choice", "django_check_level", "warning", "use one of these"),
     ("40 list", "django_env", ["A=1"], "write pairs"),
@@ -236,7 +235,7 @@ BAD = [
     ("43 bool", "django_env", {"A": True}, "quote it"),
     ("43 int", "django_env", {"A": 1}, "quote it"),
     ("44 managed", "django_env", {"STATIC_ROOT": "x"}, "remove it"),
-    ("44 managed", "django_env", {"MEDIA_ROOT": "/srv/x"}, "set django_media_root instead"),
+    ("44 managed", "django_env", {"MEDIA_ROOT": "/srv/x"}, "set site_media_root instead"),
     ("a number of Python", "django_python", 3.12, "quote it"),
     ("no Python", "django_python", "python3", 'write one such as "3.12"'),
     ("Python 2", "django_python", "2.7", 'write one such as "3.12"'),
@@ -266,13 +265,13 @@ BAD = [
     ),
     (
         "12 long home",
-        "django_home",
+        "site_home",
         "/srv/" + "a" * 90,
         "expected at most 67 characters, because sockets are created below it",
     ),
     ("12 long variable", "django_env", {"X": "a" * 200_000}, "django_env.X: has 195 KiB, and a variable can have 128"),
     *(
-        ("uploads of others", "django_media_root", folder, "belongs to another program")
+        ("uploads of others", "site_media_root", folder, "belongs to another program")
         for folder in (
             "/etc/sudoers.d",
             "/etc/cron.d",
@@ -282,7 +281,7 @@ BAD = [
             "/var/log/x",
         )
     ),
-    *(("unit of the system", "gunicorn_service", name, "use another name") for name in ("user", "getty", "ssh")),
+    *(("unit of the system", "site_service", name, "use another name") for name in ("user", "getty", "ssh")),
     *(("port of others", "host_ssh_ports", [22, port], "has a port of the group") for port in (80, 443, 5432)),
     ("secret by a pattern", "django_source_includes", ["../.env"], "expected a file inside the source"),
     ("a shared folder outside", "django_shared_paths", ["../x"], "expected a folder inside the source"),
@@ -340,20 +339,15 @@ BAD = [
     ("50 not an archive", "django_source", "/etc/passwd", "or a folder"),
     *(
         ("51 taken", name, value, "use another name, such as")
-        for name in ("site_name", "django_user")
+        for name in ("site_name", "site_user")
         for value in ("root", "daemon", "www-data", "systemd-network", "debian")
     ),
-    ("51 taken", "postgres_user", "postgres", "use another name, such as shop"),
+    ("51 taken", "site_database_user", "postgres", "use another name, such as shop"),
     ("51 login", "site_name", "deploy", "is the ansible_user"),
-    ("51 login", "django_user", "deploy", "is the ansible_user"),
-    (
-        "52 space",
-        "django_user",
-        "my user",
-        "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -",
-    ),
-    ("52 dash", "django_user", "-x", "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
-    ("52 long", "django_user", "a" * 40, "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
+    ("51 login", "site_user", "deploy", "is the ansible_user"),
+    ("52 space", "site_user", "my user", "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
+    ("52 dash", "site_user", "-x", "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
+    ("52 long", "site_user", "a" * 40, "use a lower-case letter, then up to 30 lower-case letters, digits, _ and -"),
     *(
         ("52 site", "site_name", value, "use a lower-case letter")
         for value in ("My-Shop", "my_shop", "shop-", "1shop", "a b", "a" * 32, "a/b", "%n")
@@ -402,10 +396,11 @@ BAD = [
     ("56 typo", "site_domian", "x", "write site_domains"),
     ("56 typo", "gunicorn_worker", 2, "write gunicorn_workers"),
     ("56 unheard of", "django_zzz_qqq", 2, "remove it; nothing reads it"),
-    ("57 handed over", "gunicorn_user", "x", "set django_user instead"),
-    ("57 handed over", "nginx_socket", "x", "set gunicorn_socket instead"),
-    ("57 handed over", "django_packages", ["x"], "set gunicorn_package instead"),
-    ("57 handed over", "django_release_depends_on", ["/x"], "remove it"),
+    ("57 handed over", "host_serves_http3", True, "set nginx_http3 instead"),
+    ("57 handed over", "nginx_proxy_timeout", 90, "remove it"),
+    ("57 handed over", "host_peer_ports", [], "remove it"),
+    ("57 renamed", "django_user", "x", "write site_user"),
+    ("57 renamed", "postgres_socket_dir", "/run/postgresql", "write site_database_socket_dir"),
     ("58 bare", "django_health_path", "up", "such as /health/"),
     ("58 address", "django_health_path", "http://x/up", "such as /health/"),
     ("58 space", "django_health_path", "/u p", "such as /health/"),
@@ -435,12 +430,12 @@ BAD = [
     ("-- any host", "django_allowed_hosts", ["*"], "write a name"),
     ("-- origin", "django_csrf_trusted_origins", ["shop.example.com"], "write https://"),
     ("-- plain origin", "django_csrf_trusted_origins", ["http://a.com"], "write https://"),
-    ("-- static", "django_static_url", "static/", "such as /static/"),
-    ("-- static", "django_static_url", "https://cdn.example.com/", "such as /static/"),
-    ("-- media in static", "django_media_url", "/static/media/", "neither is inside the other"),
-    ("-- media is home", "django_media_root", "/srv/shop", "write /srv/shop/media"),
-    ("-- media is static", "django_media_root", "/srv/shop/static", "write /srv/shop/media"),
-    ("-- secrets in media", "django_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
+    ("-- static", "site_static_url", "static/", "such as /static/"),
+    ("-- static", "site_static_url", "https://cdn.example.com/", "such as /static/"),
+    ("-- media in static", "site_media_url", "/static/media/", "neither is inside the other"),
+    ("-- media is home", "site_media_root", "/srv/shop", "write /srv/shop/media"),
+    ("-- media is static", "site_media_root", "/srv/shop/static", "write /srv/shop/media"),
+    ("-- secrets in media", "site_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
     ("-- setting", "postgres_settings", {"hba_file": "/x"}, "remove it"),
     ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "remove it"),
     ("-- setting", "postgres_settings", {"a b": "x"}, "use the name from the program's manual, in lower case"),
@@ -449,16 +444,16 @@ BAD = [
     ("-- gunicorn", "gunicorn_settings", {"workers": 2}, "set gunicorn_workers instead"),
     ("-- gunicorn", "gunicorn_settings", {"import": 2}, "use the name from the program's manual, in lower case"),
     ("-- gunicorn", "gunicorn_settings", {"raw_env": None}, "quote it"),
-    ("-- unit", "gunicorn_service", "shop@x", "such as shop-gunicorn"),
-    ("-- unit", "gunicorn_service", "nginx", "use another name, such as shop"),
-    ("-- socket", "gunicorn_socket", "../x.sock", "such as gunicorn.sock"),
-    ("-- package", "gunicorn_package", "gunicorn", "such as gunicorn==27.0.1"),
-    ("-- package", "gunicorn_package", "gunicorn==1 --index-url x", "gunicorn==27.0.1"),
+    ("-- unit", "site_service", "shop@x", "such as shop-gunicorn"),
+    ("-- unit", "site_service", "nginx", "use another name, such as shop"),
+    ("-- socket", "site_socket", "../x.sock", "such as gunicorn.sock"),
+    ("-- package", "django_gunicorn_package", "gunicorn", "such as gunicorn==27.0.1"),
+    ("-- package", "django_gunicorn_package", "gunicorn==1 --index-url x", "gunicorn==27.0.1"),
     ("-- class", "gunicorn_worker_class", "g thread", "expected a worker class"),
-    ("-- service", "nginx_service", "nginx", "write one such as nginx.service"),
+    ("-- service", "site_web_service", "nginx", "write one such as nginx.service"),
     ("-- directory", "letsencrypt_directory_url", "http://ca/dir", "such as https://"),
-    ("-- certificate", "letsencrypt_certificate", "/etc/shop/x.pem", "/fullchain.pem"),
-    ("-- two folders", "letsencrypt_certificate", "/srv/x/y/fullchain.pem", "one folder for both"),
+    ("-- certificate", "site_certificate", "/etc/shop/x.pem", "/fullchain.pem"),
+    ("-- two folders", "site_certificate", "/srv/x/y/fullchain.pem", "one folder for both"),
     ("-- service", "django_services", ["worker"], "expected a dictionary"),
     ("-- service", "django_services", {"worker": "celery -A shop worker"}, "write a list"),
     ("-- service without a name", "django_services", [{"command": "x"}], "django_services.1: has no name"),
@@ -512,10 +507,10 @@ BAD = [
         for value in ("*/5 * * * *", "5m", "@daily", "midnight", "03", "Mon,", "every day", "daily\t", "*-*-* 3pm")
     ),
     ("-- twice", "django_services", [SERVICE, {**SERVICE, "command": "x"}], "use another name"),
-    ("-- sandbox", "django_sandbox", ["PrivateTmp"], "such as PrivateTmp=yes"),
-    ("-- sandbox", "django_sandbox", ["PrivateTmp=yes\\"], "such as PrivateTmp=yes"),
-    ("-- sandbox", "django_sandbox", ["ReadWritePaths=/srv/%i"], "such as PrivateTmp=yes"),
-    ("-- sandbox", "django_sandbox", ["User=root"], "set django_user instead"),
+    ("-- sandbox", "site_sandbox", ["PrivateTmp"], "such as PrivateTmp=yes"),
+    ("-- sandbox", "site_sandbox", ["PrivateTmp=yes\\"], "such as PrivateTmp=yes"),
+    ("-- sandbox", "site_sandbox", ["ReadWritePaths=/srv/%i"], "such as PrivateTmp=yes"),
+    ("-- sandbox", "site_sandbox", ["User=root"], "set site_user instead"),
     ("-- tasks", "django_pre_migrate_tasks", "pre_migrate.yml", "expected an absolute path"),
     ("-- tasks", "django_pre_migrate_tasks", "/no/such.yml", "expected a file on the controller"),
     ("dns plugin", "letsencrypt_dns_plugin", "route53", "or write a letsencrypt_dns_hook"),
@@ -557,16 +552,16 @@ BAD = [
     ("host sexagesimal", "host_reboot_time", 750, "quote it"),
     ("host time", "host_reboot_time", "25:00", "expected a time of the day"),
     *(
-        ("host address", "host_address", value, "such as 10.0.0.11")
+        ("host address", "site_address", value, "such as 10.0.0.11")
         for value in ("app1", "10.0.0.0/24", "10.0.0.1:22", "127.0.0.1", "0.0.0.0", "fe80::1")
     ),
-    ("host address", "host_address", "FD00::0:1", "write fd00::1"),
+    ("host address", "site_address", "FD00::0:1", "write fd00::1"),
     ("host port of nginx", "nginx_peer_port", 0, "from 1 to 65535"),
     *(("batches", "django_batches", [value], 'such as "2"') for value in ("0", "half", "101%", "-1", "1.5")),
     ("batches as a number", "django_batches", [1], "quote it"),
     ("host zone", "host_timezone", "Europe/Wien", "expected a time zone"),
-    ("host proxy", "host_proxy", "http://me:geheim@proxy:3128", "has credentials"),
-    ("host proxy port", "host_proxy", "proxy.example", "expected the address of a proxy"),
+    ("host proxy", "site_proxy", "http://me:geheim@proxy:3128", "has credentials"),
+    ("host proxy port", "site_proxy", "proxy.example", "expected the address of a proxy"),
     ("host one mirror", "host_apt_mirror", "https://mirror.example/debian", "host_apt_security_mirror: is not set"),
     ("host ca", "host_ca_certificates", ["ca.pem"], "expected a file on the controller"),
     ("host name", "host_name", "my_host", "expected a host name"),
@@ -632,21 +627,21 @@ def test_all_problems_come_at_once():
 
 NEIGHBOUR = {
     "site_name": "blog",
-    "django_home": "/srv/blog",
-    "django_user": "blog",
-    "postgres_database": "blog",
-    "gunicorn_service": "blog-gunicorn",
-    "nginx_domains": ["blog.example.com"],
+    "site_home": "/srv/blog",
+    "site_user": "blog",
+    "site_database": "blog",
+    "site_service": "blog-gunicorn",
+    "site_domains": ["blog.example.com"],
 }
 
 
 @pytest.mark.parametrize(
     ("name", "same"),
     [
-        ("site_name", {"site_name": "shop", "django_home": "/srv/shop"}),
-        ("django_home", {"django_home": "/srv/shop"}),
-        ("postgres_database", {"postgres_database": "shop"}),
-        ("site_domains", {"nginx_domains": ["x.example.com", "www.shop.example.com"]}),
+        ("site_name", {"site_name": "shop", "site_home": "/srv/shop"}),
+        ("site_home", {"site_home": "/srv/shop"}),
+        ("site_database", {"site_database": "shop"}),
+        ("site_domains", {"site_domains": ["x.example.com", "www.shop.example.com"]}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -665,31 +660,31 @@ def test_two_sites_at_one_address_are_one_customer_of_a_ca():
     assert refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **elsewhere}}) == []
 
 
-COLLEAGUE = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "host_address": "10.0.0.2"}
+COLLEAGUE = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "site_address": "10.0.0.2"}
 
 
 def test_several_hosts_have_to_find_each_other():
     (line,) = refused(colleagues={"vps2": COLLEAGUE})
-    assert line.startswith("host_address: is not set, and vps2 of the same site")
-    (line,) = refused({"host_address": "10.0.0.2"}, colleagues={"vps2": COLLEAGUE})
-    assert line.startswith("host_address: is the address of vps2 too")
-    assert refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}) == []
+    assert line.startswith("site_address: is not set, and vps2 of the same site")
+    (line,) = refused({"site_address": "10.0.0.2"}, colleagues={"vps2": COLLEAGUE})
+    assert line.startswith("site_address: is the address of vps2 too")
+    assert refused({"site_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}) == []
 
 
 def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_their_own():
     groups = {**GROUPS, "web": ["vps1", "vps2"]}
     there = {"colleagues": {"vps2": COLLEAGUE}, "groups": groups}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "letsencrypt_share_port": 8444}}
-    (line,) = refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there)
+    (line,) = refused({"site_address": "10.0.0.1"}, neighbours=neighbours, **there)
     assert line.startswith("letsencrypt_share_port: is used by vps1-blog on the same address too")
     neighbours["vps1-blog"]["letsencrypt_share_port"] = 8445
-    assert refused({"host_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
+    assert refused({"site_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
 
 
 @pytest.mark.parametrize("colleagues", [{}, {"vps2": COLLEAGUE}], ids=["one host", "several"])
 def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
     there = {"colleagues": colleagues, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
-    changes = {"host_address": "10.0.0.1"} if colleagues else {}
+    changes = {"site_address": "10.0.0.1"} if colleagues else {}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "valkey_port": 6379}}
     (line,) = refused(changes, neighbours=neighbours, **there)
     assert line.startswith("valkey_port: is used by vps1-blog on the same address too")
@@ -699,7 +694,7 @@ def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
 
 def test_a_site_has_one_valkey():
     groups = {**GROUPS, "valkey": ["vps1", "vps2", "of-another-site"]}
-    (line,) = refused({"host_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}, groups=groups)
+    (line,) = refused({"site_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}, groups=groups)
     assert line.startswith("valkey: expected one host of a site in this group, got vps1 and vps2")
 
 
@@ -714,10 +709,10 @@ def test_where_the_own_valkey_is_nobody_else_says():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("postgres_database", "other"), ("nginx_peer_port", 9443), ("django_secret_key", KEY)]
+    ("name", "value"), [("site_database", "other"), ("nginx_peer_port", 9443), ("django_secret_key", KEY)]
 )
 def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
-    (line,) = refused({"host_address": "10.0.0.1", name: value}, colleagues={"vps2": COLLEAGUE})
+    (line,) = refused({"site_address": "10.0.0.1", name: value}, colleagues={"vps2": COLLEAGUE})
     assert line.startswith(f"{name}: differs on vps2")
     assert KEY not in line
 
@@ -731,15 +726,11 @@ def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
             "the user shop-deploy exists for another purpose",
         ),
         (
-            {"django_user": "shop-deploy", "postgres_user": "shop-deploy"},
+            {"site_user": "shop-deploy", "site_database_user": "shop-deploy"},
             {},
             "the user shop-deploy exists for another purpose",
         ),
-        (
-            {},
-            {"neighbours": {"blog": {"django_user": "shop-deploy"}}},
-            "the user shop-deploy exists for another purpose",
-        ),
+        ({}, {"neighbours": {"blog": {"site_user": "shop-deploy"}}}, "the user shop-deploy exists for another purpose"),
         ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "would have more than 32 characters"),
         ({}, {"colleagues": {"vps2": COLLEAGUE}}, "would deploy to this host and not to vps2"),
     ],
@@ -817,15 +808,13 @@ def test_names_that_a_wildcard_covers_do_not_count():
 @pytest.mark.parametrize(
     ("mine", "theirs"),
     [
-        ({"django_media_root": "/srv/blog/media/shop"}, {"django_media_root": "/srv/blog/media"}),
-        ({"django_home": "/srv/blog/shop"}, {"django_home": "/srv/blog"}),
-        ({"django_media_root": "/mnt/x"}, {"django_media_root": "/mnt/x"}),
+        ({"site_media_root": "/srv/blog/media/shop"}, {"site_media_root": "/srv/blog/media"}),
+        ({"site_home": "/srv/blog/shop"}, {"site_home": "/srv/blog"}),
+        ({"site_media_root": "/mnt/x"}, {"site_media_root": "/mnt/x"}),
     ],
 )
 def test_no_folder_of_a_site_lies_in_that_of_another(mine, theirs):
-    (line,) = [
-        line for line in refused(mine, neighbours={"vps2": {"site_name": "blog", **theirs}}) if "django_" in line
-    ]
+    (line,) = [line for line in refused(mine, neighbours={"vps2": {"site_name": "blog", **theirs}}) if "site_" in line]
     assert line.partition(":")[0] in mine
 
 
@@ -914,15 +903,15 @@ def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
         ("django_env", {"TOKEN=geheim": "x"}),
         ("django_env", ["TOKEN=geheim"]),
         ("django_build_environment", "TOKEN=geheim"),
-        ("host_environment", ["http_proxy=http://me:geheim@proxy"]),
-        ("host_environment", {"HTTP_AUTH": ["geheim"]}),
+        ("site_network_environment", ["http_proxy=http://me:geheim@proxy"]),
+        ("site_network_environment", {"HTTP_AUTH": ["geheim"]}),
         ("django_files", {"a.py": "geheim\x07"}),
         ("django_source", "https://me:geheim@host/shop"),
         ("django_source", "http://me:ge/geheim@host/shop"),
         ("django_source", "https://ge/geheim@host/shop"),
         ("django_source", {"url": "https://host/shop", "with": "geheim"}),
         ("django_source", ["https://me:ge heim/geheim@host/shop"]),
-        ("host_proxy", "http://me:a@b/geheim@proxy:3128/x y"),
+        ("site_proxy", "http://me:a@b/geheim@proxy:3128/x y"),
         ("gunicorn_settings", {"raw_env": {"TOKEN": "geheim"}, "bind": "geheim"}),
         ("postgres_settings", {"primary_conninfo": ["password=geheim"]}),
         ("postgres_settings", "geheim"),
@@ -972,13 +961,13 @@ def test_no_secret_is_repeated(name, value):
                 "Permissions-Policy": 'a=(self "https://b")',
             }
         },
-        {"nginx_websocket_paths": ["/"], "host_group": "x", "host_environment": {"http_proxy": "http://p:1"}},
-        {"django_media_root": "/var/lib/shop/media", "host_ssh_ports": [22, 2222]},
-        {"django_media_root": "/data"},
-        {"django_media_root": "/var/lib/django/media", "site_name": "rescue"},
-        {"django_media_root": "/data/lib"},
-        {"django_media_root": "/home/shop/media"},
-        {"django_media_root": "/mnt/uploads", "django_env": {"X": "a" * 100_000}},
+        {"nginx_websocket_paths": ["/"], "host_group": "x", "site_network_environment": {"http_proxy": "http://p:1"}},
+        {"site_media_root": "/var/lib/shop/media", "host_ssh_ports": [22, 2222]},
+        {"site_media_root": "/data"},
+        {"site_media_root": "/var/lib/django/media", "site_name": "rescue"},
+        {"site_media_root": "/data/lib"},
+        {"site_media_root": "/home/shop/media"},
+        {"site_media_root": "/mnt/uploads", "django_env": {"X": "a" * 100_000}},
         {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
         {
             "django_build": {
@@ -1000,7 +989,7 @@ def test_no_secret_is_repeated(name, value):
             "letsencrypt_eab_kid": "kid-1",
             "letsencrypt_eab_hmac_key": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3M",
         },
-        {"django_env": {"MEDIA": "{{ django_media_root }}/x", "DB": "{{ postgres_database }}"}},
+        {"django_env": {"MEDIA": "{{ site_media_root }}/x", "DB": "{{ site_database }}"}},
         {"django_secret_key": KEY},
         {"django_source": "git@github.com:me/shop.git"},
         {"django_source": "ssh://git@git.example.com:2222/me/shop.git"},
@@ -1009,12 +998,12 @@ def test_no_secret_is_repeated(name, value):
         {"django_version": "release/2026.1"},
         {"django_version": "1.10"},
         {"django_version": "0123456789abcdef0123456789abcdef01234567"},
-        {"django_user": "www", "postgres_user": "www"},
-        {"django_home": "/opt/shop", "django_media_root": "/var/lib/shop/media"},
+        {"site_user": "www", "site_database_user": "www"},
+        {"site_home": "/opt/shop", "site_media_root": "/var/lib/shop/media"},
         {"django_allowed_hosts": ["shop.example.com", ".example.com"]},
         {"django_csrf_trusted_origins": ["https://*.example.com", "https://a.example.com:8443"]},
         {"django_health_path": "/health/?full=1", "django_keep_releases": 2},
-        {"django_lock_timeout": "500ms", "django_static_url": "/assets/static/"},
+        {"django_lock_timeout": "500ms", "site_static_url": "/assets/static/"},
         {"django_settings_module": "shop.settings.live", "django_application": "shop.asgi:app"},
         {"django_requirements": "requirements/live.txt", "django_subdirectory": "src/shop"},
         {"django_system_packages": ["libmagic1", "g++", "libpq-dev"]},
@@ -1047,7 +1036,7 @@ def test_no_secret_is_repeated(name, value):
                 *("*-*-01 04:00 Europe/Berlin", "*-02~03", "2027-01-01", "daily UTC", "monday 9..17:00"),
             )
         ),
-        {"django_sandbox": ["ProtectSystem=full", "CapabilityBoundingSet=", "ReadWritePaths=/var/lib/shop"]},
+        {"site_sandbox": ["ProtectSystem=full", "CapabilityBoundingSet=", "ReadWritePaths=/var/lib/shop"]},
         {"django_pre_migrate_tasks": __file__},
         {"django_force_release": "true", "django_allow_breaking_migrations": "false"},
         {"letsencrypt_enabled": False},
@@ -1111,10 +1100,8 @@ def test_every_text_has_a_check_and_every_type_a_variable():
     }
     assert texts - {name for name, spec in SPECS.items() if "check" in spec} == by_choice_or_file
     checks = [check for role in roles() for check in read_checks(role)["variables"].values()]
-    checks += [
-        entry for check in (*checks, *SITE_CHECKS.values()) if "entries" in check for entry in check["entries"].values()
-    ]
-    used = {check if isinstance(check, str) else check.get("type") for check in (*checks, *SITE_CHECKS.values())}
+    checks += [entry for check in checks if "entries" in check for entry in check["entries"].values()]
+    used = {check if isinstance(check, str) else check.get("type") for check in checks}
     assert used - {None} == TYPES.keys() | MANAGED_TYPES.keys()
 
 

@@ -37,13 +37,13 @@ def host(tmp_path, monkeypatch):
     ("name", "theirs", "ours"),
     [
         ("site_domains", "a.example.com", "a.example.com"),
-        ("django_user", "web", "web"),
-        ("gunicorn_service", "web", "web"),
-        ("postgres_database", "web", "web"),
+        ("site_user", "web", "web"),
+        ("site_service", "web", "web"),
+        ("site_database", "web", "web"),
         ("valkey_port", 6380, 6380),
-        ("django_home", "/srv/web", "/srv/web"),
-        ("django_home", "/srv/web", "/srv/web/inner"),
-        ("django_media_root", "/data/web/media", "/data/web"),
+        ("site_home", "/srv/web", "/srv/web"),
+        ("site_home", "/srv/web", "/srv/web/inner"),
+        ("site_media_root", "/data/web/media", "/data/web"),
     ],
 )
 def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours):
@@ -56,8 +56,8 @@ def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours
 
 
 def test_folders_of_one_kind_meet_those_of_another(host):
-    (host.sites / "other.json").write_text(json.dumps({"django_home": ["/srv/web"]}))
-    (said,) = host.problems(django_media_root="/srv/web/media")
+    (host.sites / "other.json").write_text(json.dumps({"site_home": ["/srv/web"]}))
+    (said,) = host.problems(site_media_root="/srv/web/media")
     assert "overlaps with /srv/web of site other" in said
 
 
@@ -77,12 +77,12 @@ def test_a_broken_file_of_another_site_claims_nothing(host, content):
 
 def test_what_differs_is_taken(host):
     (host.sites / "other.json").write_text(
-        json.dumps({"site_domains": ["a.example.com"], "django_home": ["/srv/web"], "valkey_port": ["6379"]})
+        json.dumps({"site_domains": ["a.example.com"], "site_home": ["/srv/web"], "valkey_port": ["6379"]})
     )
-    assert host.problems(site_domains="b.example.com", django_home=f"{host.srv}/web2", valkey_port=6380) == []
+    assert host.problems(site_domains="b.example.com", site_home=f"{host.srv}/web2", valkey_port=6380) == []
 
 
-@pytest.mark.parametrize("name", ["django_home", "django_media_root", "django_config_dir"])
+@pytest.mark.parametrize("name", ["site_home", "site_media_root", "site_config_dir"])
 def test_a_folder_with_the_files_of_others_is_refused(host, name):
     folder = host.srv / "taken"
     folder.mkdir()
@@ -98,10 +98,10 @@ def test_a_folder_with_the_files_of_others_is_refused(host, name):
 @pytest.mark.parametrize(
     ("name", "entries"),
     [
-        ("django_home", ["releases/1", "journal", "current"]),
-        ("django_home", ["media/2026", ".profile", "lost+found"]),
-        ("django_config_dir", ["secret_key", "notes.txt"]),
-        ("django_media_root", ["lost+found"]),
+        ("site_home", ["releases/1", "journal", "current"]),
+        ("site_home", ["media/2026", ".profile", "lost+found"]),
+        ("site_config_dir", ["secret_key", "notes.txt"]),
+        ("site_media_root", ["lost+found"]),
     ],
 )
 def test_a_folder_of_the_site_from_before_there_were_claims_is_its_own(host, name, entries):
@@ -113,7 +113,7 @@ def test_a_folder_of_the_site_from_before_there_were_claims_is_its_own(host, nam
 def test_uploads_that_were_restored_into_the_home_are_the_sites_own(host, monkeypatch):
     (host.srv / "shop/media").mkdir(parents=True)
     (host.srv / "shop/media/a.jpg").touch()
-    claims = {"django_home": [f"{host.srv}/shop"], "django_media_root": [f"{host.srv}/shop/media"]}
+    claims = {"site_home": [f"{host.srv}/shop"], "site_media_root": [f"{host.srv}/shop/media"]}
     assert Claim("shop", claims, "shop").problems() == []
 
 
@@ -123,10 +123,10 @@ def test_a_folder_that_root_cannot_read_is_refused_in_words_unless_it_is_shared(
 
     (host.srv / "media").mkdir()
     monkeypatch.setattr(module.Path, "iterdir", refuse)
-    (said,) = host.problems(django_media_root=host.srv / "media")
+    (said,) = host.problems(site_media_root=host.srv / "media")
     assert "cannot be read (Permission denied)" in said
     monkeypatch.setattr(module, "is_shared", lambda folder: True)
-    assert host.problems(django_media_root=host.srv / "media") == []
+    assert host.problems(site_media_root=host.srv / "media") == []
 
 
 def test_uploads_belong_to_the_sites_user_or_came_with_their_file_system(host, monkeypatch):
@@ -134,7 +134,7 @@ def test_uploads_belong_to_the_sites_user_or_came_with_their_file_system(host, m
     folder.mkdir()
     (folder / "a.jpg").touch()
     own = pwd.getpwuid(os.geteuid()).pw_name
-    claims = {"django_media_root": [str(folder)], "django_user": [own]}
+    claims = {"site_media_root": [str(folder)], "site_user": [own]}
     # A user that can log in is another matter.
     monkeypatch.setattr(Claim, "user", lambda *_: "")
     assert Claim("shop", claims, "shop").problems() == []
@@ -171,13 +171,13 @@ def test_a_name_that_nginx_serves_already_is_refused_with_the_file(host, text, r
 )
 def test_an_account_of_a_person_is_refused(host, monkeypatch, shell, refused):
     monkeypatch.setattr(module.pwd, "getpwnam", lambda name: SimpleNamespace(pw_shell=shell, pw_uid=1000))
-    assert [line.split(". ")[0] for line in host.problems(django_user="ana")] == [
-        "django_user: ana is an account with a login shell"
+    assert [line.split(". ")[0] for line in host.problems(site_user="ana")] == [
+        "site_user: ana is an account with a login shell"
     ] * refused
 
 
 def test_a_user_that_is_not_there_yet_is_taken(host):
-    assert host.problems(django_user="nobody-has-this-name") == []
+    assert host.problems(site_user="nobody-has-this-name") == []
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_a_user_that_is_not_there_yet_is_taken(host):
 def test_a_unit_of_the_system_or_of_somebody_else_is_refused(host, file):
     path = host.units.parent / file
     path.write_text("[Unit]\nDescription=Something else\n")
-    (said,) = host.problems(gunicorn_service="user")
-    assert said.startswith(f"gunicorn_service: user is the name of {path}")
+    (said,) = host.problems(site_service="user")
+    assert said.startswith(f"site_service: user is the name of {path}")
 
 
 @pytest.mark.parametrize(("owner", "refused"), [("shop", False), ("blog", True), ("", False), ("postgres", False)])
@@ -196,8 +196,8 @@ def test_a_database_of_another_role_is_refused(host, monkeypatch, owner, refused
     monkeypatch.setattr(module.shutil, "which", lambda name: name)
     done = SimpleNamespace(stdout=f"{owner}\n")
     monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: done)
-    assert [line.split(". ")[0] for line in host.problems(postgres_database="rows")] == [
-        "postgres_database: rows is a database of role blog"
+    assert [line.split(". ")[0] for line in host.problems(site_database="rows")] == [
+        "site_database: rows is a database of role blog"
     ] * refused
 
 
@@ -211,10 +211,10 @@ def test_units_that_started_the_site_under_another_name_are_found(host):
     unit_file(host, "shop-gunicorn", "/srv/shop")
     unit_file(host, "blog-gunicorn", "/srv/blog")
     (host.units / "mine.service").write_text("[Unit]\nRequiresMountsFor=/srv/shop\n")
-    claims = {"django_home": ["/srv/shop"], "gunicorn_service": ["shop-gunicorn"]}
+    claims = {"site_home": ["/srv/shop"], "site_service": ["shop-gunicorn"]}
     assert Claim("shop", claims, "shop").former_services() == ["shop-web"]
     # A host that runs no site has none.
-    assert Claim("shop", {"postgres_database": ["shop"]}, "shop").former_services() == []
+    assert Claim("shop", {"site_database": ["shop"]}, "shop").former_services() == []
 
 
 def run(capsys, check: bool = False, **claims) -> dict:
@@ -243,6 +243,6 @@ def test_what_is_refused_is_not_noted(host, capsys):
 
 def test_what_a_site_has_claimed_is_its_own_whatever_is_there(host, capsys):
     (host.srv / "shop").mkdir()
-    run(capsys, django_home=str(host.srv / "shop"))
+    run(capsys, site_home=str(host.srv / "shop"))
     (host.srv / "shop/notes.txt").touch()
-    assert not run(capsys, django_home=str(host.srv / "shop")).get("failed")
+    assert not run(capsys, site_home=str(host.srv / "shop")).get("failed")

@@ -16,16 +16,16 @@ WORKER = {"name": "worker", "command": "celery -A shop worker -n 100%h"}
 CLEANUP = {"name": "cleanup", "command": "python manage.py clearsessions", "on_calendar": "daily"}
 SITE = {
     "site_name": "shop",
-    "django_user": "shop",
-    "django_home": "/srv/shop",
-    "django_media_root": "/srv/shop/media",
-    "django_service": "shop-gunicorn",
-    "django_sandbox": ["SystemCallFilter=~@privileged @resources", "CapabilityBoundingSet="],
+    "site_user": "shop",
+    "site_home": "/srv/shop",
+    "site_media_root": "/srv/shop/media",
+    "site_service": "shop-gunicorn",
+    "site_sandbox": ["SystemCallFilter=~@privileged @resources", "CapabilityBoundingSet="],
     "django_services": [],
     "django_timers": [],
     "ansible_managed": "managed",
     "inventory_hostname": "vps1",
-    "django_app_hosts": ["vps1"],
+    "site_topology": {"app": ["vps1"]},
 }
 
 
@@ -62,14 +62,14 @@ def test_one_that_may_run_once_only_waits_until_its_release_is_live():
 
 def test_one_that_may_run_once_only_is_on_the_first_host_alone():
     jobs = [WORKER, {**WORKER, "name": "beat", "single": True}]
-    hosts = {"django_services": jobs, "django_app_hosts": ["vps1", "vps2"]}
+    hosts = {"django_services": jobs, "site_topology": {"app": ["vps1", "vps2"]}}
     assert rendered("{{ __django_service_units }}", **hosts) == ["shop.worker", "shop.beat"]
     assert rendered("{{ __django_service_units }}", **hosts, inventory_hostname="vps2") == ["shop.worker"]
 
 
 def test_single_service_stays_on_its_host_when_the_run_leaves_it_out():
-    jobs = {"django_services": [{**WORKER, "single": True}], "django_app_hosts": ["vps1", "vps2"]}
-    without = {"inventory_hostname": "vps2", "django_release_hosts": ["vps2"]}
+    jobs = {"django_services": [{**WORKER, "single": True}], "site_topology": {"app": ["vps1", "vps2"]}}
+    without = {"inventory_hostname": "vps2", "site_release_hosts": ["vps2"]}
     assert rendered("{{ __django_service_units }}", **jobs, **without) == []
 
 
@@ -86,7 +86,7 @@ def test_a_percent_sign_in_a_command_is_no_specifier():
 def test_manage_runs_in_the_sandbox_of_the_units():
     script = shlex.split("\n".join(lines("manage.j2")), comments=True)
     unit = lines("service@.service.j2", __django_job=WORKER)
-    for directive in SITE["django_sandbox"]:
+    for directive in SITE["site_sandbox"]:
         assert directive in unit
         assert f"--property={directive}" in script
 
@@ -126,6 +126,6 @@ def test_what_is_no_longer_listed_goes(services, timers, files, units):
 
 def test_of_several_hosts_the_first_alone_has_timers():
     for host, files in (("vps1", []), ("vps2", CLEANUPS)):
-        several = {"inventory_hostname": host, "django_app_hosts": ["vps1", "vps2"]}
+        several = {"inventory_hostname": host, "site_topology": {"app": ["vps1", "vps2"]}}
         paths, _ = gone([*WORKERS, *CLEANUPS], django_services=[WORKER], django_timers=[CLEANUP], **several)
         assert paths == [f"{UNITS}/{path}" for path in files]

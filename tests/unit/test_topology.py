@@ -1,4 +1,4 @@
-"""Who comes to whom, as the playbooks read it from an inventory's groups."""
+"""Which hosts of a site connect to which, by the groups of the inventory."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible_collections.django_vps.stack.plugins.filter import batches
+from ansible_collections.django_vps.stack.plugins.filter.topology import topology
 
 ROOT = Path(__file__).parent.parent.parent
-TOPOLOGY = yaml.safe_load((ROOT / "playbooks/vars/topology.yml").read_text())
+SPREAD = {"web": "web1 web2", "app": "app1 app2 app3", "database": "db1 db2"}
 
 
-def told(groups: dict[str, str], host: str, **facts) -> dict:
-    """The variables of the file as a host sees them; an address is a number, a site what follows a dash."""
-    groups = {name: members.split() for name, members in groups.items()}
-    everybody = sorted({member for members in groups.values() for member in members})
+def inventory(groups: dict[str, str], **facts) -> tuple[dict, dict]:
+    """Groups and hostvars; an address is a number, a site what follows a dash."""
+    members = {name: hosts.split() for name, hosts in groups.items()}
+    everybody = sorted({host for hosts in members.values() for host in hosts})
     hostvars = {
         name: {
             "site_name": name.partition("-")[2] or "shop",
-            "site_domains": ["shop.example.com", "www.shop.example.com"],
-            "host_address": f"10.0.0.{number}",
-            "gunicorn_workers": 0,
-            "__claim": {"processors": 2},
+            "site_address": f"10.0.0.{number}",
+            "__claim": {"processors": 2, "is_serving": False},
             **facts.get(name, {}),
         }
         for number, name in enumerate(everybody, 1)
     }
-    play = {"groups": groups, "hostvars": hostvars, "inventory_hostname": host, "ansible_play_hosts_all": everybody}
-    variables = {**{name: trust_as_template(text) for name, text in TOPOLOGY.items()}, **play, **hostvars[host]}
-    templar = Templar(loader=DataLoader(), variables=variables)
-    return {name: templar.template(variables[name]) for name in TOPOLOGY}
+    return {"all": everybody, **members}, hostvars
+
+
+def seen(groups: dict[str, str], host: str, **facts) -> dict:
+    return topology(*inventory(groups, **facts), host)
 
 
 @pytest.mark.parametrize(
@@ -42,44 +41,45 @@ def told(groups: dict[str, str], host: str, **facts) -> dict:
         {"web": "vps1 vps2-blog", "app": "vps1 vps2-blog", "database": "vps1 vps2-blog"},
     ],
 )
-def test_on_one_vps_nobody_comes_to_anybody(groups):
-    seen = told(groups, "vps1")
-    for name in ("__fronts", "__backends", "__serving_backends", "__clients", "__peers", "__followers"):
-        assert seen[name] == [], name
-    assert (seen["__several"], seen["__balanced"], seen["__at_home"]) == (False, False, True)
-    assert (seen["__issuer"], seen["__ask_issuer"], seen["__valkey"]) == ("", "", "")
-    assert seen["__rolling"] == ["vps1"]
-    assert seen["__front"] == "shop.example.com"
-    assert seen["__batches"] == "100%"
+def test_on_one_vps_no_host_connects_to_another(groups):
+    found = seen(groups, "vps1")
+    assert found["hosts"] == found["web"] == found["app"] == found["database"] == ["vps1"]
+    for name in ("load_balancers", "backends", "database_clients", "database_peers", "peers", "certificate_followers"):
+        assert found[name] == [], name
+    assert found["members"] == {}
+    assert (found["is_multi_host"], found["is_balanced"], found["database_is_local"]) == (False, False, True)
+    assert (found["is_web"], found["is_app"], found["is_database"], found["is_valkey"]) == (True, True, True, False)
+    assert not found["is_certificate_host"]
+    assert (found["certificate_host_address"], found["valkey"], found["valkey_address"]) == ("", "", "")
 
 
-SPREAD = {"web": "web1 web2", "app": "app1 app2 app3", "database": "db1 db2"}
+def test_on_several_hosts_each_part_connects_to_the_next():
+    found = seen(SPREAD, "app2")
+    assert found["backends"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert found["database_servers"] == {"db1": "10.0.0.4", "db2": "10.0.0.5"}
+    assert found["load_balancers"] == ["10.0.0.6", "10.0.0.7"]
+    assert found["database_clients"] == found["backends"]
+    assert found["peers"] == [*(f"10.0.0.{number}" for number in (6, 7, 1, 3, 4, 5))]
+    assert found["members"] == {name: hosts.split() for name, hosts in SPREAD.items()}
+    assert not found["database_is_local"]
+    assert not found["is_web"]
 
 
-def test_on_several_hosts_each_part_comes_to_the_next():
-    seen = told(SPREAD, "app2")
-    assert seen["__backends"] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert seen["__servers"] == {"db1": "10.0.0.4", "db2": "10.0.0.5"}
-    assert seen["__fronts"] == ["10.0.0.6", "10.0.0.7"]
-    assert seen["__clients"] == seen["__backends"]
-    assert seen["__peers"] == [*(f"10.0.0.{number}" for number in (6, 7, 1, 3, 4, 5))]
-    assert not seen["__at_home"]
-    assert seen["__front"] == ""
+def test_only_a_host_that_serves_another_opens_a_port_to_it():
+    assert seen(SPREAD, "web1")["load_balancers"] == seen(SPREAD, "db1")["load_balancers"] == []
+    assert seen(SPREAD, "db1")["database_peers"] == [f"10.0.0.{number}" for number in (1, 2, 3, 4, 5)]
+    assert seen(SPREAD, "app1")["database_peers"] == []
 
 
-def test_workers_are_counted_as_gunicorn_sizes_itself():
-    # At least two a host, so that one more than the processors is enough.
-    assert told(SPREAD, "db1", app2={"__claim": {"processors": 4}})["__workers"] == 3 + 5 + 3
-    assert told(SPREAD, "db1", db1={"gunicorn_workers": 6})["__workers"] == 18
+def test_processors_of_all_app_hosts_are_counted():
+    assert seen(SPREAD, "db1", app2={"__claim": {"processors": 4}})["app_processors"] == 2 + 4 + 2
 
 
-def test_web_server_has_the_site_by_the_first_of_its_names():
-    assert told(SPREAD, "web1", web1={"nginx_domains": ["front.example.com"]})["__front"] == "front.example.com"
-
-
-def test_one_web_host_orders_and_the_others_ask_it():
-    assert (told(SPREAD, "web1")["__ask_issuer"], told(SPREAD, "web2")["__ask_issuer"]) == ("", "10.0.0.6")
-    assert told(SPREAD, "web1")["__followers"] == ["10.0.0.7"]
+def test_one_web_host_requests_the_certificate_and_the_others_fetch_it():
+    first, second = seen(SPREAD, "web1"), seen(SPREAD, "web2")
+    assert (first["is_certificate_host"], second["is_certificate_host"]) == (True, False)
+    assert (first["certificate_host_address"], second["certificate_host_address"]) == ("", "10.0.0.6")
+    assert (first["certificate_followers"], second["certificate_followers"]) == (["10.0.0.7"], [])
 
 
 @pytest.mark.parametrize(
@@ -91,40 +91,60 @@ def test_one_web_host_orders_and_the_others_ask_it():
         ({"app": "vps1", "valkey": "vps2"}, "10.0.0.2"),
     ],
 )
-def test_the_only_app_host_comes_to_its_own_valkey_by_a_socket(groups, address):
-    seen = told({"web": "vps1", "database": "vps1", **groups}, "vps1")
-    assert (seen["__valkey"] in groups["valkey"], seen["__valkey_address"]) == (True, address)
+def test_the_only_app_host_reaches_its_own_valkey_without_the_network(groups, address):
+    found = seen({"web": "vps1", "database": "vps1", **groups}, "vps1")
+    assert (found["valkey"] in groups["valkey"], found["valkey_address"]) == (True, address)
+    assert bool(found["valkey_clients"]) is bool(address)
 
 
-def test_a_vps_that_got_a_second_app_host_keeps_its_database_at_home():
+def test_a_vps_with_a_second_app_host_keeps_its_local_database():
     groups = {"web": "vps1", "app": "vps1 vps2", "database": "vps1"}
-    first, second = told(groups, "vps1"), told(groups, "vps2")
-    assert (first["__at_home"], second["__at_home"]) == (True, False)
-    assert first["__clients"] == ["10.0.0.2"]
-    assert first["__backends"] == ["10.0.0.1", "10.0.0.2"]
+    first, second = seen(groups, "vps1"), seen(groups, "vps2")
+    assert (first["database_is_local"], second["database_is_local"]) == (True, False)
+    assert first["database_clients"] == ["10.0.0.2"]
+    assert first["backends"] == ["10.0.0.1", "10.0.0.2"]
 
 
-def test_the_database_alone_may_be_elsewhere():
-    seen = told({"web": "vps1", "app": "vps1", "database": "db1"}, "vps1")
-    assert (seen["__several"], seen["__balanced"], seen["__at_home"]) == (True, False, False)
-    assert seen["__clients"] == ["10.0.0.2"]
+def test_the_database_alone_may_be_on_another_host():
+    found = seen({"web": "vps1", "app": "vps1", "database": "db1"}, "vps1")
+    assert (found["is_multi_host"], found["is_balanced"], found["database_is_local"]) == (True, False, False)
+    assert found["database_clients"] == ["10.0.0.2"]
 
 
-def test_of_two_databases_none_is_at_home():
-    seen = told({"web": "vps1", "app": "vps1", "database": "vps1 vps2"}, "vps1")
-    assert not seen["__at_home"]
-    assert seen["__clients"] == ["10.0.0.1"]
+def test_of_two_databases_none_is_local():
+    found = seen({"web": "vps1", "app": "vps1", "database": "vps1 vps2"}, "vps1")
+    assert not found["database_is_local"]
+    assert found["database_clients"] == ["10.0.0.1"]
 
 
-@pytest.mark.parametrize(("live", "asked"), [((True, False), ["10.0.0.1"]), ((False, False), ["10.0.0.1", "10.0.0.2"])])
-def test_visitors_are_passed_on_to_those_that_serve_or_to_all_where_none_does(live, asked):
-    facts = {
-        name: {"__serving": {"stat": {"exists": exists}}} for name, exists in zip(("app1", "app2"), live, strict=True)
-    }
-    assert told({"web": "web1", "app": "app1 app2", "database": "db1"}, "web1", **facts)["__serving_backends"] == asked
+@pytest.mark.parametrize(
+    ("facts", "addresses"),
+    [
+        ({"app1": {"__claim": {"is_serving": True}}}, ["10.0.0.1"]),
+        # A dry run has no release to name.
+        ({"app1": {"__claim": {"is_serving": True}}, "app2": {"__django_release": {"release": ""}}}, ["10.0.0.1"]),
+        ({"app2": {"__django_release": {"release": "r1"}}}, ["10.0.0.2"]),
+        ({}, ["10.0.0.1", "10.0.0.2"]),
+    ],
+)
+def test_requests_are_passed_to_hosts_that_serve_or_to_all_where_none_does(facts, addresses):
+    assert seen({"web": "web1", "app": "app1 app2", "database": "db1"}, "web1", **facts)["backends"] == addresses
 
 
-def test_batches_are_as_the_role_has_them_unless_somebody_says_so():
+def test_sites_on_the_same_machine_are_neighbours():
+    groups = {"web": "vps1 vps2-blog vps3-news", "app": "vps1", "database": "vps1"}
+    machines = {"vps1": "192.0.2.1", "vps2-blog": "192.0.2.1", "vps3-news": "192.0.2.2"}
+    facts = {host: {"ansible_host": address} for host, address in machines.items()}
+    assert seen(groups, "vps1", **facts)["neighbour_sites"] == ["shop", "blog"]
+
+
+def test_app_hosts_switch_in_batches_of_the_role_or_of_the_inventory():
     defaults = yaml.safe_load((ROOT / "roles/django/defaults/main.yml").read_text())
-    assert told(SPREAD, "app1")["__batches"] == defaults["django_batches"]
-    assert told(SPREAD, "app1", app1={"django_batches": ["2"]})["__batches"] == ["2"]
+    assert batches.batches(*inventory(SPREAD)) == defaults["django_batches"]
+    assert batches.batches(*inventory(SPREAD, app1={"django_batches": ["2"]})) == ["2"]
+
+
+@pytest.mark.parametrize("app", ["vps1", "vps1 vps2-blog", ""])
+def test_app_hosts_that_are_sites_of_their_own_switch_at_once(app):
+    assert batches.batches(*inventory({"app": app})) == "100%"
+    assert batches.batches({"app": app.split()}, {}) == "100%"

@@ -16,7 +16,7 @@ SITE = {
     "ansible_facts": {"distribution_release": "trixie"},
     "ansible_managed": "managed",
     "site_name": "shop",
-    "valkey_address": "",
+    "site_topology": {"valkey_address": ""},
     "valkey_port": 6379,
     "valkey_settings": {},
     "valkey_urls": {},
@@ -126,22 +126,9 @@ def test_the_server_may_listen_on_a_privileged_port(port, is_privileged):
 
 
 def test_the_parts_of_the_address_are_those_of_the_url():
-    build = next(
-        task for task in yaml.safe_load((ROOT / "playbooks/roll_out.yml").read_text())[0]["tasks"] if "vars" in task
-    )
     # The inventory has another port by now.
-    environment = rendered(
-        build["vars"]["django_stack_env"],
-        __at_home=True,
-        __database=["vps1"],
-        __valkey="vps1",
-        __valkey_address="",
-        __valkey_url="redis://:secret@127.0.0.1:6380/0",
-        postgres_database="shop",
-        postgres_socket_dir="/run/postgresql",
-        postgres_user="shop",
-    )
-    assert {name: value for name, value in environment.items() if name.startswith("REDIS_")} == {
+    environment = rendered("{{ valkey_env }}", __valkey_url="redis://:secret@127.0.0.1:6380/0")
+    assert environment == {
         "REDIS_URL": "redis://:secret@127.0.0.1:6380/0",
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": "6380",

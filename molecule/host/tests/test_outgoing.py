@@ -80,10 +80,10 @@ def controller(site) -> str:
 def test_packages_of_debian_and_of_python_come_through_the_proxy(site, play, controller):
     with serving(Proxy) as proxy:
         address = f"http://{controller}:{proxy.server_port}"
-        play("--tags=host", host_proxy=address)
+        play("--tags=host", site_proxy=address)
         site.host.check_output("apt-get update")
         by_apt = set(proxy.led_to)
-        play("--tags=deploy", host_proxy=address, django_force_release=True)
+        play("--tags=deploy", site_proxy=address, django_force_release=True)
         by_installer = proxy.led_to
     play("--tags=host")
     archive = site.host.check_output("apt-get indextargets --format '$(REPO_URI)' | head -1").split("/")[2]

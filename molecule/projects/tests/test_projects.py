@@ -497,7 +497,7 @@ def test_what_is_missing_is_said(projects, name, variables, said):
 def test_where_no_python_is_to_be_had_it_is_said_what_to_do(workspace):
     before = workspace.release
     (PROJECTS / "workspace/.python-version").write_text("3.12\n")
-    done = deploy(workspace, host_environment={"UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9/none"})
+    done = deploy(workspace, site_network_environment={"UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9/none"})
     assert done.returncode != 0
     assert "python: .python-version asks for Python 3.12, and the host's is 3.13" in done.stdout
     assert "uv cannot fetch another" in done.stdout
@@ -547,25 +547,25 @@ def stranger(projects, tmp_path):
         (
             {
                 "site_domains": ["stranger.example.test", "www.legacy.example.test"],
-                "django_media_root": "/srv/legacy/media/stranger",
-                "django_user": "legacy",
-                "gunicorn_service": "legacy-gunicorn",
-                "postgres_database": "legacy",
-                "postgres_user": "legacy",
+                "site_media_root": "/srv/legacy/media/stranger",
+                "site_user": "legacy",
+                "site_service": "legacy-gunicorn",
+                "site_database": "legacy",
+                "site_database_user": "legacy",
             },
             [
                 "site_domains: www.legacy.example.test belongs to site legacy",
-                "django_media_root: /srv/legacy/media/stranger overlaps with /srv/legacy",
-                "django_user: legacy belongs to site legacy",
-                "gunicorn_service: legacy-gunicorn belongs to site legacy",
-                "postgres_database: legacy belongs to site legacy",
+                "site_media_root: /srv/legacy/media/stranger overlaps with /srv/legacy",
+                "site_user: legacy belongs to site legacy",
+                "site_service: legacy-gunicorn belongs to site legacy",
+                "site_database: legacy belongs to site legacy",
             ],
         ),
         (
-            {"django_media_root": "/srv/of_ana", "gunicorn_service": "of-ana"},
+            {"site_media_root": "/srv/of_ana", "site_service": "of-ana"},
             [
-                "django_media_root: /srv/of_ana exists and contains other files (letters)",
-                "gunicorn_service: of-ana is the name of /etc/systemd/system/of-ana.service",
+                "site_media_root: /srv/of_ana exists and contains other files (letters)",
+                "site_service: of-ana is the name of /etc/systemd/system/of-ana.service",
             ],
         ),
     ],
@@ -584,7 +584,7 @@ def test_what_belongs_to_somebody_else_on_the_host_is_refused_and_nothing_change
 def test_units_of_another_name_take_the_place_of_those_before_and_nobody_notices(shelf):
     units = "systemctl list-unit-files --no-legend 'shelf*'; systemctl list-units --all --no-legend 'shelf*'"
     assert "shelf-gunicorn@" in shelf.host.check_output(units)
-    renamed = {"gunicorn_service": "{{ site_name }}-{{ 'web' if inventory_hostname == 'shelf' else 'gunicorn' }}"}
+    renamed = {"site_service": "{{ site_name }}-{{ 'web' if inventory_hostname == 'shelf' else 'gunicorn' }}"}
     with Load(shelf.address, shelf.canonical, path=["/"], rate=4, cafile=shelf.roots) as load:
         done = play("site", "--limit", "shelf", **renamed)
     assert done.returncode == 0

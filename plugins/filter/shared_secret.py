@@ -1,0 +1,58 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A secret that several hosts have in common."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+DOCUMENTATION = r"""
+name: shared_secret
+author: the django_vps.stack authors (!UNKNOWN)
+version_added: 1.0.0
+short_description: The secret that a host has already, or a new one for all
+description:
+  - A host that joins takes the secret of the others, so that sessions and connections stay valid.
+options:
+  _input:
+    description: Hosts that share the secret.
+    type: list
+    elements: str
+    required: true
+  hostvars:
+    description: Variables of all hosts, C(hostvars).
+    type: dict
+    required: true
+  known:
+    description: Variable in which each host has registered its file, as M(ansible.builtin.slurp) returns it.
+    type: str
+    required: true
+  new:
+    description: Variable with a new secret, of which that of the first host is taken.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+content: "{{ site_release_hosts | django_vps.stack.shared_secret(hostvars, '__django_key', '__django_new_key') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The secret.
+  type: str
+"""
+
+
+def shared_secret(hosts: Iterable[str], hostvars: Mapping[str, Any], known: str, new: str) -> str:
+    names = list(hosts)
+    files = (hostvars[host].get(known, {}).get("content", "") for host in names)
+    secrets = (base64.b64decode(content).decode().strip() for content in files)
+    return next(filter(None, secrets), None) or hostvars[names[0]][new]
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {"shared_secret": shared_secret}

@@ -1,0 +1,189 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which hosts a site has, and which of them connect to which, by the groups of the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+DOCUMENTATION = r"""
+name: topology
+author: the django_vps.stack authors (!UNKNOWN)
+version_added: 1.0.0
+short_description: Hosts of a site, and the connections between them
+description:
+  - On one VPS no host connects to another, and the lists of addresses are empty.
+options:
+  _input:
+    description: Groups of the inventory, C(groups).
+    type: dict
+    required: true
+  hostvars:
+    description:
+      - Variables of all hosts, C(hostvars). Of each host C(site_name) and C(site_address) are read, and what this run
+        has found so far, C(__claim) and C(__django_release).
+    type: dict
+    required: true
+  host:
+    description: Host to answer for, C(inventory_hostname).
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+site_topology: "{{ groups | django_vps.stack.topology(hostvars, inventory_hostname) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The topology of the site as this host sees it.
+  type: dict
+  contains:
+    hosts:
+      description: All hosts of the site.
+      type: list
+      elements: str
+    web:
+      description: Those of the group C(web). In the same way C(app) and C(database).
+      type: list
+      elements: str
+    valkey:
+      description: Host of the group C(valkey), or an empty string.
+      type: str
+    is_web:
+      description: Whether this host is one of C(web). In the same way C(is_app), C(is_database) and C(is_valkey).
+      type: bool
+    is_multi_host:
+      description: Whether the site has several hosts.
+      type: bool
+    is_balanced:
+      description: Whether web hosts pass requests on to app hosts.
+      type: bool
+    backends:
+      description: >-
+        Where web hosts pass requests on, addresses of the app hosts with a live release, or of all app hosts before the
+        first one has.
+      type: list
+      elements: str
+    load_balancers:
+      description: On an app host, addresses of the web hosts that pass requests to it.
+      type: list
+      elements: str
+    peers:
+      description: Addresses of the other hosts of the site.
+      type: list
+      elements: str
+    members:
+      description: Hosts of each group, where the site has several hosts.
+      type: dict
+    database_servers:
+      description: Database hosts, each with its address.
+      type: dict
+    app_processors:
+      description: Processors of all app hosts, as the module claim has counted them.
+      type: int
+    database_is_local:
+      description: Whether this host has the only database, which it reaches over the socket.
+      type: bool
+    database_clients:
+      description: Addresses of the app hosts that reach a database over the network.
+      type: list
+      elements: str
+    valkey_address:
+      description: Address at which app hosts reach Valkey. Empty where it is on the only app host.
+      type: str
+    valkey_clients:
+      description: Addresses of the app hosts that reach Valkey over the network.
+      type: list
+      elements: str
+    database_peers:
+      description: On a database host of a site with several hosts, addresses of its clients and of all database hosts.
+      type: list
+      elements: str
+    is_certificate_host:
+      description: Whether this host requests the certificate that other web hosts fetch.
+      type: bool
+    certificate_host_address:
+      description: Address of the web host that requests the certificate. Empty on that host.
+      type: str
+    certificate_followers:
+      description: On the host that requests the certificate, addresses of the others.
+      type: list
+      elements: str
+    neighbour_sites:
+      description: Sites of the inventory that are on the same machine, by C(ansible_host), this one among them.
+      type: list
+      elements: str
+"""
+
+#: Groups of the inventory, by the names of their parts in the topology.
+GROUPS = ("web", "app", "database", "valkey")
+
+
+def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host: str) -> dict[str, Any]:
+    everybody = list(dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())))
+    # Another site may have hosts in the same groups.
+    site = hostvars[host]["site_name"] if len(everybody) > 1 else None
+    hosts = [name for name in everybody if site is None or name == host or hostvars[name]["site_name"] == site]
+    web, app, database, valkey = ([name for name in groups.get(group, ()) if name in hosts] for group in GROUPS)
+
+    def addresses(names: list[str]) -> list[str]:
+        return [hostvars[name].get("site_address", "") for name in names]
+
+    def is_serving(name: str) -> bool:
+        found = hostvars[name]
+        return bool(found.get("__claim", {}).get("is_serving") or found.get("__django_release", {}).get("release"))
+
+    is_multi_host = len(hosts) > 1
+    is_balanced = len({*web, *app}) > 1
+    valkey_host = valkey[0] if valkey else ""
+    valkey_is_remote = bool(valkey_host) and app != [valkey_host]
+    # The only database is local to the app host that has it.
+    remote_app = [name for name in app if database != [name]]
+    is_certificate_host = len(web) > 1 and host == web[0]
+    return {
+        "hosts": hosts,
+        "web": web,
+        "app": app,
+        "database": database,
+        "valkey": valkey_host,
+        "is_web": host in web,
+        "is_app": host in app,
+        "is_database": host in database,
+        "is_valkey": host == valkey_host,
+        "is_multi_host": is_multi_host,
+        "is_balanced": is_balanced,
+        "backends": addresses([name for name in app if is_serving(name)] or app) if is_balanced else [],
+        "load_balancers": addresses(web) if is_balanced and host in app else [],
+        "peers": addresses([name for name in hosts if name != host]),
+        "members": {
+            group: names
+            for group, names in zip(GROUPS, (web, app, database, [valkey_host] if valkey_host else []), strict=True)
+            if is_multi_host and (names or group != "valkey")
+        },
+        "database_servers": dict(zip(database, addresses(database), strict=True)),
+        "app_processors": sum(hostvars[name].get("__claim", {}).get("processors", 0) for name in app),
+        "database_is_local": database == [host],
+        "database_clients": addresses(remote_app),
+        "database_peers": list(dict.fromkeys(addresses(remote_app) + addresses(database)))
+        if is_multi_host and host in database
+        else [],
+        "valkey_address": addresses([valkey_host])[0] if valkey_is_remote else "",
+        "valkey_clients": addresses(app) if valkey_is_remote else [],
+        "is_certificate_host": is_certificate_host,
+        "certificate_host_address": addresses(web[:1])[0] if len(web) > 1 and host != web[0] else "",
+        "certificate_followers": addresses(web[1:]) if is_certificate_host else [],
+        "neighbour_sites": neighbour_sites(groups, hostvars, host),
+    }
+
+
+def neighbour_sites(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host: str) -> list[str]:
+    machine = hostvars[host].get("ansible_host", host)
+    here = [name for name in groups.get("all", ()) if hostvars[name].get("ansible_host", "") == machine]
+    return list(dict.fromkeys(filter(None, (hostvars[name].get("site_name", "") for name in here))))
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {"topology": topology}

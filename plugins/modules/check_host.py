@@ -1,0 +1,166 @@
+#!/usr/bin/python
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: check_host
+short_description: Refuse a host that a site cannot run on, before it is changed
+version_added: 1.0.0
+description:
+  - Reads the distribution, the clock, the packages and the listening programs of the host, and names all problems at
+    once. The action plugin judges them on the controller.
+  - Takes the place of M(ansible.builtin.setup) and M(ansible.builtin.package_facts), which take three times as long.
+options:
+  web:
+    description: Whether the host needs the ports 80 and 443.
+    type: bool
+    default: false
+  database:
+    description: Whether the host needs the port 5432.
+    type: bool
+    default: false
+  valkey_port:
+    description: Port that Valkey needs on the host. 0 means none.
+    type: int
+    default: 0
+  http3:
+    description: Whether nginx is to serve HTTP/3.
+    type: bool
+    default: false
+  firewall:
+    description: Whether a firewall is to be set up.
+    type: bool
+    default: false
+  ssh_ports:
+    description: Ports of sshd that the firewall leaves open.
+    type: list
+    elements: int
+    default: []
+attributes:
+  check_mode:
+    description: Changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+author:
+  - the django_vps.stack authors (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+- name: Check the host
+  django_vps.stack.check_host:
+    web: true
+    ssh_ports: [22]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: Facts of the host.
+  returned: always
+  type: dict
+  contains:
+    distribution:
+      description: Name of the distribution, such as V(Debian). In the same way C(distribution_version) and
+        C(distribution_release).
+      type: str
+    env:
+      description: Environment of Ansible on the host.
+      type: dict
+    packages:
+      description: Names of the packages that are installed, each with an empty list.
+      type: dict
+    has_ipv6:
+      description: Whether the kernel supports IPv6.
+      type: bool
+"""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.sys_info import get_distribution, get_distribution_codename, get_distribution_version
+
+#: Units that listen for sshd, and hand the sockets over.
+SSH_SOCKETS = ("ssh.socket", "sshd.socket", "dropbear.socket")
+#: Written by the role nginx; other sites in the folders below are then its own, or beside them on purpose.
+OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
+NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
+
+
+def lines_of(*argv: str) -> list[str]:
+    """Output of a program; empty where it is missing or fails."""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=False, errors="replace").stdout.splitlines()
+    except OSError:
+        return []
+
+
+def installed_packages() -> list[str]:
+    rows = (
+        line.partition(" ")
+        for line in lines_of("dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n")
+    )
+    return [name for status, _, name in rows if status == "installed"]
+
+
+def ssh_sockets() -> list[str]:
+    """What active units listen on for sshd, such as V([::]:22 (Stream))."""
+    return [
+        line
+        for unit in SSH_SOCKETS
+        if lines_of("systemctl", "is-active", unit) == ["active"]
+        for line in lines_of("systemctl", "show", "--property=Listen", "--value", unit)
+    ]
+
+
+def foreign_nginx_sites() -> list[str]:
+    if OWN_NGINX.exists():
+        return []
+    found = (path for folder in NGINX_SITES if folder.is_dir() for path in sorted(folder.iterdir()))
+    return [str(path) for path in found if path.name != "default"]
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "web": {"type": "bool", "default": False},
+            "database": {"type": "bool", "default": False},
+            "valkey_port": {"type": "int", "default": 0},
+            "http3": {"type": "bool", "default": False},
+            "firewall": {"type": "bool", "default": False},
+            "ssh_ports": {"type": "list", "elements": "int", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(
+        changed=False,
+        ansible_facts={
+            "distribution": get_distribution(),
+            "distribution_version": get_distribution_version(),
+            "distribution_release": get_distribution_codename(),
+            "env": dict(os.environ),
+            "packages": {name: [] for name in installed_packages()},
+            "has_ipv6": has_ipv6(),
+        },
+        clock=int(time.time()),
+        listening=lines_of("ss", "-Hltnp"),
+        ssh_sockets=ssh_sockets(),
+        nginx_sites=foreign_nginx_sites(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a host must be before a site is set up on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+SUPPORTED = ("bookworm", "trixie", "noble")
+#: Of these, those whose nginx has no HTTP/3.
+WITHOUT_HTTP3 = ("bookworm", "noble")
+#: Seconds by which clocks may differ; certificates and signatures of packages tolerate that.
+MAX_CLOCK_DIFFERENCE = 300
+#: Programs that the stack runs itself.
+OWN_PROGRAMS = {"nginx", "postgres", "valkey-server", "redis-server"}
+SSH_SERVERS = {"sshd", "dropbear"}
+FIREWALLS = ("firewalld", "shorewall", "netfilter-persistent", "ufw")
+
+#: A line of `ss -Hltnp`: state, two queues, local address with its port, and the programs that listen.
+LISTENING = re.compile(r'(?:\S+ +){3}\S*:(?P<port>\d+) (?:.*users:\(\("(?P<program>[^"]+)",pid=(?P<process>\d+))?')
+
+
+def judge_host(host: str, options: Mapping[str, Any], state: Mapping[str, Any], now: float) -> Iterator[str]:
+    """All that is wrong with the host, one message each."""
+    facts = state["ansible_facts"]
+    sockets = [found.groupdict() for line in state["listening"] if (found := LISTENING.match(line))]
+    yield from judge_clock(host, state["clock"], now)
+    yield from judge_distribution(host, facts, options["http3"])
+    yield from judge_ports(host, options, sockets, state["nginx_sites"])
+    if options["firewall"]:
+        yield from judge_firewalls(host, facts)
+        yield from judge_ssh_ports(host, options["ssh_ports"], sockets, state["ssh_sockets"])
+
+
+def judge_clock(host: str, clock: int, now: float) -> Iterator[str]:
+    if abs(clock - now) >= MAX_CLOCK_DIFFERENCE:
+        there, here = (datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for moment in (clock, now))
+        yield f"The clock of {host} says {there}, and the one here {here}. Fix: set the wrong one (timedatectl)."
+
+
+def judge_distribution(host: str, facts: Mapping[str, Any], http3: bool) -> Iterator[str]:
+    release = facts["distribution_release"]
+    if release not in SUPPORTED:
+        runs = f"{facts['distribution']} {facts['distribution_version']}"
+        yield f"{host} runs {runs}. Fix: use Debian 13 or 12 (Ubuntu 24.04 is written for, not tested)."
+    elif http3 and release in WITHOUT_HTTP3:
+        yield f"nginx_http3: the nginx of {host} has no HTTP/3; Debian's has it from 13 on. Fix: remove nginx_http3."
+
+
+def judge_ports(
+    host: str, options: Mapping[str, Any], sockets: list[dict[str, str]], nginx_sites: list[str]
+) -> Iterator[str]:
+    needed = {str(port) for port in (80, 443) if options["web"]}
+    needed |= {"5432"} if options["database"] else set()
+    needed |= {str(options["valkey_port"])} if options["valkey_port"] else set()
+    foreign = [
+        f"port {each['port']} is used by {each['program']}, process {each['process']}"
+        for each in sockets
+        if each["port"] in needed and each["program"] and each["program"] not in OWN_PROGRAMS
+    ]
+    if options["web"] and any(each["port"] == "80" and each["program"] == "nginx" for each in sockets):
+        foreign += [f"port 80 is used by nginx for {site}" for site in nginx_sites]
+    if foreign:
+        fix = "Fix: remove that program, or stop its unit for good, as by systemctl disable --now UNIT."
+        yield f"{host}: {', '.join(dict.fromkeys(foreign))}; the site needs it.\n{fix}"
+
+
+def judge_firewalls(host: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    # Ubuntu ships ufw switched off.
+    others = [
+        name
+        for name in FIREWALLS
+        if name in facts["packages"] and not (name == "ufw" and facts["distribution"] == "Ubuntu")
+    ]
+    if others:
+        yield (
+            f"{', '.join(others)} manages the firewall of {host}. Fix: remove it, with its rules in host_open_tcp,"
+            " host_open_udp or host_firewall_rules, or set host_manage_firewall: false."
+        )
+
+
+def judge_ssh_ports(
+    host: str, ports: list[int], sockets: list[dict[str, str]], ssh_sockets: list[str]
+) -> Iterator[str]:
+    of_sshd = [each["port"] for each in sockets if each["program"] in SSH_SERVERS]
+    of_sshd += re.findall(r":(\d+) \(Stream\)", "\n".join(ssh_sockets))
+    listening = {each["port"] for each in sockets} | set(of_sshd)
+    deaf = [str(port) for port in ports if str(port) not in listening]
+    # A host that Ansible reaches in another way may have no sshd.
+    if deaf and of_sshd:
+        heard = ", ".join(dict.fromkeys(of_sshd))
+        yield (
+            f"host_ssh_ports: expected ports on which sshd of {host} listens ({heard}), got {', '.join(deaf)}. Fix:"
+            f" behind a router that maps ports, set host_ssh_ports: [{heard}]; to open another port, add a line 'Port"
+            " NUMBER' for each port to /etc/ssh/sshd_config.d/port.conf on the host and reload sshd."
+        )

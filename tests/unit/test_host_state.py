@@ -1,0 +1,91 @@
+"""What a host is refused for before site.yml changes it."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.django_vps.stack.plugins.plugin_utils.host_state import judge_host
+
+SSHD = 'LISTEN 0      128          0.0.0.0:22        0.0.0.0:*    users:(("sshd",pid=611,fd=3))'
+NGINX = (
+    'LISTEN 0      511             [::]:80           [::]:*    users:(("nginx",pid=700,fd=6),("nginx",pid=701,fd=6))'
+)
+OPTIONS = {"web": True, "database": True, "valkey_port": 0, "http3": False, "firewall": True, "ssh_ports": [22]}
+FACTS = {"distribution": "Debian", "distribution_version": "13", "distribution_release": "trixie", "packages": {}}
+STATE = {"ansible_facts": FACTS, "clock": 1000, "listening": [SSHD], "ssh_sockets": [], "nginx_sites": []}
+
+
+def judged(options=None, facts=None, **state) -> list[str]:
+    state = {**STATE, **state, "ansible_facts": {**FACTS, **(facts or {})}}
+    return list(judge_host("vps1", {**OPTIONS, **(options or {})}, state, now=1000.5))
+
+
+def listener(address: str, program: str) -> str:
+    return f'LISTEN 0      5          {address}      0.0.0.0:*    users:(("{program}",pid=42,fd=3))'
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"listening": [SSHD, NGINX]},
+        {"listening": [SSHD, listener("127.0.0.1:5432", "postgres"), listener("127.0.0.1:8025", "mailpit")]},
+        {"clock": 1299},
+        {"facts": {"distribution_release": "bookworm"}},
+        {"options": {"http3": True}},
+        # Ansible comes by another way than SSH.
+        {"listening": []},
+        # systemd listens for sshd.
+        {"listening": [listener("*:22", "systemd")], "ssh_sockets": ["[::]:22 (Stream)"]},
+        {"facts": {"distribution": "Ubuntu", "distribution_release": "noble", "packages": {"ufw": []}}},
+        {"facts": {"packages": {"ufw": []}}, "options": {"firewall": False, "ssh_ports": [2222]}},
+        {"listening": [SSHD, listener("0.0.0.0:80", "python3")], "options": {"web": False}},
+    ],
+)
+def test_a_host_that_a_site_can_run_on_is_accepted(state):
+    assert judged(**state) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"clock": 700}, "The clock of vps1 says 1970-01-01T00:11:40Z, and the one here 1970-01-01T00:16:40Z. Fix:"),
+        (
+            {"facts": {"distribution_version": "11.9", "distribution_release": "bullseye"}},
+            "vps1 runs Debian 11.9. Fix: use Debian 13 or 12",
+        ),
+        (
+            {"options": {"http3": True}, "facts": {"distribution_release": "bookworm"}},
+            "nginx_http3: the nginx of vps1 has no HTTP/3",
+        ),
+        (
+            {"listening": [SSHD, listener("0.0.0.0:80", "apache2")]},
+            "vps1: port 80 is used by apache2, process 42; the site needs it.\nFix: remove that program",
+        ),
+        ({"listening": [SSHD, listener("[::]:5432", "docker-proxy")]}, "vps1: port 5432 is used by docker-proxy"),
+        (
+            {"listening": [SSHD, listener("0.0.0.0:6380", "nc")], "options": {"valkey_port": 6380}},
+            "vps1: port 6380 is used by nc",
+        ),
+        (
+            {"listening": [SSHD, NGINX], "nginx_sites": ["/etc/nginx/conf.d/blog.conf"]},
+            "vps1: port 80 is used by nginx for /etc/nginx/conf.d/blog.conf",
+        ),
+        ({"facts": {"packages": {"ufw": []}}}, "ufw manages the firewall of vps1. Fix: remove it"),
+        (
+            {"options": {"ssh_ports": [22, 2222]}},
+            "host_ssh_ports: expected ports on which sshd of vps1 listens (22), got 2222. Fix: behind a router",
+        ),
+        (
+            {"options": {"ssh_ports": [2222]}, "listening": [], "ssh_sockets": ["0.0.0.0:22 (Stream)"]},
+            "host_ssh_ports: expected ports on which sshd of vps1 listens (22), got 2222.",
+        ),
+    ],
+)
+def test_a_host_that_a_site_cannot_run_on_is_refused(state, message):
+    [found] = judged(**state)
+    assert found.startswith(message)
+
+
+def test_all_problems_are_named_at_once():
+    found = judged(clock=0, facts={"distribution_release": "sid", "packages": {"shorewall": []}})
+    assert len(found) == 3
