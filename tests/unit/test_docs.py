@@ -36,6 +36,11 @@ def test_every_page_is_reached_from_the_readme(page):
     assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_every_page_is_on_the_map(page):
+    assert page.name == "index.md" or f"({page.name})" in (ROOT / "docs/index.md").read_text()
+
+
 TEXTS = [*PAGES, *ROOT.glob("roles/*/meta/*.yml"), *ROOT.glob("roles/*/defaults/main.yml")]
 #: Words for which docs/glossary.md or the manual of the tool has a term.
 OLD_WORDS = re.compile(r"\b(somebody|nobody|whoever|meanwhile|mend(s|ed)?)\b", re.IGNORECASE)
