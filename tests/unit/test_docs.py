@@ -62,3 +62,16 @@ def test_example_deploys_with_what_the_deployer_takes(example):
 def flat(example: Path) -> str:
     """The text with folded lines joined."""
     return re.sub(r"\n\s+(?=shop-deploy@)", " ", example.read_text())
+
+
+def numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
+def test_version_is_the_same_everywhere():
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    assert re.search(r"^## v(\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+    known = list(yaml.safe_load((ROOT / "changelogs/changelog.yaml").read_text())["releases"])
+    for module in ROOT.glob("plugins/modules/*.py"):
+        known += re.findall(r"^version_added: (\S+)$", module.read_text(), re.MULTILINE)
+    assert max(map(numbers, known)) <= numbers(version)
