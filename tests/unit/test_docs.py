@@ -41,6 +41,35 @@ def test_every_page_is_on_the_map(page):
     assert page.name == "index.md" or f"({page.name})" in (ROOT / "docs/index.md").read_text()
 
 
+def flattened(files: list[Path]) -> str:
+    """The code with strings that go on in the next line joined."""
+    text = " ".join(file.read_text() for file in files if file.is_file())
+    return re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", text))
+
+
+#: Parts of messages that are made of several strings, or that another program prints.
+COMPOSED = {"problems in the inventory", "belongs to site", "too many certificates"}
+
+
+def test_troubleshooting_has_messages_that_are_printed():
+    parts = ("plugins/**/*.py", "playbooks/**/*.yml", "roles/*/tasks/*.yml", "roles/*/templates/*")
+    code = flattened([file for part in parts for file in ROOT.glob(part)])
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall("`([^`]+)`", row)]
+    # Capitals and numbers stand for what differs.
+    pieces = [
+        piece.strip(" !") for text in messages for piece in re.split(r"…|\b[A-Z][A-Z0-9]*\b|\d[\w.]*|[():,;']", text)
+    ]
+    assert [piece for piece in pieces if piece.count(" ") > 1 and piece not in code and piece not in COMPOSED] == []
+
+
+def test_troubleshooting_has_each_step():
+    code = flattened([*ROOT.glob("plugins/module*/*.py")])
+    steps = set(re.findall(r'(?:StepError|\brun|sandboxed|ask_project)\( ?"([a-z]+)"', code))
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert steps - {step for heading in headings for step in heading.split(", ")} == set()
+
+
 TEXTS = [*PAGES, *ROOT.glob("roles/*/meta/*.yml"), *ROOT.glob("roles/*/defaults/main.yml")]
 #: Words for which docs/glossary.md or the manual of the tool has a term.
 OLD_WORDS = re.compile(r"\b(somebody|nobody|whoever|meanwhile|mend(s|ed)?)\b", re.IGNORECASE)
