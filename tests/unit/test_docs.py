@@ -4,14 +4,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible import context
+from ansible.cli.playbook import PlaybookCLI
+from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import OF_PLAYBOOKS
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, roles
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md"), ROOT / "benchmarks/README.md"]
+
+
+PREFIXES = "|".join(["site", *roles()])
 
 
 def anchors(page: Path) -> set[str]:
@@ -39,6 +48,49 @@ def test_every_page_is_reached_from_the_readme(page):
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
 def test_every_page_is_on_the_map(page):
     assert page.name == "index.md" or f"({page.name})" in (ROOT / "docs/index.md").read_text()
+
+
+def code_of(page: Path) -> list[str]:
+    """What is code on a page: lines of blocks, and spans."""
+    text = page.read_text()
+    fenced = re.compile(r"^ *```\w*$(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+    blocks = [line for block in fenced.findall(text) for line in block.splitlines()]
+    rest = fenced.sub("", text)
+    return [*blocks, *re.findall(r"^ {4,}(.*)$", rest, re.MULTILINE), *re.findall(r"`([^`\n]+)`", rest)]
+
+
+#: What the inventory and the command line can set.
+VARIABLES = {*read_specs(), *OF_PLAYBOOKS}
+COMMAND = re.compile(r"ansible-playbook +(-?[^#|]*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_playbook_commands_exist(page):
+    for command in (found[1] for line in code_of(page) if (found := COMMAND.match(line.removeprefix("$ ")))):
+        # Ansible's parser ends with an error at an option that does not exist.
+        PlaybookCLI(["ansible-playbook", *shlex.split(command)]).parse()
+        for playbook in context.CLIARGS["args"]:
+            name = playbook.removeprefix("django_vps.stack.")
+            assert (ROOT / (playbook if name == playbook else f"playbooks/{name}.yml")).is_file(), command
+        for given in context.CLIARGS["extra_vars"]:
+            names = json.loads(given) if given.startswith("{") else [given.partition("=")[0]]
+            assert set(names) <= VARIABLES, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_code_names_exists(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in code_of(page):
+        for target in re.findall(r"^make ([a-z-]+)", line):
+            assert target in targets, line
+        for scenario in re.findall(r"\bSCENARIO=(\w+)", line):
+            assert scenario == "name" or (ROOT / "molecule" / scenario).is_dir(), line
+        for tool in re.findall(r"^((?:tools|tests|benchmarks|playbooks|inventories)/[\w/.-]+)", line):
+            assert (ROOT / tool).exists(), line
+        for name in re.findall(r"-e (\w+)=", line):
+            assert name in VARIABLES, line
+        for name in re.findall(rf"(?<![\w/.-])(?:{PREFIXES})_[a-z_]+\b(?![*/.-])", line):
+            assert name in VARIABLES, line
 
 
 def flattened(files: list[Path]) -> str:
