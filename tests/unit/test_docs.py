@@ -85,7 +85,7 @@ def test_what_code_names_exists(page):
             assert target in targets, line
         for scenario in re.findall(r"\bSCENARIO=(\w+)", line):
             assert scenario == "name" or (ROOT / "molecule" / scenario).is_dir(), line
-        for tool in re.findall(r"^((?:tools|tests|benchmarks|playbooks|inventories)/[\w/.-]+)", line):
+        for tool in re.findall(r"^((?:tools|tests|benchmarks|playbooks)/[\w/.-]+)", line):
             assert (ROOT / tool).exists(), line
         for name in re.findall(r"-e (\w+)=", line):
             assert name in VARIABLES, line
