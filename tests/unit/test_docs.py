@@ -162,6 +162,18 @@ def flat(example: Path) -> str:
     return re.sub(r"\n\s+(?=shop-deploy@)", " ", example.read_text())
 
 
+@pytest.mark.parametrize("form", ["bug", "project"])
+def test_issue_form_is_complete(form):
+    fields = yaml.safe_load((ROOT / f".github/ISSUE_TEMPLATE/{form}.yml").read_text())
+    assert {"name", "description", "body"} <= set(fields)
+    inputs = [field for field in fields["body"] if field["type"] != "markdown"]
+    assert {"inventory", "versions"} <= {field["id"] for field in inputs}
+    assert all(field["attributes"]["label"] for field in inputs)
+    pages = re.findall(r"\b[\w/]+\.md\b", str(fields))
+    assert pages
+    assert all((ROOT / page).is_file() for page in pages)
+
+
 def numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
