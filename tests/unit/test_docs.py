@@ -4,14 +4,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible import context
+from ansible.cli.playbook import PlaybookCLI
+from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import OF_PLAYBOOKS
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, roles
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md"), ROOT / "benchmarks/README.md"]
+
+
+PREFIXES = "|".join(["site", *roles()])
 
 
 def anchors(page: Path) -> set[str]:
@@ -36,14 +45,108 @@ def test_every_page_is_reached_from_the_readme(page):
     assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_every_page_is_on_the_map(page):
+    assert page.name == "index.md" or f"({page.name})" in (ROOT / "docs/index.md").read_text()
+
+
+def code_of(page: Path) -> list[str]:
+    """What is code on a page: lines of blocks, and spans."""
+    text = page.read_text()
+    fenced = re.compile(r"^ *```\w*$(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+    blocks = [line for block in fenced.findall(text) for line in block.splitlines()]
+    rest = fenced.sub("", text)
+    return [*blocks, *re.findall(r"^ {4,}(.*)$", rest, re.MULTILINE), *re.findall(r"`([^`\n]+)`", rest)]
+
+
+#: What the inventory and the command line can set.
+VARIABLES = {*read_specs(), *OF_PLAYBOOKS}
+COMMAND = re.compile(r"ansible-playbook +(-?[^#|]*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_playbook_commands_exist(page):
+    for command in (found[1] for line in code_of(page) if (found := COMMAND.match(line.removeprefix("$ ")))):
+        # Ansible's parser ends with an error at an option that does not exist.
+        PlaybookCLI(["ansible-playbook", *shlex.split(command)]).parse()
+        for playbook in context.CLIARGS["args"]:
+            name = playbook.removeprefix("django_vps.stack.")
+            assert (ROOT / (playbook if name == playbook else f"playbooks/{name}.yml")).is_file(), command
+        for given in context.CLIARGS["extra_vars"]:
+            names = json.loads(given) if given.startswith("{") else [given.partition("=")[0]]
+            assert set(names) <= VARIABLES, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_code_names_exists(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in code_of(page):
+        for target in re.findall(r"^make ([a-z-]+)", line):
+            assert target in targets, line
+        for scenario in re.findall(r"\bSCENARIO=(\w+)", line):
+            assert scenario == "name" or (ROOT / "molecule" / scenario).is_dir(), line
+        for tool in re.findall(r"^((?:tools|tests|benchmarks|playbooks)/[\w/.-]+)", line):
+            assert (ROOT / tool).exists(), line
+        for name in re.findall(r"-e (\w+)=", line):
+            assert name in VARIABLES, line
+        for name in re.findall(rf"(?<![\w/.-])(?:{PREFIXES})_[a-z_]+\b(?![*/.-])", line):
+            assert name in VARIABLES, line
+
+
+def flattened(files: list[Path]) -> str:
+    """The code with strings that go on in the next line joined."""
+    text = " ".join(file.read_text() for file in files if file.is_file())
+    return re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", text))
+
+
+#: Parts of messages that are made of several strings, or that another program prints.
+COMPOSED = {"problems in the inventory", "belongs to site", "too many certificates"}
+
+
+def test_troubleshooting_has_messages_that_are_printed():
+    parts = ("plugins/**/*.py", "playbooks/**/*.yml", "roles/*/tasks/*.yml", "roles/*/templates/*")
+    code = flattened([file for part in parts for file in ROOT.glob(part)])
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall("`([^`]+)`", row)]
+    # Capitals and numbers stand for what differs.
+    pieces = [
+        piece.strip(" !") for text in messages for piece in re.split(r"…|\b[A-Z][A-Z0-9]*\b|\d[\w.]*|[():,;']", text)
+    ]
+    assert [piece for piece in pieces if piece.count(" ") > 1 and piece not in code and piece not in COMPOSED] == []
+
+
+def test_troubleshooting_has_each_step():
+    code = flattened([*ROOT.glob("plugins/module*/*.py")])
+    steps = set(re.findall(r'(?:StepError|\brun|sandboxed|ask_project)\( ?"([a-z]+)"', code))
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert steps - {step for heading in headings for step in heading.split(", ")} == set()
+
+
 TEXTS = [*PAGES, *ROOT.glob("roles/*/meta/*.yml"), *ROOT.glob("roles/*/defaults/main.yml")]
 #: Words for which docs/glossary.md or the manual of the tool has a term.
-OLD_WORDS = re.compile(r"\b(somebody|nobody|whoever|meanwhile|mend(s|ed)?)\b", re.IGNORECASE)
+OLD_WORDS = re.compile(
+    r"\b(somebody|nobody|whoever|meanwhile|mend(s|ed|ing)?|colleagues?|followers?|(who|which) guess(es)?|who scans"
+    r"|hears? of|let (nobody|another one)|one to start with|the release before|whole release|second pair of eyes"
+    r"|comes? in as|would believe|unprotected line|a whole number|is no name of|ask for so often)\b",
+    re.IGNORECASE,
+)
+#: In docs/ and the README also these, which other texts, and so variables.md, still have.
+OLD_WORDS_OF_DOCS = re.compile(
+    r"\b(the one before|takes? the writes|believed|on whose behalf|under way|in force|took back|taken back"
+    r"|goes on serving|vouches|obeyed|for ever|ought to|comes to)\b",
+    re.IGNORECASE,
+)
+#: Quotes the old words, in a column of its own; and what the program prints.
+QUOTED = {"docs/glossary.md": r"\| [^|]* \|$", "docs/troubleshooting.md": "`[^`]*`", "docs/project.md": "^    .*$"}
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: str(text.relative_to(ROOT)))
 def test_what_users_read_has_the_terms_of_the_glossary(text):
-    assert not OLD_WORDS.findall(text.read_text())
+    name = str(text.relative_to(ROOT))
+    prose = re.sub(QUOTED[name], "", text.read_text(), flags=re.MULTILINE) if name in QUOTED else text.read_text()
+    assert not OLD_WORDS.findall(prose)
+    if name == "README.md" or (name.startswith("docs/") and name != "docs/variables.md"):
+        assert not OLD_WORDS_OF_DOCS.findall(prose)
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.yml")), ids=lambda example: example.name)
@@ -57,3 +160,28 @@ def test_example_deploys_with_what_the_deployer_takes(example):
 def flat(example: Path) -> str:
     """The text with folded lines joined."""
     return re.sub(r"\n\s+(?=shop-deploy@)", " ", example.read_text())
+
+
+@pytest.mark.parametrize("form", ["bug", "project"])
+def test_issue_form_is_complete(form):
+    fields = yaml.safe_load((ROOT / f".github/ISSUE_TEMPLATE/{form}.yml").read_text())
+    assert {"name", "description", "body"} <= set(fields)
+    inputs = [field for field in fields["body"] if field["type"] != "markdown"]
+    assert {"inventory", "versions"} <= {field["id"] for field in inputs}
+    assert all(field["attributes"]["label"] for field in inputs)
+    pages = re.findall(r"\b[\w/]+\.md\b", str(fields))
+    assert pages
+    assert all((ROOT / page).is_file() for page in pages)
+
+
+def numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
+def test_version_is_the_same_everywhere():
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    assert re.search(r"^## v(\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+    known = list(yaml.safe_load((ROOT / "changelogs/changelog.yaml").read_text())["releases"])
+    for module in ROOT.glob("plugins/modules/*.py"):
+        known += re.findall(r"^version_added: (\S+)$", module.read_text(), re.MULTILINE)
+    assert max(map(numbers, known)) <= numbers(version)

@@ -1,0 +1,9 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Hook of mkdocs: links that leave docs/ lead to the repository, since the site has the pages of docs/ only."""
+
+import re
+
+
+def on_page_markdown(markdown: str, config, **_options) -> str:
+    return re.sub(r"\]\(\.\./", f"]({config.repo_url.rstrip('/')}/blob/main/", markdown)
