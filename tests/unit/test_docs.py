@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md"), ROOT / "benchmarks/README.md"]
 
 
-PREFIXES = "|".join(["site", *roles()])
+PREFIXES = "|".join(roles())
 
 
 def anchors(page: Path) -> set[str]:
@@ -59,8 +59,17 @@ def code_of(page: Path) -> list[str]:
     return [*blocks, *re.findall(r"^ {4,}(.*)$", rest, re.MULTILINE), *re.findall(r"`([^`\n]+)`", rest)]
 
 
-#: What the inventory and the command line can set.
-VARIABLES = {*read_specs(), *OF_PLAYBOOKS}
+#: What the inventory and the command line can set, and what roles derive from it for others.
+VARIABLES = {
+    *read_specs(),
+    *OF_PLAYBOOKS,
+    *(
+        name
+        for file in ROOT.glob("roles/*/vars/main.yml")
+        for name in yaml.safe_load(file.read_text())
+        if name[0] != "_"
+    ),
+}
 COMMAND = re.compile(r"ansible-playbook +(-?[^#|]*)")
 
 
