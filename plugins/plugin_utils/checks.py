@@ -20,7 +20,8 @@ of a type, one of TYPES, or a dictionary:
 Of a list the check applies to each entry, of a dictionary to each name and value.
 
 Beside `variables` there may be lists of names: `required_together`, `same_on_all_hosts_of_a_site` and
-`same_for_all_sites_of_a_host`.
+`same_for_all_sites_of_a_host`; and `renamed`, the names that variables had in an earlier release, each with the present
+one.
 """
 
 from __future__ import annotations

@@ -1114,6 +1114,11 @@ def test_relations_name_variables(relation):
     assert set(names) <= SPECS.keys()
 
 
+def test_former_names_lead_to_variables():
+    assert set(role_specs.read_renamed().values()) <= SPECS.keys()
+    assert not role_specs.read_renamed().keys() & SPECS.keys()
+
+
 def test_roles_of_others_in_the_folder_are_let_alone(tmp_path, monkeypatch):
     for path in ("nginx/meta/checks.yml", "somebodys.nginx/meta/main.yml", ".DS_Store"):
         (tmp_path / "roles" / path).parent.mkdir(parents=True, exist_ok=True)
