@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import re
 
-from ansible_collections.django_vps.stack.plugins.module_utils.site import WRITES
-
+#: What to do about a file that cannot be written.
+WRITABLE_ADVICE = (
+    "The site writes its uploads and nothing else: let it log to the console, or name the folder in"
+    " django_shared_paths."
+)
 #: What a package that is being compiled says, and the packages of Debian that it wants.
 COMPILED = (
     (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
@@ -55,7 +58,7 @@ ADVICE = (
         "The project asks for another Python than the host has.",
     ),
     (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
-    (r"Read-only file system", WRITES),
+    (r"Read-only file system", WRITABLE_ADVICE),
     (r"No module named", "Require the package that has it."),
     (
         r"(?i)could not find the (gdal|geos|proj) library",
@@ -65,8 +68,8 @@ ADVICE = (
 )
 
 
-def advice_for(complaint: str) -> str:
-    """What to do when a step gives up, if that is known."""
+def find_advice(complaint: str) -> str:
+    """Return what to do about a failed step, if that is known."""
     if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
         found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
         if found:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 #: Room for a first release, of which nothing is known yet.
 FIRST = {"bytes": 100 << 20, "files": 5000}

@@ -17,7 +17,7 @@ import stat
 import subprocess
 from dataclasses import dataclass
 
-from ansible_collections.django_vps.stack.plugins.module_utils.locks import private_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import open_lock_file
 
 #: Held while files change.
 LOCK = "/run/django_vps-files.lock"
@@ -401,7 +401,7 @@ def run(specs, command, check_mode=False, prove=None):
         seen.add(real)
 
     # The module of a run whose controller died may still be at work: wait for it.
-    lock = private_file(LOCK) if not check_mode else None
+    lock = open_lock_file(LOCK) if not check_mode else None
     try:
         mended = []
         if lock is not None:

@@ -10,9 +10,9 @@ import re
 import sys
 from pathlib import Path
 
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import of_poetry
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import between, read
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 
 #: The distribution's.
 DISTRIBUTION = "/usr/bin/python3"

@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import (
     EXTRA,
     Walk,
@@ -19,7 +20,6 @@ from ansible_collections.django_vps.stack.plugins.module_utils.poetry import (
     roots,
     without_extras,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 
 #: Lock files first: they name what was tested.
 KNOWN = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "pyproject.toml")

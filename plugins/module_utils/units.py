@@ -8,9 +8,10 @@ import glob
 import os
 import re
 import stat
-import subprocess
 import time
 from datetime import datetime
+
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
 
 PATHS = {"type": "list", "elements": "path", "default": []}
 UNIT = {
@@ -49,16 +50,6 @@ class Failed(Exception):
     def __init__(self, msg, **result):
         super().__init__(msg)
         self.result = result
-
-
-def call(*argv):
-    """Run a command: its return code, output and error output."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
-    try:
-        done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env)
-    except OSError as error:
-        return 127, "", f"{argv[0]}: {error.strerror}"
-    return (done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 def wall_ns():

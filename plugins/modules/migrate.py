@@ -86,14 +86,12 @@ from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking, progress_file
-from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    Site,
-    StepError,
-    ask_project,
-    only_one,
-    write_file,
-)
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import ask_project
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 # Times that a migration gives way to who holds its lock, and the seconds between.
 TRIES = 3
@@ -187,7 +185,7 @@ class Migrate:
                 self.ask(scripts.undo_migrations if self.back_to else scripts.migrate, watch=self.note_progress)
             except StepError as error:
                 # Of psycopg and psycopg2, in any language of the server.
-                if "LockNotAvailable" not in error.said:
+                if "LockNotAvailable" not in error.output:
                     raise self.failure(error) from None
                 self.waited = self.blockers()
                 if attempt == TRIES or self.begun_for_good(error):
@@ -213,7 +211,7 @@ class Migrate:
 
     @staticmethod
     def begun(error: StepError) -> list[str]:
-        return APPLYING.findall(error.said)[-1:]
+        return APPLYING.findall(error.output)[-1:]
 
     def begun_for_good(self, error: StepError) -> bool:
         """Whether a part of what failed may be done and stay so; then it cannot simply be tried again."""
@@ -261,7 +259,7 @@ def main() -> None:
     try:
         migrate = Migrate(module.params)
         # One that outlived its run may still be at it.
-        with contextlib.nullcontext() if module.check_mode else only_one(migrate.site.home):
+        with contextlib.nullcontext() if module.check_mode else lock_site(migrate.site.home):
             migrate.read()
             told = {
                 "plan": migrate.lines(),

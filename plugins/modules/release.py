@@ -297,10 +297,22 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
-from ansible_collections.django_vps.stack.plugins.module_utils.advice import advice_for
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
+from ansible_collections.django_vps.stack.plugins.module_utils.assets import keep_hashed_assets, list_hashed_assets
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space, size_of
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import remove_tree, replace_link, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
+from ansible_collections.django_vps.stack.plugins.module_utils.output import explain
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, settings_of
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import (
+    ANSWER,
+    ask_project,
+    compose_program,
+    parse_answers,
+)
 from ansible_collections.django_vps.stack.plugins.module_utils.python import (
     DISTRIBUTION,
     debian_pip,
@@ -319,22 +331,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     root_package,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.settings_check import Settings, is_free
-from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    ANSWER,
-    MARKER,
-    Site,
-    StepError,
-    answers,
-    ask_project,
-    explained,
-    hashed_assets,
-    only_one,
-    point,
-    program,
-    remove,
-    run,
-    write_file,
-)
+from ansible_collections.django_vps.stack.plugins.module_utils.site import MARKER, Site
 
 #: Ids sort by time, and need no escaping in a unit's name.
 ID = "%Y%m%dT%H%M%SZ"
@@ -421,7 +418,7 @@ class Build:
             self._seal()
         except StepError as error:
             self._keep_packages()
-            advice = error.advice or advice_for(f"{error.step}: {error.cause}")
+            advice = error.advice or find_advice(f"{error.step}: {error.cause}")
             raise StepError(error.step, error.cause, advice, details=error.details) from None
         except BaseException as error:
             self._remove()
@@ -513,7 +510,7 @@ class Build:
     def _find_project(self) -> None:
         self.project = find_project(self.code, self.options["subdirectory"])
         # The unit of any release finds its working directory under one name.
-        point(self.path / "project", os.path.relpath(self.project, self.path))
+        replace_link(self.path / "project", os.path.relpath(self.project, self.path))
 
     def _write_environment(self) -> None:
         settings = settings_of(self.project, self.options["settings_module"])
@@ -693,7 +690,7 @@ class Build:
             with contextlib.suppress(OSError, StepError):
                 for entry in self.path.iterdir():
                     if entry != self.venv:
-                        remove(entry)
+                        remove_tree(entry)
                 write_file(self.path / PACKAGES, self.packages)
                 return
         self._remove()
@@ -701,7 +698,7 @@ class Build:
     def _remove(self) -> None:
         """What is left will be said by the next build, which removes it first; now another failure is told."""
         with contextlib.suppress(OSError, StepError):
-            remove(self.path)
+            remove_tree(self.path)
 
     def _is_bound(self) -> bool:
         """Whether the virtual environment names files of this release, as it does of a package that is installed -e."""
@@ -789,11 +786,11 @@ class Build:
         try:
             facts, said = ask_project("settings", argv, scripts.examine, arguments)
         except StepError as error:
-            facts = answers(error.said)
+            facts = parse_answers(error.output)
             self._check_settings(facts)
             # What was said before its last answer is of an earlier step.
-            cause, details = explained(
-                error.said.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2] if facts else error.said
+            cause, details = explain(
+                error.output.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2] if facts else error.output
             )
             raise StepError(
                 facts.get("step", "settings"), cause or error.cause, error.advice, details=details
@@ -856,29 +853,20 @@ class Build:
     def _compress_static(self) -> None:
         """Once here and not at each request; where names bear a hash, nobody asks for the others."""
         every = (str(path.relative_to(self.static)) for path in self.static.rglob("*") if path.is_file())
-        names = hashed_assets(self.static) or every
+        names = list_hashed_assets(self.static) or every
         wanted = [name for name in sorted(names) if Path(name).suffix in TEXTS and "\n" not in name]
         wanted = [name for name in wanted if (self.static / name).stat().st_size >= WORTH]
         if wanted:
             folders = (str(self.static), str(self.site.home / "static"))
             lines = "".join(f"{name}\n" for name in wanted)
             call = "compress(*sys.argv[1:])"
-            python = (str(self.venv / "bin/python"), "-I", "-S", "-c", program(scripts.compress, call))
+            python = (str(self.venv / "bin/python"), "-I", "-S", "-c", compose_program(scripts.compress, call))
             self.sandboxed("collectstatic", *python, *folders, stdin=None, input=lines)
 
     def _take(self, folder: Path) -> None:
         """Make a folder root's, with all that is in it, and let only the site read it."""
         take(folder, self.options["user"])
         folder.chmod(0o750)
-
-    def _keep_hashed_assets(self) -> None:
-        """Put the assets whose name says what they hold where they outlive this release."""
-        for name in hashed_assets(self.static):
-            kept = self.site.home / "static" / name
-            if not kept.exists():
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.static / name, kept.with_name(f".{kept.name}.new"))
-                os.replace(kept.with_name(f".{kept.name}.new"), kept)
 
     def _seal(self) -> None:
         """Take the release from the site's user, and mark it whole as the very last step."""
@@ -892,7 +880,7 @@ class Build:
         for path in self.static.rglob("*"):
             if path.is_symlink():
                 raise StepError("collectstatic", f"{path.relative_to(self.static)} is a link", "Collect files only.")
-        self._keep_hashed_assets()
+        keep_hashed_assets(self.static, self.site.home / "static")
         facts = {
             "version": self.options["version"],
             "fingerprint": self.fingerprint,
@@ -1089,7 +1077,7 @@ def main() -> None:
             after = before_and_after("(a new release)")
             module.exit_json(changed=True, release="", live=live, pending=True, diff=after, **told)
         end_builds(options["user"])
-        with only_one(site.home):
+        with lock_site(site.home):
             for said in remove_incomplete(site, options["id"]):
                 module.warn(said)
             enough_space(site)

@@ -81,9 +81,10 @@ lines:
 from collections import Counter
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.python import python_of
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
-from ansible_collections.django_vps.stack.plugins.module_utils.units import call
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 #: Switches that people are shown.
 LAST = 20

@@ -149,18 +149,14 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    TRACEBACK,
-    WRITES,
-    Site,
-    StepError,
-    hashed_assets,
-    only_one,
-    point,
-    remove,
-    run,
-    without_foreign_frames,
-)
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import WRITABLE_ADVICE
+from ansible_collections.django_vps.stack.plugins.module_utils.assets import prune_assets
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import remove_tree, replace_link
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
+from ansible_collections.django_vps.stack.plugins.module_utils.output import tail_log
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 PAUSE = 0.25
 #: Who asks, where the web server listens, and how many seconds that has for an answer.
@@ -173,8 +169,6 @@ UNITS_DIFFER = "not all of its units run, or those of another release still do"
 VISITOR = "www-data"
 #: Seconds of one and the same wrong answer after which no other is expected. 503 means "not yet".
 SETTLED = 10
-#: Lines of its log that tell why a release is not good.
-SHOWN = 30
 #: Redirects within a site after which no page is expected any more.
 HOPS = 10
 # A client that connected in the instant of the rename may not be in the queue yet.
@@ -310,7 +304,7 @@ class Switch:
                 self._put_away(error)
             advice = error.advice
             if re.search(r"(PermissionError|OSError): .*(Permission denied|Read-only file system)", journal):
-                advice = WRITES
+                advice = WRITABLE_ADVICE
             if (self.site.facts(before or "") or {}).get("undone"):
                 advice = (
                     f"{before} goes on serving, but migrations that it needs may have been undone for {self.release}:"
@@ -318,7 +312,7 @@ class Switch:
                 )
             raise StepError(error.step, error.cause, advice, details=journal) from None
         if before != self.release:
-            point(self.site.current, f"releases/{self.release}")
+            replace_link(self.site.current, f"releases/{self.release}")
         # One that went live as its run died is noted by the next.
         if self.site.noted != self.release:
             self._note(self.site.noted, began)
@@ -502,7 +496,7 @@ class Switch:
             errors="replace",
             check=False,
         )
-        return last_words("\n".join(without_foreign_frames(shown.stdout.splitlines())))
+        return tail_log(shown.stdout)
 
     def _note(self, before: str, began: float) -> None:
         entry = {
@@ -588,38 +582,14 @@ class Switch:
             self.site.removed.mkdir(mode=0o700, exist_ok=True)
             os.rename(self.site.releases / release, self.site.removed / release)
         if self.site.removed.exists():
-            self._prune_assets()
+            statics = [self.site.releases / release / "static" for release in self.site.whole()]
+            prune_assets(statics, self.site.home / "static")
             try:
-                remove(self.site.removed)
+                remove_tree(self.site.removed)
             except StepError as error:
                 # No reason to call a release bad.
                 self.left = str(error)
         return removed
-
-    def _prune_assets(self) -> None:
-        named = {
-            name for release in self.site.whole() for name in hashed_assets(self.site.releases / release / "static")
-        }
-        top = self.site.home / "static"
-        for path in sorted(top.rglob("*"), reverse=True):
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-            elif path.is_file() and str(path.relative_to(top)) not in named:
-                path.unlink()
-
-
-def last_words(log: str) -> str:
-    """The end of a log; from its last traceback on where that is longer, as much is said after it by starting again.
-
-    That gunicorn halts because its processes do not start, it tells by a traceback too, which has not the cause.
-    """
-    lines = log.strip().splitlines()
-    begins = [number for number, line in enumerate(lines) if line.startswith(TRACEBACK)]
-    # The first line after its frames says what a traceback is about.
-    about = {begin: next((line for line in lines[begin + 1 :] if not line.startswith(" ")), "") for begin in begins}
-    causes = [begin for begin in begins if not about[begin].startswith("gunicorn.errors.HaltServer")]
-    begin = min([len(lines) - SHOWN, *(causes or begins)[-1:]])
-    return "\n".join(lines[max(0, begin) :])
 
 
 def advice_for(complaint: str) -> str:
@@ -664,7 +634,7 @@ def main() -> None:
                 f"there is no whole release {switch.release!r} in {switch.site.releases}",
                 "Run playbooks/deploy.yml again; playbooks/releases.yml lists those there are.",
             )
-        with only_one(switch.site.home):
+        with lock_site(switch.site.home):
             done = switch.serves() and switch.site.noted == switch.release
             wrong = switch.wrong() if done else ""
             curable = bool(wrong) and not switch.is_reachable()

@@ -19,9 +19,16 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.module_utils import disk_space
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
-from ansible_collections.django_vps.stack.plugins.module_utils.advice import advice_for
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
+from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
+from ansible_collections.django_vps.stack.plugins.module_utils.output import explain
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import parse_answers
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
     inputs_of,
@@ -29,17 +36,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.settings_check import Settings
-from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    Site,
-    StepError,
-    answers,
-    explained,
-    hashed_assets,
-    only_one,
-    point,
-    run,
-    write_file,
-)
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 from ansible_collections.django_vps.stack.plugins.modules import release
 from ansible_collections.django_vps.stack.plugins.modules.release import Build, fingerprint_of, next_id
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
@@ -428,7 +425,7 @@ def test_only_plain_files_below_the_static_folder_count_as_hashed_assets(tmp_pat
     (tmp_path / "secret").write_text("")
     names = ["site.0123456789ab.css", "../secret", "/etc/passwd", "gone.css", 7]
     (static / "staticfiles.json").write_text(json.dumps({"paths": {str(key): key for key in names}}))
-    assert hashed_assets(static) == ["site.0123456789ab.css", "site.0123456789ab.css.br"]
+    assert list_hashed_assets(static) == ["site.0123456789ab.css", "site.0123456789ab.css.br"]
 
 
 def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
@@ -463,7 +460,7 @@ def test_a_release_without_its_marker_is_no_release(tmp_path):
     for name in ("a", "b"):
         (site.releases / name).mkdir(parents=True)
     write_file(site.releases / "b/release.json", "{}")
-    point(site.current, "releases/b")
+    replace_link(site.current, "releases/b")
     assert site.whole() == ["b"]
     assert site.live == "b"
 
@@ -488,13 +485,13 @@ def test_nothing_that_a_terminal_acts_upon_is_shown(said, shown):
     assert str(StepError("a", f"x{said}", f"x{said}", details=f"x{said}")) == "\n".join(
         (f"a: x{shown}".rstrip(), f"x{shown}", f"x{shown}")
     )
-    assert answers(f"DJANGO_VPS {json.dumps({'a': [{'b': said}]})}") == {"a": [{"b": shown}]}
+    assert parse_answers(f"DJANGO_VPS {json.dumps({'a': [{'b': said}]})}") == {"a": [{"b": shown}]}
 
 
 def test_two_steps_do_not_work_at_once(tmp_path):
-    with only_one(tmp_path), pytest.raises(StepError, match="still works"), only_one(tmp_path, patience=0):
+    with lock_site(tmp_path), pytest.raises(StepError, match="still works"), lock_site(tmp_path, timeout_seconds=0):
         pass
-    with only_one(tmp_path, patience=0):
+    with lock_site(tmp_path, timeout_seconds=0):
         # Anybody who can open it can lock it.
         assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
 
@@ -604,7 +601,7 @@ def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not
 
 def test_answers_are_told_from_what_the_project_prints():
     said = 'hello\n\nDJANGO_VPS {"step": "check", "a": 1}\nnoise DJANGO_VPS {"a": 9}\n\nDJANGO_VPS {"a": 2}\n'
-    assert answers(said) == {"step": "check", "a": 2}
+    assert parse_answers(said) == {"step": "check", "a": 2}
 
 
 FINE = {
@@ -1025,7 +1022,7 @@ def test_what_cannot_be_removed_is_laid_aside_and_told(tmp_path, monkeypatch):
     def refuse(path):
         raise StepError("disk", f"rm: cannot remove '{path}': Operation not permitted")
 
-    monkeypatch.setattr(site_utils, "remove", refuse)
+    monkeypatch.setattr(site_utils, "remove_tree", refuse)
     site = Site(str(tmp_path))
     (site.releases / "1/code").mkdir(parents=True)
     (said,) = release.remove_incomplete(site, None)
@@ -1115,7 +1112,7 @@ KeyError: 'MAIL_KEY'
 
 
 def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of_the_project():
-    cause, details = explained(SETTINGS_ERROR)
+    cause, details = explain(SETTINGS_ERROR)
     assert cause == "KeyError: 'MAIL_KEY'"
     lines = str(StepError("settings", cause, "Set django_env.", details=details)).splitlines()
     assert lines[:3] == ["settings: KeyError: 'MAIL_KEY'", "Set django_env.", "reading the settings"]
@@ -1125,8 +1122,8 @@ def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of
 
 
 def test_what_is_no_traceback_is_told_by_its_end():
-    assert explained("\n".join(map(str, range(100)))) == ("\n".join(map(str, range(75, 100))), "")
-    assert explained("") == ("", "")
+    assert explain("\n".join(map(str, range(100)))) == ("\n".join(map(str, range(75, 100))), "")
+    assert explain("") == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -1143,8 +1140,8 @@ def test_what_is_no_traceback_is_told_by_its_end():
     ],
 )
 def test_what_is_compiled_names_the_packages_it_wants(said, packages):
-    assert packages in advice_for(f"install: {said}")
+    assert packages in find_advice(f"install: {said}")
 
 
 def test_psycopg2_from_source_is_told_of_its_wheel():
-    assert "or require psycopg[binary] or psycopg2-binary" in advice_for("install: pg_config not found. gcc")
+    assert "or require psycopg[binary] or psycopg2-binary" in find_advice("install: pg_config not found. gcc")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import allows, python_marker
 from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
@@ -16,7 +17,6 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     requirements_of,
     root_package,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError, point, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.output import tail_log
 from ansible_collections.django_vps.stack.plugins.modules import switch as module
-from ansible_collections.django_vps.stack.plugins.modules.switch import Switch, last_words
+from ansible_collections.django_vps.stack.plugins.modules.switch import Switch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -341,7 +343,7 @@ def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]
         (tmp_path / "releases" / name).mkdir(parents=True)
         write_file(tmp_path / "releases" / name / "release.json", "{}")
     (tmp_path / "static").mkdir()
-    point(tmp_path / "current", f"releases/{live}")
+    replace_link(tmp_path / "current", f"releases/{live}")
     lines = [json.dumps({"from": before, "to": after}) for before, after in switches]
     (tmp_path / "journal").write_text("".join(f"{line}\n" for line in lines))
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": live})
@@ -417,23 +419,23 @@ def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
 
 def test_the_last_words_of_a_release_are_the_end_of_its_log():
     log = [f"line {number}" for number in range(100)]
-    assert last_words("\n".join(log)).splitlines() == log[-30:]
-    assert last_words("\n".join(log[:3])).splitlines() == log[:3]
+    assert tail_log("\n".join(log)).splitlines() == log[-30:]
+    assert tail_log("\n".join(log[:3])).splitlines() == log[:3]
 
 
 def test_what_is_said_by_starting_again_does_not_hide_the_traceback():
     traceback = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     log = ["long before", *traceback, *["starting again"] * 20]
-    assert last_words("\n".join(log)).splitlines() == log[1:]
+    assert tail_log("\n".join(log)).splitlines() == log[1:]
 
 
 def test_that_gunicorn_halts_does_not_hide_why():
     worker = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     halt = ["Traceback (most recent call last):", *["  a frame"] * 40, "gunicorn.errors.HaltServer: <HaltServer ... 3>"]
     log = [*worker, *halt, *worker, *halt, "starting again"]
-    assert last_words("\n".join(log)).splitlines() == log[len(worker + halt) :]
+    assert tail_log("\n".join(log)).splitlines() == log[len(worker + halt) :]
     # Where nothing else is said, it is better than nothing.
-    assert last_words("\n".join(halt)).splitlines() == halt
+    assert tail_log("\n".join(halt)).splitlines() == halt
 
 
 @pytest.fixture
