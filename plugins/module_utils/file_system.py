@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 from pathlib import Path
 
@@ -51,3 +52,17 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a folder and all that is in it by rm, which has no limit for the depth that a project's code nests."""
     run("disk", ["rm", "-rf", "--", str(path)], advice=f"Remove {path} by hand.")
+
+
+def give_to_root(folder: Path, group: str, public: bool = False) -> None:
+    """Make a tree root's; a link is changed itself, never its target. The web server can read a public tree."""
+    gid = grp.getgrnam(group).gr_gid
+    for base, folders, files in os.walk(folder):
+        os.lchown(base, 0, gid)
+        if public:
+            os.chmod(base, 0o755)
+        for path in (Path(base, name) for name in folders + files):
+            if path.is_symlink() or not path.is_dir():
+                os.lchown(path, 0, gid)
+            if public and path.is_file() and not path.is_symlink():
+                path.chmod(0o644)
