@@ -67,6 +67,13 @@ ADVICE = (
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
 
+#: What most often has to be done, by what is wrong with the answer of a release.
+HEALTH_ADVICE = (
+    (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
+    (r"answers (3|4(?!00))", "Set django_health_path to a path that answers 200 to everybody."),
+    (r"answers 5", "The log below says why, unless LOGGING in the settings sends errors elsewhere."),
+)
+
 
 def find_advice(complaint: str) -> str:
     """Return what to do about a failed step, if that is known."""
@@ -81,3 +88,8 @@ def find_advice(complaint: str) -> str:
                 f" site.yml; or require {compiled if 'pg_config' in complaint else 'a version that has a wheel'}."
             )
     return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
+
+
+def find_health_advice(complaint: str) -> str:
+    """Return what to do about the answer of a release, if that is known."""
+    return next((advice for pattern, advice in HEALTH_ADVICE if re.search(pattern, complaint)), "")

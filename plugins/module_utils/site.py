@@ -97,6 +97,24 @@ class Site:
                     entries.append(json.loads(line))
         return entries
 
+    def record_switch(self, before: str, release: str, who: str, seconds: float) -> None:
+        """Add a switch to the journal."""
+        entry = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "who": who,
+            "what": (self.facts(release) or {}).get("version", ""),
+            "from": before,
+            "to": release,
+            "seconds": round(seconds, 1),
+        }
+        with self.journal.open("a+") as journal:
+            journal.seek(0)
+            # After a line that a crash cut short.
+            begun = not f"\n{journal.read()}".endswith("\n")
+            journal.write("\n" * begun + json.dumps(entry) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+
     @property
     def noted(self) -> str:
         """Id of the release that went live last, as the journal knows it."""
