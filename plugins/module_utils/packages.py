@@ -20,12 +20,12 @@ from ansible_collections.django_vps.stack.plugins.module_utils.poetry import can
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     LOCKS,
     Wish,
-    base_of,
+    find_base,
+    find_member,
     find_requirements,
-    inputs_of,
-    member_of,
+    find_root_package,
+    read_inputs,
     requirements_of,
-    root_package,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
@@ -69,7 +69,7 @@ class Packages:
             return
         installer = self._create_venv()
         self._install_required(locked, installer)
-        if root := root_package(locked, self.workspace.project):
+        if root := find_root_package(locked, self.workspace.project):
             self._run(*installer, "--no-deps", "--editable", str(root))
         if self.options["extra_packages"]:
             self._run(*installer, *self.options["extra_packages"])
@@ -94,12 +94,12 @@ class Packages:
         if locked.name == "uv.lock":
             if not self.by_uv:
                 raise StepError("install", "pip cannot read uv.lock", "Set django_installer to uv.")
-            where = ["--python", self.python, "--directory", str(member_of(locked, project))]
+            where = ["--python", self.python, "--directory", str(find_member(locked, project))]
             more = [f"--{kind[:-1]}={name}" for kind in ("groups", "extras") for name in self.options[kind]]
             self._run(self._uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *where, *more)
             return
         requirements = self._write_requirements(locked)
-        base = base_of(locked, project, code)
+        base = find_base(locked, project, code)
         options = []
         if self.by_uv and locked.name in LOCKS and "--extra-index-url" in requirements.read_text():
             # By default uv takes a package from the first index that has its name, in any version. Each one is
@@ -115,7 +115,7 @@ class Packages:
 
     def _compute_fingerprint(self, locked: Path) -> str:
         """Return what tells one set of packages from another; empty when the files do not determine the set."""
-        written = inputs_of(locked, self.wish, self.workspace.project)
+        written = read_inputs(locked, self.wish, self.workspace.project)
         if written is None:
             return ""
         names = ("installer", "uv", "packages", "extra_packages", "groups", "extras")

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.lock_files import read
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import of_poetry
-from ansible_collections.django_vps.stack.plugins.module_utils.requirements import between, read
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import list_folders
 
 #: The distribution's.
 DISTRIBUTION = "/usr/bin/python3"
@@ -28,7 +29,7 @@ def debian_pip() -> str:
 
 def wanted(project: Path, top: Path) -> tuple[str, str]:
     """Which versions the source asks for, as in requires-python, and the file that says so; empty when none does."""
-    for folder in between(project, top):
+    for folder in list_folders(project, top):
         pin = folder / ".python-version"
         for line in pin.read_text(errors="replace").splitlines() if pin.is_file() else ():
             # Of a version to the last digit the distribution's build of the same minor version is as good. What names
@@ -38,14 +39,14 @@ def wanted(project: Path, top: Path) -> tuple[str, str]:
                 return f"=={version.group(1)}.*", ".python-version"
             if re.match(r"[<>=~!]=?\s*\d", line.strip()):
                 return line.strip(), ".python-version"
-    for folder in between(project, top):
+    for folder in list_folders(project, top):
         facts = read(folder / "pyproject.toml")
         if versions := facts.get("project", {}).get("requires-python"):
             return versions, "requires-python in pyproject.toml"
         versions = facts.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python")
         if isinstance(versions, str) and versions != "*":
             return of_poetry(versions), "tool.poetry.dependencies.python in pyproject.toml"
-    for folder in between(project, top):
+    for folder in list_folders(project, top):
         requires = read(folder / "Pipfile.lock").get("_meta", {}).get("requires", {})
         runtime = folder / "runtime.txt"
         for version, name in (

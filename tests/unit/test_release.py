@@ -35,8 +35,8 @@ from ansible_collections.django_vps.stack.plugins.module_utils.project_shell imp
 from ansible_collections.django_vps.stack.plugins.module_utils.release_identity import compute_fingerprint, next_id
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
-    inputs_of,
     is_package,
+    read_inputs,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.settings_check import Settings
@@ -553,10 +553,10 @@ def test_the_same_requirements_are_the_same_packages(tmp_path):
     path = tmp_path / "requirements.txt"
     path.write_text("-r base.txt\nshop==1\n")
     (tmp_path / "base.txt").write_text("django==5.2\n")
-    before = inputs_of(path)
+    before = read_inputs(path)
     (tmp_path / "base.txt").write_text("django==5.3\n")
     assert before
-    assert inputs_of(path) != before
+    assert read_inputs(path) != before
 
 
 @pytest.mark.parametrize(
@@ -568,13 +568,13 @@ def test_the_same_requirements_are_the_same_packages(tmp_path):
 )
 def test_what_may_change_behind_its_line_is_installed_anew(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"django==5.2\n{line}\n")
-    assert inputs_of(tmp_path / "requirements.txt") is None
+    assert read_inputs(tmp_path / "requirements.txt") is None
 
 
 @pytest.mark.parametrize("line", [f"shop @ git+https://git.example.org/shop.git@{'a' * 40}", "django==5.2 # ./comment"])
 def test_what_is_pinned_is_not_installed_anew(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"{line}\n")
-    assert inputs_of(tmp_path / "requirements.txt")
+    assert read_inputs(tmp_path / "requirements.txt")
 
 
 @pytest.mark.parametrize(
