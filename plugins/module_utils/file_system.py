@@ -11,13 +11,14 @@ from pathlib import Path
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 
 
-def create_file(path: str | os.PathLike[str], content: bytes, mode: int, uid: int = -1, gid: int = -1) -> None:
-    """Write a file where none is, which only root can read until it has its owner and mode."""
+def create_file(path: str | os.PathLike[str], content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Write a file where none is, which only root can read until it has its owner (uid and gid) and its mode."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
-        os.fchown(descriptor, uid, gid)
+        if owner:
+            os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
 
