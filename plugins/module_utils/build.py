@@ -22,7 +22,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils import project_sc
 from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
 from ansible_collections.django_vps.stack.plugins.module_utils.assets import keep_hashed_assets
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
-from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import size_of
+from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import measure_size
 from ansible_collections.django_vps.stack.plugins.module_utils.environment import (
     ensure_secret_key,
     merge_network_environment,
@@ -243,7 +243,7 @@ class Build(Workspace):
             "unchecked": self.unchecked,
             "packages": self.packages,
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **size_of(self.path),
+            **measure_size(self.path),
         }
         run("seal", ["sync", "--file-system", str(self.path)])
         write_file(self.path / MARKER, json.dumps(facts, indent=2) + "\n")

@@ -16,10 +16,10 @@ from ansible_collections.django_vps.stack.plugins.module_utils.errors import Ste
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import (
     EXTRA,
     Walk,
-    canonical,
-    joined,
-    roots,
-    without_extras,
+    drop_extras,
+    find_roots,
+    join_markers,
+    normalise,
 )
 
 #: Lock files name the versions that were tested.
@@ -36,14 +36,14 @@ class Wish:
     def of(self, kind: str, known: dict, path: Path) -> list:
         """Return what a file has under the names of one kind, `groups` or `extras`."""
         names = getattr(self, kind)
-        normalised = {canonical(name): value for name, value in known.items()}
-        if lacking := [name for name in names if canonical(name) not in normalised]:
+        normalised = {normalise(name): value for name, value in known.items()}
+        if lacking := [name for name in names if normalise(name) not in normalised]:
             raise StepError(
                 "source",
                 f"{path.name} has no {kind[:-1]} {', '.join(lacking)}; it has {', '.join(sorted(known)) or 'none'}",
                 f"Correct django_{kind}.",
             )
-        return [normalised[canonical(name)] for name in names]
+        return [normalised[normalise(name)] for name in names]
 
 
 NO_WISH = Wish()
@@ -135,9 +135,9 @@ def _pyproject(facts: dict, wish: Wish, path: Path) -> Iterator[str]:
         lines += [line for each in (project.get("dependencies", []), *extras) for line in each]
     for group in wish.groups:
         lines += _group(group, groups, path)
-    known = {canonical(name): each for name, each in optional.items()}
+    known = {normalise(name): each for name, each in optional.items()}
     # Where it is installed itself, its name is known to the installer.
-    itself = "" if is_package(path) else canonical(project.get("name", ""))
+    itself = "" if is_package(path) else normalise(project.get("name", ""))
     for line in lines:
         yield from _without_itself(line, itself, known)
 
@@ -145,10 +145,10 @@ def _pyproject(facts: dict, wish: Wish, path: Path) -> Iterator[str]:
 def _without_itself(line: str, itself: str, optional: dict, within: tuple[str, ...] = ()) -> Iterator[str]:
     """Replace a line that names extras of the project itself by their content: no index has the project."""
     named = re.match(r"\s*([\w.-]+)\s*(?:\[([^\]]*)\])?\s*(?:[<>=!~][^;]*)?(?:;\s*(.*))?$", line)
-    if not named or canonical(named[1]) != itself:
+    if not named or normalise(named[1]) != itself:
         yield line
         return
-    for extra in map(canonical, re.findall(r"[\w.-]+", named[2] or "")):
+    for extra in map(normalise, re.findall(r"[\w.-]+", named[2] or "")):
         for more in () if extra in within else optional.get(extra, ()):
             for each in _without_itself(more, itself, optional, (*within, extra)):
                 yield _on(each, named[3])
@@ -160,16 +160,16 @@ def _on(line: str, marker: str | None) -> str:
         return line
     # An address may have a semicolon in it.
     requirement, _semicolon, own = (part.strip() for part in line.partition(" ;" if "@" in line else ";"))
-    return f"{requirement} ; {joined([part for part in (own, marker) if part], 'and')}"
+    return f"{requirement} ; {join_markers([part for part in (own, marker) if part], 'and')}"
 
 
 def _group(name: str, groups: dict, path: Path, within: tuple[str, ...] = ()) -> Iterator[str]:
     [lines] = Wish(groups=(name,)).of("groups", groups, path)
-    within = (*within, canonical(name))
+    within = (*within, normalise(name))
     for line in lines:
         if not isinstance(line, dict):
             yield line
-        elif "include-group" in line and canonical(line["include-group"]) not in within:
+        elif "include-group" in line and normalise(line["include-group"]) not in within:
             yield from _group(line["include-group"], groups, path, within)
 
 
@@ -203,7 +203,7 @@ def _poetry(lock: dict, wish: Wish, path: Path) -> Iterator[str]:
 def _of_poetry_2(packages: list[dict], wish: Wish, path: Path) -> Iterator[tuple[dict, str]]:
     known = {group: group for package in packages for group in package.get("groups", [])}
     groups = {"main", *wish.of("groups", known, path)}
-    extras = set(map(canonical, wish.extras))
+    extras = set(map(normalise, wish.extras))
     for package in packages:
         belongs = sorted(groups.intersection(package.get("groups", ["main"])))
         if not belongs:
@@ -213,9 +213,9 @@ def _of_poetry_2(packages: list[dict], wish: Wish, path: Path) -> Iterator[tuple
             # Each group has its own; where one has none, the package is always installed.
             each = [markers.get(group, "") for group in belongs]
             markers = " or ".join(f"({one})" for one in each) if all(each) else ""
-        if package.get("optional") and not extras.intersection(map(canonical, EXTRA.findall(markers))):
+        if package.get("optional") and not extras.intersection(map(normalise, EXTRA.findall(markers))):
             continue
-        yield package, without_extras(markers, extras)
+        yield package, drop_extras(markers, extras)
 
 
 def _of_poetry_1(lock: dict, wish: Wish, path: Path) -> list[tuple[dict, str]]:
@@ -233,7 +233,7 @@ def _of_poetry_1(lock: dict, wish: Wish, path: Path) -> list[tuple[dict, str]]:
         known["dev"] = {**poetry["dev-dependencies"], **known.get("dev", {})}
     groups = wish.of("groups", {"main": {}, **known}, path)
     wish.of("extras", lock.get("extras", {}), path)
-    markers = Walk(packages, roots(poetry, lock, groups, wish.extras)).markers()
+    markers = Walk(packages, find_roots(poetry, lock, groups, wish.extras)).markers()
     return [(packages[place], markers[place]) for place in sorted(markers)]
 
 

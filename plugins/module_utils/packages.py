@@ -16,7 +16,7 @@ from pathlib import Path
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
-from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
+from ansible_collections.django_vps.stack.plugins.module_utils.poetry import normalise
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     LOCKS,
     Wish,
@@ -132,7 +132,7 @@ class Packages:
     def _share_installed(self) -> bool:
         """Share the files of an earlier release with the very same packages; they are root's and never change."""
         site = self.workspace.site
-        releases = {name: site.facts(name).get("packages") for name in site.whole()}
+        releases = {name: site.facts(name).get("packages") for name in site.complete_releases()}
         releases |= {name: (site.releases / name / PACKAGES_MARKER).read_text() for name in list_failed_builds(site)}
         same = [name for name, known in releases.items() if self.fingerprint and known == self.fingerprint]
         if not same or self.options["force"]:
@@ -163,6 +163,6 @@ class Packages:
         return path
 
     def _is_installed(self, package: str) -> bool:
-        name = canonical(re.split(r"[\[=<>~! ]", package)[0])
+        name = normalise(re.split(r"[\[=<>~! ]", package)[0])
         found = glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info"))
-        return name in {canonical(Path(path).name.split("-")[0]) for path in found}
+        return name in {normalise(Path(path).name.split("-")[0]) for path in found}

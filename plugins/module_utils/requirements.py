@@ -17,7 +17,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.lock_files import
     read,
     requirements_of,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.poetry import canonical
+from ansible_collections.django_vps.stack.plugins.module_utils.poetry import normalise
 
 #: Lock files first: they name the versions that were tested.
 KNOWN = (*LOCKS, "requirements.txt", "pyproject.toml")
@@ -151,7 +151,7 @@ def find_root_package(path: Path, project: Path) -> Path | None:
     if "build-system" not in facts or not poetry.get("package-mode", True):
         return None
     folders = {package["from"] for package in poetry.get("packages", ()) if package.get("from")}
-    name = canonical(poetry.get("name") or facts.get("project", {}).get("name", "")).replace("-", "_")
+    name = normalise(poetry.get("name") or facts.get("project", {}).get("name", "")).replace("-", "_")
     if "packages" not in poetry and name:
         root = path.parent
         packages = (root / "src" / name, root / "src" / f"{name}.py")

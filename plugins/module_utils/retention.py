@@ -17,7 +17,7 @@ def prune_releases(site: Site, release: str, keep: int, running: set[str]) -> tu
 
     Returns the ids of the removed releases, and a message when files of theirs could not be removed.
     """
-    complete, switches = site.whole(), site.switches()
+    complete, switches = site.complete_releases(), site.switches()
     needed = {release, site.live, *running, *(entry["from"] for entry in switches[-1:])}
     needed.add(site.previous(release))
     # Those that were live last stay longest.
@@ -28,7 +28,7 @@ def prune_releases(site: Site, release: str, keep: int, running: set[str]) -> tu
         site.removed.mkdir(mode=0o700, exist_ok=True)
         os.rename(site.releases / name, site.removed / name)
     if site.removed.exists():
-        prune_assets([site.releases / name / "static" for name in site.whole()], site.home / "static")
+        prune_assets([site.releases / name / "static" for name in site.complete_releases()], site.home / "static")
         try:
             remove_tree(site.removed)
         except StepError as error:

@@ -18,18 +18,18 @@ MARKER = "release.json"
 
 
 class Site:
-    """The folder of a site as the modules see it: releases, and the one that is live."""
+    """The releases of a site, the one that is live, and the journal."""
 
     def __init__(self, home: str) -> None:
         self.home = Path(home)
         self.releases = self.home / "releases"
         self.current = self.home / "current"
         self.journal = self.home / "journal"
-        #: Releases on their way out; a run that dies leaves what the next one goes on to remove.
+        #: Releases to remove; the next run removes what a run that died has left here.
         self.removed = self.home / ".removed"
 
     def discard(self, release: str) -> str:
-        """Remove what a build has left; where that cannot be done, lay it aside and say so."""
+        """Remove what a build has left; what cannot be removed is moved away, and the message says so."""
         path = self.releases / release
         try:
             remove_tree(path)
@@ -48,20 +48,19 @@ class Site:
         except OSError:
             return None
 
-    @property
-    def serving(self) -> str:
-        """What a step that failed leaves to visitors."""
+    def describe_live(self) -> str:
+        """Return a sentence about the release that is live after a step has failed."""
         return f"{self.live} goes on serving." if self.live else "No release is live yet."
 
     def facts(self, release: str) -> dict | None:
-        """The marker of a release; None when the release is not whole."""
+        """Return what the marker of a release says; None when the release is not complete."""
         try:
             return json.loads((self.releases / release / MARKER).read_text())
         except (OSError, ValueError):
             return None
 
-    def whole(self) -> list[str]:
-        """Ids of the whole releases, oldest first."""
+    def complete_releases(self) -> list[str]:
+        """Return the ids of the complete releases, oldest first."""
         if not self.releases.is_dir():
             return []
         return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
@@ -72,7 +71,7 @@ class Site:
         write_file(self.releases / release / MARKER, json.dumps(known, indent=2) + "\n")
 
     def previous(self, release: str) -> str | None:
-        """The good release that was live before this one; those that were gone back from do not count."""
+        """Return the good release that was live before this one; those that were rolled back do not count."""
         switches, name = self.switches(), release
         while name:
             before = [entry["from"] for entry in switches if entry["to"] == name and entry["from"] < name]
@@ -83,13 +82,13 @@ class Site:
         return None
 
     @property
-    def left(self) -> str:
-        """The release that was switched away from last; its run may have died before it wrote so into the journal."""
+    def last_left(self) -> str:
+        """Id of the release that was live until the last switch, whose run may have died before it recorded it."""
         last = (self.switches() or [{"from": "", "to": ""}])[-1]
         return last["from"] if last["to"] == self.live else last["to"]
 
     def switches(self) -> list[dict]:
-        """The journal: one entry for each switch, oldest first. A line that a crash cut short is no entry."""
+        """Read the journal: one entry for each switch, oldest first. A line that a crash cut short is no entry."""
         entries = []
         with contextlib.suppress(OSError):
             for line in self.journal.read_text(errors="replace").splitlines():
@@ -116,6 +115,6 @@ class Site:
             os.fsync(journal.fileno())
 
     @property
-    def noted(self) -> str:
-        """Id of the release that went live last, as the journal knows it."""
+    def last_recorded(self) -> str:
+        """Id of the release that went live last, according to the journal."""
         return next((entry["to"] for entry in reversed(self.switches())), "")

@@ -100,7 +100,7 @@ def main() -> None:
                 # Last, so that a run after one that was killed runs all of them.
                 write_file(creates, "".join(f"{command}\n" for command in given["commands"]))
     except StepError as error:
-        module.fail_json(msg=f"{error}\n{site.serving}", step=error.step)
+        module.fail_json(msg=f"{error}\n{site.describe_live()}", step=error.step)
     module.exit_json(changed=True, output=output)
 
 

@@ -279,7 +279,7 @@ def main() -> None:
             module.warn(f"the migration had to wait for {line}")
         module.exit_json(changed=bool(migrate.plan), **told)
     except StepError as error:
-        module.fail_json(msg=f"{error}\n{Site(module.params['home']).serving}", step=error.step, **told)
+        module.fail_json(msg=f"{error}\n{Site(module.params['home']).describe_live()}", step=error.step, **told)
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.build import (
     end_builds,
     remove_incomplete_releases,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space
+from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import require_space
 from ansible_collections.django_vps.stack.plugins.module_utils.environment import ensure_secret_key, mask_values
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
@@ -355,7 +355,7 @@ def build(module: AnsibleModule, site: Site, fingerprint: str) -> Build:
     with lock_site(site.home):
         for warning in remove_incomplete_releases(site, options["id"]):
             module.warn(warning)
-        enough_space(site)
+        require_space(site)
         made = Build(module, site, options["id"] or next_id(site), fingerprint)
         made.run()
     return made
@@ -370,7 +370,7 @@ def ensure_release(module: AnsibleModule, site: Site) -> dict:
     same = [] if options["force"] else find_same(site, fingerprint)
     result = {"live": live}
     if module.check_mode:
-        others = [name for name in site.whole() if name not in same]
+        others = [name for name in site.complete_releases() if name not in same]
         result |= {"same": same, "others": others, "next": next_id(site)}
     if release := choose_release(options, same, live):
         facts, is_live = site.facts(release), release == live

@@ -229,9 +229,9 @@ class Switch:
         if before != self.release:
             replace_link(self.site.current, f"releases/{self.release}")
         # The next run records a switch whose run died before it could.
-        if self.site.noted != self.release:
+        if self.site.last_recorded != self.release:
             who = self.options["who"] or os.environ.get("SUDO_USER", "root")
-            self.site.record_switch(self.site.noted, self.release, who, time.time() - start)
+            self.site.record_switch(self.site.last_recorded, self.release, who, time.time() - start)
 
     def _put_away(self, error: StepError) -> None:
         """Stop a release that does not answer well."""
@@ -307,7 +307,7 @@ def main() -> None:
                 "Run playbooks/deploy.yml again; playbooks/releases.yml lists those there are.",
             )
         with lock_site(switch.site.home):
-            done = switch.serves() and switch.site.noted == switch.release
+            done = switch.serves() and switch.site.last_recorded == switch.release
             wrong = switch.wrong() if done else ""
             curable = bool(wrong) and not switch.health.is_reachable()
             if done and not wrong and not switch.site.removed.exists():

@@ -24,7 +24,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.advice import fin
 from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
 from ansible_collections.django_vps.stack.plugins.module_utils.build import Build, remove_incomplete_releases
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
-from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space
+from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import require_space
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
 from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
@@ -465,7 +465,7 @@ def test_a_release_without_its_marker_is_no_release(tmp_path):
         (site.releases / name).mkdir(parents=True)
     write_file(site.releases / "b/release.json", "{}")
     replace_link(site.current, "releases/b")
-    assert site.whole() == ["b"]
+    assert site.complete_releases() == ["b"]
     assert site.live == "b"
 
 
@@ -589,18 +589,18 @@ def test_a_disk_without_room_for_two_releases_stops_the_build(site, monkeypatch,
     monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     if wanted:
         with pytest.raises(StepError, match=wanted):
-            enough_space(made)
+            require_space(made)
     else:
-        enough_space(made)
+        require_space(made)
 
 
 def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not(site, monkeypatch):
     disk = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_files=100000, f_favail=12)
     monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     with pytest.raises(StepError, match="12 inodes free"):
-        enough_space(site("a"))
+        require_space(site("a"))
     disk.f_files = 0
-    enough_space(site(""))
+    require_space(site(""))
 
 
 def test_answers_are_told_from_what_the_project_prints():
@@ -1001,7 +1001,7 @@ def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
     first.packages = "same"
     first._keep_packages()
     assert sorted(path.name for path in first.path.iterdir()) == ["packages", "venv"]
-    assert site.whole() == []
+    assert site.complete_releases() == []
 
     remove_incomplete_releases(site, "2")
     second = build("2")

@@ -6,6 +6,7 @@ import fcntl
 import json
 
 import pytest
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import Outcome
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
@@ -69,11 +70,11 @@ def test_unit_that_restarts_again_and_again_is_reported_with_its_release(site, m
 
     def call(program, *argv):
         if program == "journalctl":
-            return 0, "".join(f"{unit}\n" * count for unit, count in counts.items()), ""
-        return 0, states[argv[-1]] + "\n", ""
+            return Outcome(0, "".join(f"{unit}\n" * count for unit, count in counts.items()), "")
+        return Outcome(0, states[argv[-1]] + "\n", "")
 
     monkeypatch.setattr(releases, "call", call)
-    found = releases.restarting()
+    found = releases.count_restarts()
     assert found == {"shop.worker@d.service": 3, "shop.beat@d.service": 3}
     [live] = [line for line in lines(read(site, found), "c", []) if line.startswith("d ")]
     assert "live, shop.beat@d.service restarted 3 times in the last hour, shop.worker@d.service restarted 3" in live

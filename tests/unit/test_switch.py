@@ -356,13 +356,13 @@ def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]
 def test_the_newest_that_were_live_are_kept(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "b"), ("b", "c"), ("c", "d")])
     assert switch.prune() == ["a", "b"]
-    assert switch.site.whole() == ["c", "d"]
+    assert switch.site.complete_releases() == ["c", "d"]
 
 
 def test_the_live_one_and_the_one_before_stay_however_old_they_are(tmp_path):
     switch = site_with(tmp_path, "abcd", "a", [("", "c"), ("c", "d"), ("d", "b"), ("b", "a")])
     switch.prune()
-    assert {"a", "b"} <= set(switch.site.whole())
+    assert {"a", "b"} <= set(switch.site.complete_releases())
 
 
 def test_one_that_still_runs_stays(tmp_path):
@@ -373,7 +373,7 @@ def test_one_that_still_runs_stays(tmp_path):
 def test_one_that_never_went_live_takes_the_place_of_none_that_did(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "d")])
     assert switch.prune() == ["b", "c"]
-    assert switch.site.whole() == ["a", "d"]
+    assert switch.site.complete_releases() == ["a", "d"]
 
 
 def test_a_newer_one_that_another_run_has_just_built_stays(tmp_path):
