@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What to do when a step of a build fails, by what it printed."""
+"""Find out what to do when a step of a deploy fails, by its output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WRITABLE_ADVICE = (
     "The site writes its uploads and nothing else: let it log to the console, or name the folder in"
     " django_shared_paths."
 )
-#: What a package that is being compiled says, and the packages of Debian that it wants.
+#: Output of a package that is being compiled, and the packages of Debian that it needs.
 COMPILED = (
     (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
     (r"pg_config|libpq", "libpq-dev"),
@@ -29,7 +29,7 @@ COMPILED = (
     (r"cmake", "cmake"),
 )
 
-# What people most often have to do when a step gives up, by what it says.
+#: What most often has to be done when a step fails, by its output.
 ADVICE = (
     (
         r"No space left on device|Disk quota exceeded",
@@ -78,9 +78,9 @@ HEALTH_ADVICE = (
 def find_advice(complaint: str) -> str:
     """Return what to do about a failed step, if that is known."""
     if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
-        found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
-        if found:
-            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *found]).split())
+        headers = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
+        if headers:
+            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *headers]).split())
             compiled = "psycopg[binary] or psycopg2-binary, which are compiled"
             return (
                 "A package is being compiled, as its index has no wheel for this Python: write"

@@ -213,12 +213,12 @@ class Build(Workspace):
         return settings
 
     def _guess_application(self) -> str:
-        found = sorted(self.project.glob("*/wsgi.py"))
-        if len(found) != 1:
+        files = sorted(self.project.glob("*/wsgi.py"))
+        if len(files) != 1:
             raise StepError(
                 "settings", "WSGI_APPLICATION is not set", "Set django_application, such as shop.wsgi:application."
             )
-        return f"{found[0].parent.name}.wsgi.application"
+        return f"{files[0].parent.name}.wsgi.application"
 
     def _seal(self) -> None:
         """Take the release from the site's user, and mark it complete as the very last step."""

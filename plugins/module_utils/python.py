@@ -1,11 +1,10 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Find out which Python a project requires, and whether a release still has the one that it was built with."""
+"""Find out which Python a project requires."""
 
 from __future__ import annotations
 
 import glob
-import os
 import re
 import sys
 from pathlib import Path
@@ -69,12 +68,3 @@ def fits(version: str, versions: str, where: str) -> bool:
         return SpecifierSet(versions).contains(version, prereleases=True)
     except InvalidSpecifier as error:
         raise StepError("python", f"{where}: {error}", "Write a range such as >=3.11, or set django_python.") from None
-
-
-def find_interpreter(release: Path) -> str:
-    """Return the interpreter that a release was built with; empty when it is gone, or another version replaced it."""
-    python = os.path.realpath(release / "venv/bin/python")
-    built_for = [path.name for path in (release / "venv/lib").glob("python3.*")]
-    named = re.search(r"python3\.\d+$", python)
-    other = named and built_for and named.group() not in built_for
-    return python if os.access(python, os.X_OK) and not other else ""

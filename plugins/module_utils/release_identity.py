@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from ansible_collections.django_vps.stack.plugins.module_utils.python import DISTRIBUTION, find_interpreter
+from ansible_collections.django_vps.stack.plugins.module_utils.python import DISTRIBUTION
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 #: Ids sort by time, and need no escaping in a unit's name.
@@ -51,7 +51,7 @@ def compute_fingerprint(options: dict) -> str:
 def find_same(site: Site, fingerprint: str) -> list[str]:
     """Return the ids of the complete releases with this fingerprint that are good and have a Python to run with."""
     # A release whose Python is gone is built anew.
-    able = [name for name in site.complete_releases() if find_interpreter(site.releases / name)]
+    able = [name for name in site.complete_releases() if site.find_interpreter(name)]
     known = {name: site.facts(name) for name in able}
     return [name for name, facts in known.items() if facts["fingerprint"] == fingerprint and not facts.get("bad")]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -65,8 +66,17 @@ class Site:
             return []
         return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
 
+    def find_interpreter(self, release: str) -> str:
+        """Return the interpreter that a release was built with; empty when it is gone or another version is there."""
+        venv = self.releases / release / "venv"
+        python = os.path.realpath(venv / "bin/python")
+        versions = [path.name for path in (venv / "lib").glob("python3.*")]
+        name = re.search(r"python3\.\d+$", python)
+        other = name and versions and name.group() not in versions
+        return python if os.access(python, os.X_OK) and not other else ""
+
     def note(self, release: str, **facts) -> None:
-        """Add to what the marker of a release says."""
+        """Add facts to the marker of a release."""
         known = {**(self.facts(release) or {}), **facts}
         write_file(self.releases / release / MARKER, json.dumps(known, indent=2) + "\n")
 

@@ -83,10 +83,9 @@ from collections import Counter
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
-from ansible_collections.django_vps.stack.plugins.module_utils.python import find_interpreter
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: Switches that people are shown.
+#: Switches to list.
 LAST = 20
 #: What systemd's journal calls a unit that is about to be restarted (SD_MESSAGE_UNIT_RESTART_SCHEDULED).
 RESTART = "5eb03494b6584870a536b337290809b3"
@@ -113,7 +112,7 @@ def read(site: Site, restarts: dict[str, int]) -> list[dict]:
             "built": facts.get("built", ""),
             "live": name == site.live,
             "bad": facts.get("bad", ""),
-            "runs": bool(find_interpreter(site.releases / name)),
+            "runs": bool(site.find_interpreter(name)),
             "restarts": {unit: count for unit, count in restarts.items() if unit.endswith(f"@{name}.service")},
         }
         for name, facts in ((name, site.facts(name)) for name in reversed(site.complete_releases()))

@@ -19,6 +19,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.commands import O
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
 from ansible_collections.django_vps.stack.plugins.module_utils.output import tail_log
+from ansible_collections.django_vps.stack.plugins.module_utils.probation import Probation
 from ansible_collections.django_vps.stack.plugins.module_utils.release_units import Instance
 from ansible_collections.django_vps.stack.plugins.modules import switch as module
 from ansible_collections.django_vps.stack.plugins.modules.switch import Switch
@@ -253,6 +254,18 @@ def test_of_one_that_ends_at_its_start_nobody_says_that_it_needs_more_time(gate)
     with pytest.raises(StepError, match="ends by itself at its start") as raised:
         gate(lambda at: ("https://shop.example.test/ does not answer", ""), gave_up=True)
     assert "django_health_timeout" not in str(raised.value)
+
+
+def test_probation_is_passed_by_what_is_observed_alone():
+    probation = Probation(start=0, timeout=60, healthy_seconds=3)
+    assert [probation.observe(at, "") for at in (1, 2, 3.9, 4)] == [False, False, False, True]
+
+
+def test_earlier_answer_is_reported_when_the_last_request_had_no_time():
+    probation = Probation(start=0, timeout=10, healthy_seconds=3)
+    probation.observe(9, "https://shop.example.com/ answers 503")
+    with pytest.raises(StepError, match=r"health: https://shop.example.com/ answers 503, for 10 s\nRaise django"):
+        probation.observe(11, "https://shop.example.com/ does not answer")
 
 
 @pytest.fixture
