@@ -9,8 +9,8 @@ import shlex
 import threading
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import make_printable
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import progress_file
-from ansible_collections.django_vps.stack.plugins.module_utils.site import printable
 
 #: Seconds between two messages.
 INTERVAL = 10
@@ -44,6 +44,6 @@ def describe(output: str) -> str:
     try:
         progress, now = output.splitlines()
         progress = json.loads(progress)
-        return f"{printable(progress['migration'])} has been running for {int(now) - progress['since']} s"
+        return f"{make_printable(progress['migration'])} has been running for {int(now) - progress['since']} s"
     except (ValueError, KeyError, TypeError):
         return ""

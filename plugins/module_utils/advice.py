@@ -1,14 +1,17 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What to do when a step of a build fails, by what it printed."""
+"""Find out what to do when a step of a deploy fails, by its output."""
 
 from __future__ import annotations
 
 import re
 
-from ansible_collections.django_vps.stack.plugins.module_utils.site import WRITES
-
-#: What a package that is being compiled says, and the packages of Debian that it wants.
+#: What to do about a file that cannot be written.
+WRITABLE_ADVICE = (
+    "The site writes its uploads and nothing else: let it log to the console, or name the folder in"
+    " django_shared_paths."
+)
+#: Output of a package that is being compiled, and the packages of Debian that it needs.
 COMPILED = (
     (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
     (r"pg_config|libpq", "libpq-dev"),
@@ -26,7 +29,7 @@ COMPILED = (
     (r"cmake", "cmake"),
 )
 
-# What people most often have to do when a step gives up, by what it says.
+#: What most often has to be done when a step fails, by its output.
 ADVICE = (
     (
         r"No space left on device|Disk quota exceeded",
@@ -55,7 +58,7 @@ ADVICE = (
         "The project asks for another Python than the host has.",
     ),
     (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
-    (r"Read-only file system", WRITES),
+    (r"Read-only file system", WRITABLE_ADVICE),
     (r"No module named", "Require the package that has it."),
     (
         r"(?i)could not find the (gdal|geos|proj) library",
@@ -64,13 +67,20 @@ ADVICE = (
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
 
+#: What most often has to be done, by what is wrong with the answer of a release.
+HEALTH_ADVICE = (
+    (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
+    (r"answers (3|4(?!00))", "Set django_health_path to a path that answers 200 to everybody."),
+    (r"answers 5", "The log below says why, unless LOGGING in the settings sends errors elsewhere."),
+)
 
-def advice_for(complaint: str) -> str:
-    """What to do when a step gives up, if that is known."""
+
+def find_advice(complaint: str) -> str:
+    """Return what to do about a failed step, if that is known."""
     if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
-        found = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
-        if found:
-            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *found]).split())
+        headers = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
+        if headers:
+            packages = dict.fromkeys(" ".join(["build-essential python3-dev", *headers]).split())
             compiled = "psycopg[binary] or psycopg2-binary, which are compiled"
             return (
                 "A package is being compiled, as its index has no wheel for this Python: write"
@@ -78,3 +88,8 @@ def advice_for(complaint: str) -> str:
                 f" site.yml; or require {compiled if 'pg_config' in complaint else 'a version that has a wheel'}."
             )
     return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
+
+
+def find_health_advice(complaint: str) -> str:
+    """Return what to do about the answer of a release, if that is known."""
+    return next((advice for pattern, advice in HEALTH_ADVICE if re.search(pattern, complaint)), "")

@@ -1,29 +1,30 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Room on the disk for a release."""
+"""Measure releases, and check that the disk has space for another one."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: Room for a first release, of which nothing is known yet.
-FIRST = {"bytes": 100 << 20, "files": 5000}
+#: The space that a first release needs, of which nothing is known yet.
+FIRST_RELEASE_SIZE = {"bytes": 100 << 20, "files": 5000}
 
 
-def size_of(folder: Path) -> dict[str, int]:
-    """Bytes and files of a release; those it shares with others count, as they may have to be made anew."""
+def measure_size(folder: Path) -> dict[str, int]:
+    """Return bytes and files of a release; shared ones count, as the next release may need its own."""
     stats = [os.lstat(os.path.join(base, name)) for base, folders, files in os.walk(folder) for name in folders + files]
     return {"bytes": sum(stat.st_blocks * 512 for stat in stats), "files": len(stats)}
 
 
-def enough_space(site: Site) -> None:
-    """Refuse to begin what may fill the disk that the site needs; there has to be room for the last release twice."""
-    last = [facts for facts in map(site.facts, site.whole()) if "bytes" in facts][-1:]
-    wanted = {"bytes": 2 * last[0]["bytes"], "files": 2 * last[0]["files"]} if last else FIRST
-    for path, need in ((site.home, wanted), (Path("/var"), FIRST)):
+def require_space(site: Site) -> None:
+    """Refuse a build that could fill the disk that the site needs; the last release has to fit in twice."""
+    last = [facts for facts in map(site.facts, site.complete_releases()) if "bytes" in facts][-1:]
+    wanted = {"bytes": 2 * last[0]["bytes"], "files": 2 * last[0]["files"]} if last else FIRST_RELEASE_SIZE
+    for path, need in ((site.home, wanted), (Path("/var"), FIRST_RELEASE_SIZE)):
         disk = os.statvfs(path)
         free = disk.f_bavail * disk.f_frsize
         mount = next(str(folder) for folder in (path, *path.parents) if os.path.ismount(folder))

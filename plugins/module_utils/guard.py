@@ -1,16 +1,21 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Take changes back that keep people from logging in, whoever is left to ask for it."""
+"""Take back changes that make logins impossible, with no connection to the controller."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
-#: Seconds that the host waits for the login. The tries take 18 of them at most.
-PATIENCE = 30
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import execute
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import ModuleError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
+
+#: Seconds that the host waits for the login. The attempts take 18 of them at most.
+LOGIN_SECONDS = 30
 UNIT = "django_vps-guard.service"
 TIMER = "django_vps-guard-due"
 
@@ -49,7 +54,7 @@ rm -rf gone
 
 
 class Guard:
-    """What is kept on the host meanwhile."""
+    """The copies of the files, and the unit that puts them back unless a login proves the change."""
 
     def __init__(self, folder: str = "/var/lib/django_vps/guard", units: str = "/etc/systemd/system") -> None:
         self.folder, self.units = Path(folder), Path(units)
@@ -60,25 +65,25 @@ class Guard:
         return self.armed.is_dir()
 
     def arm(self, paths: list[str], keep: str, take_back: str) -> None:
-        """Keep what is there, and have it come back in a while; paths in the order in which they are written."""
+        """Keep the paths, in the order of their change, and have them come back after LOGIN_SECONDS."""
         self.take_back()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write(self.folder / "take_back", TAKE_BACK.format(folder=self.folder, commands=take_back.strip()))
-        write(self.units / UNIT, SERVICE.format(folder=self.folder))
+        write_file(self.folder / "take_back", TAKE_BACK.format(folder=self.folder, commands=take_back.strip()))
+        write_file(self.units / UNIT, SERVICE.format(folder=self.folder))
         run("systemctl", "daemon-reload")
         run("systemctl", "enable", "--quiet", UNIT)
         self.keep(paths, keep)
         run(
-            *("systemd-run", "--quiet", f"--unit={TIMER}", f"--on-active={PATIENCE}"),
+            *("systemd-run", "--quiet", f"--unit={TIMER}", f"--on-active={LOGIN_SECONDS}"),
             *("--timer-property=AccuracySec=100ms", "systemctl", "start", UNIT),
         )
 
     def keep(self, paths: list[str], command: str) -> None:
-        """Copies of what is there, in a folder that bears its name once it is whole."""
+        """Copy the paths to a folder that gets its final name once it is complete."""
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        # What lies in a folder goes before the folder does.
+        # The content of a folder is removed before the folder.
         absent = [path for path in reversed(paths) if not os.path.lexists(path)]
         (new / "absent").write_text("".join(f"{path}\n" for path in absent))
         there = [path.lstrip("/") for path in paths if os.path.lexists(path)]
@@ -93,7 +98,7 @@ class Guard:
         os.sync()
 
     def disarm(self) -> bool:
-        """Let the changes stay; false when they have been taken back."""
+        """Make the changes permanent; false when they have been taken back."""
         proven = self.folder / "proven"
         shutil.rmtree(proven, ignore_errors=True)
         try:
@@ -114,11 +119,7 @@ def stop_timer() -> None:
     run("systemctl", "stop", f"{TIMER}.timer", f"{TIMER}.service", check=False)
 
 
-def write(path: Path, content: str) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(content)
-    os.replace(beside, path)
-
-
 def run(*argv: str, check: bool = True) -> None:
-    subprocess.run(argv, check=check, stdin=subprocess.DEVNULL, capture_output=True)
+    done = execute(*argv)
+    if check and done.code:
+        raise ModuleError(f"{shlex.join(argv)}: {done.stderr.strip() or f'exit status {done.code}'}")

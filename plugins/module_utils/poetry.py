@@ -13,13 +13,13 @@ EXTRA = re.compile(r"""extra\s*==\s*["']([\w.-]+)["']""")
 NEGATED = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
-def canonical(name: str) -> str:
-    """The normalised name of a package, an extra or a group (PEP 503, PEP 685, PEP 735)."""
+def normalise(name: str) -> str:
+    """Normalise the name of a package, an extra or a group (PEP 503, PEP 685, PEP 735)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def of_poetry(versions: str) -> str:
-    """A caret or a tilde means what its documentation says; the rest is written as everywhere."""
+def translate_versions(versions: str) -> str:
+    """Translate carets and tildes of Poetry to the operators of PEP 440."""
 
     def spell(part: str) -> str:
         sign, version = re.fullmatch(r"([<>=!~^]*)\s*(.+)", part).groups()
@@ -68,16 +68,16 @@ def python_marker(constraint: str, negated: bool = False) -> str:
     ranges = []
     for part in re.split(r"\|\|?", constraint):
         bounds = []
-        for sign, version in re.findall(r"([<>=!]+)([\d.*]+)", of_poetry(part)):
+        for sign, version in re.findall(r"([<>=!]+)([\d.*]+)", translate_versions(part)):
             variable = "python_full_version" if version.count(".") > 1 or "*" in version else "python_version"
             bounds.append(f'{variable} {NEGATED[sign] if negated else sign} "{version}"')
         if not bounds:
             return ""
         ranges.append((" or " if negated else " and ").join(bounds))
-    return joined(ranges, "and" if negated else "or")
+    return join_markers(ranges, "and" if negated else "or")
 
 
-def joined(markers: list[str], word: str) -> str:
+def join_markers(markers: list[str], word: str) -> str:
     """Markers joined by one word, with parentheses where the other word is in one of them."""
     other = " or " if word == "and" else " and "
     if len(markers) < 2:
@@ -85,9 +85,9 @@ def joined(markers: list[str], word: str) -> str:
     return f" {word} ".join(f"({marker})" if other in marker else marker for marker in markers)
 
 
-def without_extras(markers: str, wanted) -> str:
+def drop_extras(markers: str, wanted) -> str:
     """Markers with each extra as a condition that is always or never true: a file of requirements knows no extras."""
-    return EXTRA.sub(lambda extra: f'python_version {">=" if canonical(extra[1]) in wanted else "<"} "3"', markers)
+    return EXTRA.sub(lambda extra: f'python_version {">=" if normalise(extra[1]) in wanted else "<"} "3"', markers)
 
 
 def _specs(value) -> list[dict]:
@@ -101,17 +101,17 @@ def _conditions(spec: dict) -> frozenset[str]:
     return frozenset({spec.get("markers", ""), python_marker(spec.get("python", "")), platform} - {""})
 
 
-def roots(poetry: dict, lock: dict, groups, extras) -> list[tuple[str, dict]]:
+def find_roots(poetry: dict, lock: dict, groups, extras) -> list[tuple[str, dict]]:
     """What [tool.poetry] requires in its main group, in the groups and by the extras asked for."""
-    known = {canonical(name): packages for name, packages in lock.get("extras", {}).items()}
-    optional = {canonical(re.split(r"[\[ (]", name)[0]) for extra in extras for name in known[canonical(extra)]}
+    known = {normalise(name): packages for name, packages in lock.get("extras", {}).items()}
+    optional = {normalise(re.split(r"[\[ (]", name)[0]) for extra in extras for name in known[normalise(extra)]}
     sections = [poetry.get("dependencies", {}), *groups]
     return [
         (name, spec)
         for section in sections
         for name, value in section.items()
         for spec in _specs(value)
-        if canonical(name) != "python" and (not spec.get("optional") or canonical(name) in optional)
+        if normalise(name) != "python" and (not spec.get("optional") or normalise(name) in optional)
     ]
 
 
@@ -139,7 +139,7 @@ class Walk:
 
     def _candidates(self, name: str, spec: dict) -> list[int]:
         """The places of the locked versions that fulfil a requirement, the newest first."""
-        same = [place for place, package in enumerate(self.packages) if canonical(package["name"]) == canonical(name)]
+        same = [place for place, package in enumerate(self.packages) if normalise(package["name"]) == normalise(name)]
         same.sort(key=lambda place: _numbers(self.packages[place]["version"]), reverse=True)
         allowed = [place for place in same if allows(spec.get("version", "*"), self.packages[place]["version"])]
         return same if len(same) == 1 else allowed or same
@@ -162,7 +162,7 @@ class Walk:
             conditions |= {python_marker(supported, negated=True)}
 
     def _reach(self, place: int, spec: dict, conditions: frozenset[str]) -> None:
-        for extra in (None, *map(canonical, spec.get("extras", ()))):
+        for extra in (None, *map(normalise, spec.get("extras", ()))):
             ways = self.ways.setdefault((place, extra), set())
             if any(way <= conditions for way in ways):
                 continue
@@ -175,25 +175,25 @@ class Walk:
     def _requires(package: dict, extra: str | None):
         """What a package requires itself, or by one of its extras."""
         listed = set()
-        for line in next((lines for name, lines in package.get("extras", {}).items() if canonical(name) == extra), ()):
+        for line in next((lines for name, lines in package.get("extras", {}).items() if normalise(name) == extra), ()):
             name, more = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", line).groups()
-            listed.add(canonical(name))
-            if canonical(name) == canonical(package["name"]) and more:
+            listed.add(normalise(name))
+            if normalise(name) == normalise(package["name"]) and more:
                 yield package["name"], {"version": package["version"], "extras": re.split(r"\s*,\s*", more)}
         for name, value in package.get("dependencies", {}).items():
             for spec in _specs(value):
-                named = set(map(canonical, EXTRA.findall(spec.get("markers", ""))))
+                named = set(map(normalise, EXTRA.findall(spec.get("markers", ""))))
                 optional = spec.get("optional") or named
                 if extra is None and not optional:
                     yield name, spec
-                elif extra and optional and (extra in named if named else canonical(name) in listed):
-                    yield name, {**spec, "markers": without_extras(spec.get("markers", ""), {extra})}
+                elif extra and optional and (extra in named if named else normalise(name) in listed):
+                    yield name, {**spec, "markers": drop_extras(spec.get("markers", ""), {extra})}
 
     def markers(self) -> dict[int, str]:
         """The markers of each package that is reached, by its place in the lock."""
         return {
             # A way without conditions is the only one left, and joins to nothing.
-            place: joined([joined(sorted(way), "and") for way in sorted(ways, key=sorted)], "or")
+            place: join_markers([join_markers(sorted(way), "and") for way in sorted(ways, key=sorted)], "or")
             for (place, extra), ways in self.ways.items()
             if extra is None
         }

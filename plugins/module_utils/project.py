@@ -8,7 +8,7 @@ import difflib
 import re
 from pathlib import Path
 
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 
 #: The database as `startproject` writes it, which no variable can move.
 SQLITE = re.compile(r"""["']django\.db\.backends\.sqlite3["']""")

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Programs that run inside the project, under its Python and its environment.
 
-`program` of module_utils/site.py sends the text of this file there, so nothing of the collection may be imported. Most
-run by `manage.py shell`; those take their arguments as a dictionary, and report facts by `answer`, once or more often.
+`compose_program` of module_utils/project_shell.py sends the text of this file there, so nothing of the collection may
+be imported. Most run by `manage.py shell`; those take their arguments as a dictionary, and report facts by `answer`,
+once or more often.
 """
 
 from __future__ import annotations

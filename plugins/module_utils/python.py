@@ -1,25 +1,25 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which Python a project asks for, and whether a release still has the one that it was built with."""
+"""Find out which Python a project requires."""
 
 from __future__ import annotations
 
 import glob
-import os
 import re
 import sys
 from pathlib import Path
 
-from ansible_collections.django_vps.stack.plugins.module_utils.poetry import of_poetry
-from ansible_collections.django_vps.stack.plugins.module_utils.requirements import between, read
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.lock_files import read
+from ansible_collections.django_vps.stack.plugins.module_utils.poetry import translate_versions
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import list_folders
 
-#: The distribution's.
+#: The interpreter of the distribution.
 DISTRIBUTION = "/usr/bin/python3"
 
 
 def debian_pip() -> str:
-    """The wheel of pip that Debian has for its virtual environments."""
+    """Return the wheel of pip that Debian has for its virtual environments."""
     found = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl"))
     if not found:
         raise StepError("install", "Debian's pip wheel is missing", "Install the package python3-pip-whl.")
@@ -27,25 +27,25 @@ def debian_pip() -> str:
 
 
 def wanted(project: Path, top: Path) -> tuple[str, str]:
-    """Which versions the source asks for, as in requires-python, and the file that says so; empty when none does."""
-    for folder in between(project, top):
+    """Return the versions that the source requires, as in requires-python, and the file that says so; or empty."""
+    for folder in list_folders(project, top):
         pin = folder / ".python-version"
         for line in pin.read_text(errors="replace").splitlines() if pin.is_file() else ():
-            # Of a version to the last digit the distribution's build of the same minor version is as good. What names
-            # no version of CPython is a virtual environment of somebody's.
+            # For a patch version, the distribution's build of the same minor version is as good. A line without a
+            # version of CPython names a virtual environment.
             version = re.match(r"(?:c?python[@-]?)?(\d+\.\d+)(?:\.\d+)?$", line.strip())
             if version:
                 return f"=={version.group(1)}.*", ".python-version"
             if re.match(r"[<>=~!]=?\s*\d", line.strip()):
                 return line.strip(), ".python-version"
-    for folder in between(project, top):
+    for folder in list_folders(project, top):
         facts = read(folder / "pyproject.toml")
         if versions := facts.get("project", {}).get("requires-python"):
             return versions, "requires-python in pyproject.toml"
         versions = facts.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python")
         if isinstance(versions, str) and versions != "*":
-            return of_poetry(versions), "tool.poetry.dependencies.python in pyproject.toml"
-    for folder in between(project, top):
+            return translate_versions(versions), "tool.poetry.dependencies.python in pyproject.toml"
+    for folder in list_folders(project, top):
         requires = read(folder / "Pipfile.lock").get("_meta", {}).get("requires", {})
         runtime = folder / "runtime.txt"
         for version, name in (
@@ -58,7 +58,7 @@ def wanted(project: Path, top: Path) -> tuple[str, str]:
 
 
 def fits(version: str, versions: str, where: str) -> bool:
-    """Whether a version is one of those that are asked for, as a file or a variable of that name says."""
+    """Whether a version is one of the required ones, which the file or the variable `where` names."""
     try:
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
     except ImportError:
@@ -68,12 +68,3 @@ def fits(version: str, versions: str, where: str) -> bool:
         return SpecifierSet(versions).contains(version, prereleases=True)
     except InvalidSpecifier as error:
         raise StepError("python", f"{where}: {error}", "Write a range such as >=3.11, or set django_python.") from None
-
-
-def python_of(release: Path) -> str:
-    """The interpreter that a release was built with; empty when it is gone, or another version has its place."""
-    python = os.path.realpath(release / "venv/bin/python")
-    built_for = [path.name for path in (release / "venv/lib").glob("python3.*")]
-    named = re.search(r"python3\.\d+$", python)
-    other = named and built_for and named.group() not in built_for
-    return python if os.access(python, os.X_OK) and not other else ""

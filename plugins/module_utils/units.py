@@ -8,9 +8,12 @@ import glob
 import os
 import re
 import stat
-import subprocess
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import ModuleError
 
 PATHS = {"type": "list", "elements": "path", "default": []}
 UNIT = {
@@ -37,49 +40,43 @@ PROPERTIES = (
     *(f"{stamp}Monotonic" for stamp in STAMPS),
 )
 DROP_INS = "/etc/systemd/system"
-# The kernel stamps files with its last tick, which may lie this far back (100 Hz).
+#: The kernel stamps files with its last tick, which may be this far back (100 Hz).
 TICK_NS = 10_000_000
-# Seconds that a process must live to count as started, where it cannot say so itself.
-SETTLE = 0.5
+#: Seconds that a process must live to count as started, where it cannot report it itself.
+START_GRACE_SECONDS = 0.5
 
 
-class Failed(Exception):
-    """The unit is not as it should be; the message is for the user, the rest for the result."""
+class UnitError(ModuleError):
+    """The unit is not as it should be."""
 
-    def __init__(self, msg, **result):
-        super().__init__(msg)
-        self.result = result
-
-
-def call(*argv):
-    """Run a command: its return code, output and error output."""
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
-    try:
-        done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env)
-    except OSError as error:
-        return 127, "", f"{argv[0]}: {error.strerror}"
-    return (done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    #: Name of the unit, and the files that could not be put back after its failure.
+    unit = ""
+    not_put_back: Sequence[str] = ()
 
 
-def wall_ns():
+#: A path, its stat, and whether its link was followed.
+Hit = tuple[str, os.stat_result, bool]
+
+
+def wall_ns() -> int:
     return time.time_ns()
 
 
-def monotonic_ns():
-    """The clock that systemd's Monotonic stamps are read from."""
+def monotonic_ns() -> int:
+    """Read the clock that systemd's Monotonic stamps are read from."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
-def wall_stamp(text):
-    """`Tue 2026-01-06 12:00:00.123456 UTC`, as `--timestamp=us+utc` prints it, in nanoseconds."""
+def wall_stamp(text: str) -> int:
+    """Convert `Tue 2026-01-06 12:00:00.123456 UTC`, as `--timestamp=us+utc` prints it, to nanoseconds."""
     _weekday, day, clock, _zone = text.split()
     moment = datetime.fromisoformat(f"{day}T{clock}+00:00")
     # A float holds more than microseconds, but not all of them exactly.
     return round(moment.timestamp() * 10**6) * 1000
 
 
-def walk(paths):
-    """Each path with its stat, links and their targets both, folders with all that is in them."""
+def walk(paths: Iterable[str] | None) -> Iterator[Hit]:
+    """Yield each path with its stat: links and their targets both, folders with all that is in them."""
     todo, seen = list(paths or []), set()
     while todo:
         path = todo.pop()
@@ -96,30 +93,30 @@ def walk(paths):
 
 
 class Unit:
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.look()
+        self.read_status()
 
-    def look(self):
-        """One call reads everything."""
+    def read_status(self) -> None:
+        """Read all properties by one call."""
         code, out, err = call(
             "systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", "--", self.name
         )
         if code:
-            raise Failed(f"systemctl show {self.name} failed: {err.strip()}", stderr=err)
+            raise UnitError(f"systemctl show {self.name} failed: {err.strip()}", stderr=err)
         self.status = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> str:
         return self.status.get(key, "")
 
-    def monotonic(self, stamp):
+    def monotonic(self, stamp: str) -> int:
         return int(self[f"{stamp}Monotonic"] or 0)
 
-    def since(self, stamp):
-        """When that was, in nanoseconds of the wall clock, or None if it never was.
+    def since(self, stamp: str) -> int | None:
+        """Return the time of a stamp in nanoseconds of the wall clock; None if it never was.
 
-        If the clock was stepped since, the clock of then and the clock of now tell two times. The
-        earlier one at worst restarts once too often; the later one would miss a change.
+        If the clock was stepped since, there are two times, by the clock of then and by that of now. The earlier one
+        at worst causes a needless restart; the later one would miss a change.
         """
         if not self.monotonic(stamp):
             return None
@@ -127,12 +124,12 @@ class Unit:
         return min(wall_stamp(self[stamp]), wall_ns() - ago)
 
     @property
-    def started(self):
-        """When the start began: what changed while it went on, the unit may not have read."""
+    def started(self) -> int | None:
+        """When the start began: a file that changed during the start may not have been read."""
         return self.since("InactiveExitTimestamp")
 
     @property
-    def loaded(self):
+    def loaded(self) -> int | None:
         """When the unit last began to read its files, as far as systemd knows."""
         reloaded = (
             self["CanReload"] == "yes"
@@ -143,8 +140,8 @@ class Unit:
         return self.since("StateChangeTimestamp") if reloaded else self.started
 
     @property
-    def up(self):
-        """Running, or a job that has ended well."""
+    def up(self) -> bool:
+        """Whether it runs, or is a job that has ended well."""
         ended_well = (
             self["Type"] == "oneshot"
             and self["ActiveState"] == "inactive"
@@ -154,7 +151,7 @@ class Unit:
         return self["ActiveState"] in ("active", "reloading", "refreshing") or ended_well
 
     @property
-    def outdated(self):
+    def outdated(self) -> bool:
         """Whether systemd has yet to read files of the unit.
 
         Up to version 252 it does not see a drop-in of which the folder is new too.
@@ -165,58 +162,77 @@ class Unit:
         return self["NeedDaemonReload"] == "yes" or any(path not in read for path in there)
 
     @property
-    def missing(self):
+    def missing(self) -> bool:
         return self["LoadState"] == "not-found"
 
-    def journal(self):
+    def journal(self) -> list[str]:
         argv = ("journalctl", "--no-pager", "--lines=20", "--output=short-iso")
         return call(*argv, f"--unit={self.name}")[1].splitlines()
 
-    def do(self, verb):
+    def do(self, verb: str) -> None:
         argv = ["systemctl", verb, *([] if verb == "daemon-reload" else ["--", self.name])]
         code, _out, err = call(*argv)
         if code:
             journal = self.journal()
             why = f"{' '.join(argv)} failed: {err.strip()}"
-            raise Failed("\n".join([why, *journal]), stderr=err, journal=journal)
+            raise UnitError("\n".join([why, *journal]), stderr=err, journal=journal)
 
 
-def is_up(name):
-    """Whether the unit runs now; one that is not there does not."""
+def is_up(name: str) -> bool:
+    """Whether the unit runs now; one that does not exist does not."""
     try:
         return Unit(name).up
-    except Failed:
+    except UnitError:
         return False
 
 
-def newer(paths, than):
-    """What changed after a moment, as (path, stat, link followed or not)."""
+def newer(paths: Iterable[str] | None, than: int | None) -> list[Hit]:
+    """Return what changed after a moment."""
     if than is None:
-        # What is up since before systemd keeps books (the root slice) gives nothing to compare.
+        # A unit that was up before systemd records times, such as the root slice, has no time to compare.
         return []
     return [hit for hit in walk(paths) if hit[1].st_ctime_ns + TICK_NS >= than]
 
 
-def bring_to_present(changed):
-    """A stamp in the future would ask for a restart in every run, until that time comes."""
+def bring_to_present(changed: list[Hit]) -> None:
+    """Correct stamps in the future, which would cause a restart in every run until that time."""
     for path, st, follow in changed:
         if st.st_ctime_ns > wall_ns():
             # Setting the times to what they are moves the ctime and nothing else.
             os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=follow)
 
 
-def run(name, enabled, restart_when_newer, reload_when_newer, conditional=False, check_mode=False):
-    """The whole module; returns its result."""
+def run_all(wanted: list[dict], check_mode: bool) -> list[str]:
+    """Bring several units to what they should be; returns what was done."""
+    done = []
+    for options in wanted:
+        try:
+            done += [f"{verb} {options['name']}" for verb in run(**options, check_mode=check_mode)["action"]]
+        except UnitError as error:
+            error.unit = options["name"]
+            raise
+    return done
+
+
+def run(
+    name: str,
+    enabled: bool | None,
+    restart_when_newer: list[str],
+    reload_when_newer: list[str],
+    conditional: bool = False,
+    check_mode: bool = False,
+) -> dict:
+    """Bring a unit to what it should be, and return the result of the module."""
     unit = Unit(name)
     before = {"enabled": unit["UnitFileState"], "active": unit["ActiveState"], "action": []}
-    action = []
+    action: list[str] = []
 
-    def act(verb):
+    def act(verb: str) -> None:
         action.append(verb)
         if not check_mode:
             unit.do(verb)
 
-    def result(after, **more):
+    def result(after: dict, **more) -> dict:
         return {
             "changed": bool(action),
             "action": action,
@@ -228,9 +244,9 @@ def run(name, enabled, restart_when_newer, reload_when_newer, conditional=False,
     if unit.missing and not check_mode:
         # Not counted as done: it may be there all the same, or not at all.
         unit.do("daemon-reload")
-        unit.look()
+        unit.read_status()
         if unit.missing:
-            raise Failed(f"There is no unit {name} on this host")
+            raise UnitError(f"There is no unit {name} on this host")
         action.append("daemon-reload")
     if unit.missing:
         action += ["enable", "start"] if enabled else ["start"]
@@ -240,7 +256,7 @@ def run(name, enabled, restart_when_newer, reload_when_newer, conditional=False,
     if unit.outdated:
         act("daemon-reload")
         if not check_mode:
-            unit.look()
+            unit.read_status()
 
     # Other states (static, generated, alias, indirect, …) are no matter of choice.
     state = unit["UnitFileState"]
@@ -249,19 +265,19 @@ def run(name, enabled, restart_when_newer, reload_when_newer, conditional=False,
     elif enabled is False and state in ("enabled", "enabled-runtime"):
         act("disable")
 
-    # A start that someone else began is no change of ours; to start again is to wait for its end.
+    # A start that another process began is no change of ours; to start again is to wait for its end.
     starting = unit["ActiveState"] == "activating" and "auto-restart" not in unit["SubState"]
     if starting and not check_mode:
         unit.do("start")
-        unit.look()
+        unit.read_status()
     if not unit.up and not (starting and check_mode):
         if unit["ActiveState"] == "failed" and not check_mode:
-            # Else a unit that crashed too often is refused even after its files were mended.
+            # Else systemd refuses a unit that crashed too often even after its files were repaired.
             unit.do("reset-failed")
         if conditional and not check_mode:
             # Whether its conditions are met is known once it has been asked to start.
             unit.do("start")
-            unit.look()
+            unit.read_status()
         if conditional and not unit.up and unit["ConditionResult"] == "no":
             after = {"enabled": unit["UnitFileState"], "active": unit["ActiveState"]}
             return result(after, msg=f"{name} has a condition that is not met here, and is left alone")
@@ -282,12 +298,12 @@ def run(name, enabled, restart_when_newer, reload_when_newer, conditional=False,
         active = "active" if "start" in action else before["active"]
         return result({"enabled": (states or [before["enabled"]])[0], "active": active})
     if unit["Type"] in ("simple", "exec") and {"start", "restart"} & set(action):
-        # Of these systemd knows only that the process is there; one that cannot run dies at once.
-        time.sleep(SETTLE)
+        # Of these systemd knows only that the process exists; one that cannot run dies at once.
+        time.sleep(START_GRACE_SECONDS)
     if action:
-        unit.look()
+        unit.read_status()
     if not unit.up:
         journal = unit.journal()
         why = f"{name} is {unit['ActiveState']} ({unit['SubState']}) after {', '.join(action)}"
-        raise Failed("\n".join([why, *journal]), journal=journal)
+        raise UnitError("\n".join([why, *journal]), journal=journal)
     return result({"enabled": unit["UnitFileState"], "active": unit["ActiveState"]})

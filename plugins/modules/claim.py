@@ -85,9 +85,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.locks import private_file
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import open_lock_file
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
-from ansible_collections.django_vps.stack.plugins.module_utils.site import write_file
 
 SITES = Path("/etc/django_vps/sites")
 #: Held while claims are checked and written.
@@ -279,7 +279,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    with os.fdopen(private_file(LOCK)) as lock:
+    with os.fdopen(open_lock_file(LOCK)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         settle(module, Claim(*(module.params[name] for name in ("site", "claims", "database_owner", "compared"))))
 

@@ -246,64 +246,51 @@ diff:
       after: "b\n"
 """
 
-import shlex
-import subprocess
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils import files, units
-from ansible_collections.django_vps.stack.plugins.module_utils.guard import PATIENCE, Guard
-
-
-def follow(wanted: list[dict], check_mode: bool) -> list[str]:
-    """Bring the units to what they should be; what was done."""
-    done = []
-    for options in wanted:
-        try:
-            done += [f"{verb} {options['name']}" for verb in units.run(**options, check_mode=check_mode)["action"]]
-        except units.Failed as error:
-            error.unit = options["name"]
-            raise
-    return done
+from ansible_collections.django_vps.stack.plugins.module_utils import atomic_change, units
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import ModuleError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_entries import FILE, ChangeError
+from ansible_collections.django_vps.stack.plugins.module_utils.guard import LOGIN_SECONDS, Guard
 
 
 def change(options: dict, check_mode: bool) -> dict:
-    """Write the files and have the units follow; where one ran before and cannot any more, put the files back."""
+    """Write the files and bring the units to them; put the files back when a unit that ran cannot run any more."""
     if check_mode:
-        result = files.run(options["files"], options["validate"], check_mode)
-        action = follow(options["units"], check_mode)
+        result = atomic_change.run(options["files"], options["validate"], check_mode)
+        action = units.run_all(options["units"], check_mode)
         return {**result, "action": action, "changed": result["changed"] or bool(action)}
     action, failures = [], []
 
     def prove(has_changed: bool) -> None:
-        # New files alone stop nothing, so what runs now ran before. A guard has a way back of its own.
+        # New files alone stop no unit, so those that run now ran before. A guard has a way back of its own.
         at_risk = options["units"] if has_changed and not options["guard"] else []
         ran = [unit["name"] for unit in at_risk if units.is_up(unit["name"])]
         try:
-            action.extend(follow(options["units"], check_mode))
-        except units.Failed as error:
+            action.extend(units.run_all(options["units"], check_mode))
+        except units.UnitError as error:
             if error.unit in ran:
                 raise
             failures.append(error)
 
     try:
-        result = files.run(options["files"], options["validate"], check_mode, prove)
-    except units.Failed as error:
+        result = atomic_change.run(options["files"], options["validate"], check_mode, prove)
+    except units.UnitError as error:
         files_are = "The files are as they were"
         if error.not_put_back:
             files_are = f"These could NOT be put back: {'; '.join(error.not_put_back)}"
         try:
-            follow(options["units"], check_mode)
+            units.run_all(options["units"], check_mode)
             outcome = f"{error.unit} runs with them again"
-        except units.Failed as again:
+        except units.UnitError as again:
             outcome = f"still: {again}"
-        raise units.Failed(f"{error}\n{files_are}, and {outcome}", **error.result) from None
+        raise units.UnitError(f"{error}\n{files_are}, and {outcome}", **error.result) from None
     if failures:
         raise failures[0]
     return {**result, "action": action, "changed": result["changed"] or bool(action)}
 
 
 def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
-    """The whole module but for the login; returns its result, with `prove` where a login has to come."""
+    """Make the change, and return the result of the module, with `prove` where a login has to follow."""
     if check_mode or not options["guard"]:
         return change(options, check_mode)
     foreseen = change(options, check_mode=True)
@@ -312,7 +299,7 @@ def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
     guard.arm([spec["path"] for spec in options["files"]], **options["guard"])
     try:
         return {**change(options, check_mode=False), "prove": True}
-    except (files.Refused, units.Failed):
+    except (ChangeError, units.UnitError):
         guard.take_back()
         raise
 
@@ -320,7 +307,7 @@ def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
 def main():
     module = AnsibleModule(
         argument_spec={
-            "files": {"type": "list", "elements": "dict", "required": True, "options": files.FILE},
+            "files": {"type": "list", "elements": "dict", "required": True, "options": FILE},
             "validate": {"type": "raw"},
             "units": {"type": "list", "elements": "dict", "default": [], "options": units.UNIT},
             "guard": {
@@ -343,18 +330,15 @@ def main():
         if options["login"] == "good":
             if not guard.disarm():
                 module.fail_json(
-                    msg=f"With these settings nobody can log in within {PATIENCE} seconds: the host had taken them back"
-                    " when the login came. Run it again where it was slow."
+                    msg=f"With these settings nobody can log in within {LOGIN_SECONDS} seconds: the host had taken them"
+                    " back when the login came. Run it again where it was slow."
                 )
             module.exit_json(changed=True)
         result = apply(options, module.check_mode, guard)
-    except files.Refused as error:
+    except ChangeError as error:
         module.fail_json(msg=str(error), changed=False, paths=[], **{"validation": ""} | error.result)
-    except units.Failed as error:
+    except ModuleError as error:
         module.fail_json(msg=str(error), **error.result)
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip()
-        module.fail_json(msg=f"{shlex.join(error.cmd)}: {said or f'exit status {error.returncode}'}")
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
     if not module._diff:

@@ -67,7 +67,11 @@ import shlex
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, only_one, run, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
     given, output = module.params, []
     site, creates = Site(given["home"]), given["creates"] and Path(given["creates"])
     try:
-        with contextlib.nullcontext() if module.check_mode else only_one(site.home):
+        with contextlib.nullcontext() if module.check_mode else lock_site(site.home):
             if creates and creates.exists():
                 module.exit_json(changed=False, output=output)
             if module.check_mode:
@@ -96,7 +100,7 @@ def main() -> None:
                 # Last, so that a run after one that was killed runs all of them.
                 write_file(creates, "".join(f"{command}\n" for command in given["commands"]))
     except StepError as error:
-        module.fail_json(msg=f"{error}\n{site.serving}", step=error.step)
+        module.fail_json(msg=f"{error}\n{site.describe_live()}", step=error.step)
     module.exit_json(changed=True, output=output)
 
 

@@ -86,24 +86,22 @@ from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import Database, find_breaking, progress_file
-from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    Site,
-    StepError,
-    ask_project,
-    only_one,
-    write_file,
-)
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import ask_project
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-# Times that a migration gives way to who holds its lock, and the seconds between.
-TRIES = 3
-PAUSE = 5
+#: Attempts to run a migration that waits for a lock, and the seconds between them.
+ATTEMPTS = 3
+RETRY_SECONDS = 5
 
-#: What Django prints when it begins with a migration.
+#: The line that Django prints when it begins with a migration.
 APPLYING = re.compile(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", re.MULTILINE)
 
 #: Rows from which on a table counts as large: an index on fewer is built in well under a second.
-LARGE = 100_000
+LARGE_TABLE_ROWS = 100_000
 
 
 class Migrate:
@@ -114,7 +112,7 @@ class Migrate:
         self.site = Site(options["home"])
         self.manage = options["manage"]
         self.under_way = ""
-        #: Who held up what has worked in the end.
+        #: The transactions that a migration had to wait for.
         self.waited: list[str] = []
         self.back_to = options["back_to"]
         known = None
@@ -125,11 +123,11 @@ class Migrate:
                 known = ask_project("migrate", argv, scripts.names_of_migrations, {})[0]["migrations"]
         live = self.site.live
         self.running = live if live and live != options["release"] and self.site.facts(live) else None
-        # Before anything is live nothing can break.
+        # Without a live release nothing can break.
         self.arguments = {
             "known": known,
             "sql": bool(self.back_to or self.running),
-            "large": LARGE,
+            "large": LARGE_TABLE_ROWS,
             "lock_timeout": options["lock_timeout"],
         }
 
@@ -138,8 +136,8 @@ class Migrate:
         return ask_project("migrate", argv, script, self.arguments, **more)[0]
 
     def read(self) -> None:
-        found = self.ask(scripts.describe_plan)
-        self.plan, self.columns, self.large = found["plan"], found["columns"], found["large"]
+        facts = self.ask(scripts.describe_plan)
+        self.plan, self.columns, self.large = facts["plan"], facts["columns"], facts["large"]
 
     def lines(self) -> list[str]:
         undo = "undo: " if self.back_to else ""
@@ -156,7 +154,7 @@ class Migrate:
         return bool(self.back_to and re.search(r"(?i)\bADD COLUMN\b|\bCREATE TABLE\b|\bRENAME\b", sql))
 
     def judge(self) -> None:
-        """Refuse what the running release cannot live with."""
+        """Refuse changes that break the running release."""
         if not self.plan or not self.running or self.back_to or self.options["allow_breaking"]:
             return
         models = self.ask(scripts.tables_of_models, self.running)
@@ -167,37 +165,37 @@ class Migrate:
         ]
         if not findings and not unread:
             return
-        said = [f"- {finding}" for finding in findings]
-        said += [f"- nobody can read beforehand what {line}" for line in unread]
+        lines = [f"- {finding}" for finding in findings]
+        lines += [f"- nobody can read beforehand what {line}" for line in unread]
         advice = list(dict.fromkeys(finding.advice for finding in findings))
         accept = "Or accept that requests fail until the switch: -e django_allow_breaking_migrations=true"
         raise StepError(
             "migrate",
-            f"the release that serves, {self.running}, cannot live with this:\n" + "\n".join(said),
+            f"the release that serves, {self.running}, cannot live with this:\n" + "\n".join(lines),
             "\n".join([*advice, accept]),
         )
 
     def apply(self) -> None:
-        """Run the plan; who holds a lock for long goes first."""
+        """Run the plan, and let transactions that hold a lock for long end first."""
         if self.back_to:
             # Should the run die before another release serves, a deploy has to bring them again.
             self.site.note(self.options["release"], undone=True)
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 self.ask(scripts.undo_migrations if self.back_to else scripts.migrate, watch=self.note_progress)
             except StepError as error:
                 # Of psycopg and psycopg2, in any language of the server.
-                if "LockNotAvailable" not in error.said:
+                if "LockNotAvailable" not in error.output:
                     raise self.failure(error) from None
                 self.waited = self.blockers()
-                if attempt == TRIES or self.begun_for_good(error):
+                if attempt == ATTEMPTS or self.begun_for_good(error):
                     times = f"{attempt} times " * (attempt > 1)
                     held = f"{times}somebody held a lock for more than {self.options['lock_timeout']}"
                     end = "sudo -u postgres psql -c 'SELECT pg_terminate_backend(PID)'"
                     advice = f"Let them end, or end them on the host: {end}."
                     cause = "\n".join([held, *self.waited, error.cause])
                     raise StepError("migrate", cause, advice, details=error.details) from None
-                time.sleep(PAUSE)
+                time.sleep(RETRY_SECONDS)
             else:
                 break
         if not self.back_to and (self.site.facts(self.options["release"]) or {}).get("undone"):
@@ -213,7 +211,7 @@ class Migrate:
 
     @staticmethod
     def begun(error: StepError) -> list[str]:
-        return APPLYING.findall(error.said)[-1:]
+        return APPLYING.findall(error.output)[-1:]
 
     def begun_for_good(self, error: StepError) -> bool:
         """Whether a part of what failed may be done and stay so; then it cannot simply be tried again."""
@@ -223,7 +221,7 @@ class Migrate:
     def failure(self, error: StepError) -> StepError:
         """Which migration failed and why, in the first line; then what of the plan is done and stays so."""
         begun = self.begun(error)
-        # Of a traceback the error begins what is said, of a message it ends it.
+        # The error is the first line of what a traceback explains, and the last one of a message.
         first = error.cause if error.details else error.cause.splitlines()[-1]
         plan = self.ask(scripts.describe_plan)["plan"]
         left = {entry["name"]: entry for entry in plan}
@@ -257,13 +255,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    told: dict = {"plan": [], "irreversible": [], "restores": False}
+    result: dict = {"plan": [], "irreversible": [], "restores": False}
     try:
         migrate = Migrate(module.params)
-        # One that outlived its run may still be at it.
-        with contextlib.nullcontext() if module.check_mode else only_one(migrate.site.home):
+        # A migration that outlived its run may still be at work.
+        with contextlib.nullcontext() if module.check_mode else lock_site(migrate.site.home):
             migrate.read()
-            told = {
+            result = {
                 "plan": migrate.lines(),
                 "irreversible": migrate.irreversible(),
                 "restores": migrate.restores(),
@@ -271,17 +269,17 @@ def main() -> None:
             }
             migrate.judge()
             if migrate.plan and not module.check_mode:
-                if told["irreversible"]:
-                    raise StepError("migrate", "these cannot be undone:\n" + "\n".join(told["irreversible"]))
+                if result["irreversible"]:
+                    raise StepError("migrate", "these cannot be undone:\n" + "\n".join(result["irreversible"]))
                 try:
                     migrate.apply()
                 finally:
                     progress_file(module.params["home"]).unlink(missing_ok=True)
         for line in migrate.waited:
             module.warn(f"the migration had to wait for {line}")
-        module.exit_json(changed=bool(migrate.plan), **told)
+        module.exit_json(changed=bool(migrate.plan), **result)
     except StepError as error:
-        module.fail_json(msg=f"{error}\n{Site(module.params['home']).serving}", step=error.step, **told)
+        module.fail_json(msg=f"{error}\n{Site(module.params['home']).describe_live()}", step=error.step, **result)
 
 
 if __name__ == "__main__":

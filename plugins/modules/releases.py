@@ -81,11 +81,11 @@ lines:
 from collections import Counter
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.python import python_of
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError
-from ansible_collections.django_vps.stack.plugins.module_utils.units import call
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: Switches that people are shown.
+#: Switches to list.
 LAST = 20
 #: What systemd's journal calls a unit that is about to be restarted (SD_MESSAGE_UNIT_RESTART_SCHEDULED).
 RESTART = "5eb03494b6584870a536b337290809b3"
@@ -93,15 +93,15 @@ RESTART = "5eb03494b6584870a536b337290809b3"
 MANY = 3
 
 
-def restarting() -> dict[str, int]:
+def count_restarts() -> dict[str, int]:
     """Units that restarted often in the last hour and have not been stopped since, each with how often."""
-    shown = call("journalctl", "--since=-1h", f"MESSAGE_ID={RESTART}", "--output=cat", "--output-fields=UNIT")[1]
-    often = {unit: count for unit, count in Counter(shown.split()).items() if count >= MANY}
-    return {unit: count for unit, count in sorted(often.items()) if goes_on(unit)}
+    units = call("journalctl", "--since=-1h", f"MESSAGE_ID={RESTART}", "--output=cat", "--output-fields=UNIT").stdout
+    often = {unit: count for unit, count in Counter(units.split()).items() if count >= MANY}
+    return {unit: count for unit, count in sorted(often.items()) if is_restarting(unit)}
 
 
-def goes_on(unit: str) -> bool:
-    return call("systemctl", "show", "--property=ActiveState", "--value", "--", unit)[1].strip().startswith("activ")
+def is_restarting(unit: str) -> bool:
+    return call("systemctl", "show", "--property=ActiveState", "--value", "--", unit).stdout.strip().startswith("activ")
 
 
 def read(site: Site, restarts: dict[str, int]) -> list[dict]:
@@ -112,15 +112,15 @@ def read(site: Site, restarts: dict[str, int]) -> list[dict]:
             "built": facts.get("built", ""),
             "live": name == site.live,
             "bad": facts.get("bad", ""),
-            "runs": bool(python_of(site.releases / name)),
+            "runs": bool(site.find_interpreter(name)),
             "restarts": {unit: count for unit, count in restarts.items() if unit.endswith(f"@{name}.service")},
         }
-        for name, facts in ((name, site.facts(name)) for name in reversed(site.whole()))
+        for name, facts in ((name, site.facts(name)) for name in reversed(site.complete_releases()))
     ]
 
 
 def choose(site: Site, releases: list[dict], wanted: str) -> str:
-    """The release to go back to; why it cannot be, when somebody wants one."""
+    """Return the release to roll back to; StepError when the wanted one cannot run."""
     chosen = wanted or site.previous(site.live or "") or ""
     if not chosen:
         return ""
@@ -138,9 +138,9 @@ def choose(site: Site, releases: list[dict], wanted: str) -> str:
 
 
 def leaves(site: Site, previous: str) -> str:
-    """The release that a rollback leaves, or has left."""
+    """Return the release that a rollback replaces, or has replaced."""
     live = site.live or ""
-    return site.left if previous == live and site.facts(site.left) is not None else live
+    return site.last_left if previous == live and site.facts(site.last_left) is not None else live
 
 
 def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]:
@@ -149,9 +149,9 @@ def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]
             return f"bad: {release['bad']}"
         if not release["runs"]:
             return "its Python is gone"
-        told = ["live" if release["live"] else "the one before" if release["id"] == previous else ""]
-        told += [f"{unit} restarted {count} times in the last hour" for unit, count in release["restarts"].items()]
-        return ", ".join(filter(None, told))
+        states = ["live" if release["live"] else "the one before" if release["id"] == previous else ""]
+        states += [f"{unit} restarted {count} times in the last hour" for unit, count in release["restarts"].items()]
+        return ", ".join(filter(None, states))
 
     versions = {release["id"]: release["version"] for release in releases}
     width = max((len(version) for version in versions.values()), default=0)
@@ -178,7 +178,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     site = Site(module.params["home"])
-    releases, journal = read(site, restarting()), site.switches()[::-1]
+    releases, journal = read(site, count_restarts()), site.switches()[::-1]
     try:
         previous = choose(site, releases, module.params["wanted"] or "")
         if module.params["required"] and not previous:

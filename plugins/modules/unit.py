@@ -123,14 +123,14 @@ journal:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.units import UNIT, Failed, run
+from ansible_collections.django_vps.stack.plugins.module_utils.units import UNIT, UnitError, run
 
 
 def main():
     module = AnsibleModule(argument_spec=UNIT, supports_check_mode=True)
     try:
         module.exit_json(**run(**module.params, check_mode=module.check_mode))
-    except Failed as error:
+    except UnitError as error:
         module.fail_json(msg=str(error), **error.result)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")

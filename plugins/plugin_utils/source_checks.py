@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.project import find_project, refuse_settings, settings_of
 from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
@@ -18,7 +19,6 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     find_requirements,
     requirements_of,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file
 from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ADDRESS
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, from_archive, selection

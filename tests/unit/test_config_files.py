@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.django_vps.stack.plugins.action.config_files import ActionModule
-from ansible_collections.django_vps.stack.plugins.module_utils import files as config_files
-from ansible_collections.django_vps.stack.plugins.module_utils.files import Refused, beside, run
+from ansible_collections.django_vps.stack.plugins.module_utils import atomic_change, file_entries
+from ansible_collections.django_vps.stack.plugins.module_utils.atomic_change import hidden_name, run
+from ansible_collections.django_vps.stack.plugins.module_utils.file_entries import ChangeError
 
 ROOT = Path(__file__).parents[2]
 ME = {"owner": pwd.getpwuid(os.geteuid())[0], "group": grp.getgrgid(os.getegid())[0]}
@@ -47,7 +48,7 @@ def mode(path):
 def lock(tmp_path, monkeypatch):
     """Its file, as that of the host is root's."""
     path = tmp_path / "lock"
-    monkeypatch.setattr(config_files, "LOCK", path)
+    monkeypatch.setattr(atomic_change, "LOCK", path)
     return path
 
 
@@ -111,7 +112,7 @@ def test_the_same_change_again_changes_nothing(etc, whole_change):
 def test_refused_files_go_back_to_exactly_what_was_there(etc, whole_change):
     before, inode = picture(etc), (etc / "site.conf").stat().st_ino
     refusal = [sys.executable, "-c", "import sys; print('line 3 is bad'); sys.exit(4)"]
-    with pytest.raises(Refused, match=r"rc 4\): line 3 is bad - everything was put back") as refused:
+    with pytest.raises(ChangeError, match=r"rc 4\): line 3 is bad - everything was put back") as refused:
         run(whole_change, refusal)
     assert refused.value.result == {"cmd": refusal, "rc": 4, "validation": "line 3 is bad"}
     assert picture(etc) == before
@@ -124,7 +125,7 @@ def test_the_files_stand_while_they_are_judged(etc, whole_change):
 
 def test_a_missing_judge_is_a_refusal(etc, whole_change):
     before = picture(etc)
-    with pytest.raises(Refused, match="/no/such-judge -t cannot be run: No such file") as refused:
+    with pytest.raises(ChangeError, match="/no/such-judge -t cannot be run: No such file") as refused:
         run(whole_change, "/no/such-judge -t")
     assert refused.value.result["rc"] == 127
     assert picture(etc) == before
@@ -133,7 +134,7 @@ def test_a_missing_judge_is_a_refusal(etc, whole_change):
 def test_the_judge_is_asked_when_nothing_changed(etc, whole_change):
     run(whole_change, YES)
     before = picture(etc)
-    with pytest.raises(Refused, match="false refused the files") as refused:
+    with pytest.raises(ChangeError, match="false refused the files") as refused:
         run(whole_change, NO)
     assert "put back" not in str(refused.value)
     assert picture(etc) == before
@@ -146,7 +147,7 @@ def test_the_judge_is_asked_when_nothing_changed(etc, whole_change):
 def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_path, monkeypatch, content, replaced):
     path, status = etc / "daemon.conf", tmp_path / "status"
     status.write_text(f"Package: daemon\nConffiles:\n {path} {hashlib.md5(b'as shipped').hexdigest()}\n")
-    monkeypatch.setattr(config_files, "DPKG_STATUS", str(status))
+    monkeypatch.setattr(file_entries, "DPKG_STATUS", str(status))
     if content:
         path.write_text(content)
     new = [entry(etc / "other", content="other"), entry(path, content="new", pristine="table ours")]
@@ -154,7 +155,7 @@ def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_p
         run(new, YES)
         assert path.read_text() == "new"
         return
-    with pytest.raises(Refused, match="somebody else wrote what stands there"):
+    with pytest.raises(ChangeError, match="somebody else wrote what stands there"):
         run(new, YES)
     assert path.read_text() == content
     assert not (etc / "other").exists()
@@ -166,17 +167,17 @@ def test_what_the_judge_printed_is_returned(etc):
 
 
 def test_a_full_disk_midway_puts_everything_back(etc, whole_change, monkeypatch):
-    before, real, calls = picture(etc), config_files.write, []
+    before, real, calls = picture(etc), atomic_change.create_file, []
 
-    def write(path, new):
+    def create_file(path, content, mode, owner):
         calls.append(path)
         if len(calls) == 3:
-            real(path, config_files.Entry(path, "file", b"ne", "", 0o600, os.geteuid(), os.getegid()))
+            real(path, b"ne", 0o600, (os.geteuid(), os.getegid()))
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, new)
+        real(path, content, mode, owner)
 
-    monkeypatch.setattr(config_files, "write", write)
-    with pytest.raises(Refused, match=r"Cannot write .*/new\.conf: No space left on device - every"):
+    monkeypatch.setattr(atomic_change, "create_file", create_file)
+    with pytest.raises(ChangeError, match=r"Cannot write .*/new\.conf: No space left on device - every"):
         run(whole_change, YES)
     assert picture(etc) == before
 
@@ -184,12 +185,12 @@ def test_a_full_disk_midway_puts_everything_back(etc, whole_change, monkeypatch)
 def test_what_cannot_be_put_back_is_named(etc, monkeypatch):
     def put_back(path):
         # Once before the change, when there is nothing to mend, then for real.
-        if os.path.lexists(beside(path, "before")):
+        if os.path.lexists(hidden_name(path, "before")):
             raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(config_files, "put_back", put_back)
+    monkeypatch.setattr(atomic_change, "put_back", put_back)
     why = r"these could NOT be put back: .*/site\.conf \(Read-only file system\)"
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(ChangeError, match=why):
         run([entry(etc / "site.conf", content="new\n")], NO)
 
 
@@ -198,15 +199,15 @@ def test_a_run_killed_before_the_judge_is_mended_by_the_next(etc):
     before = picture(etc)
     killer = f"""
 import os, sys
-from ansible_collections.django_vps.stack.plugins.module_utils import files as config_files
-config_files.judge = lambda argv: os.kill(os.getpid(), 9)
-config_files.run({change!r}, ["true"])
+from ansible_collections.django_vps.stack.plugins.module_utils import atomic_change
+atomic_change.validate = lambda argv: os.kill(os.getpid(), 9)
+atomic_change.run({change!r}, ["true"])
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", killer], check=False, env=env).returncode == -9
     assert (etc / "site.conf").read_text() == "bad\n"
 
-    with pytest.raises(Refused):
+    with pytest.raises(ChangeError):
         run(change, NO)
     assert picture(etc) == before
     assert run(change, YES)["paths"] == [str(etc / "site.conf"), str(etc / "new")]
@@ -220,14 +221,14 @@ def test_check_mode_touches_nothing_and_asks_nobody(etc, whole_change):
 
 
 def test_check_mode_asks_when_there_is_nothing_to_come(etc):
-    with pytest.raises(Refused):
+    with pytest.raises(ChangeError):
         run([entry(etc / "nothing", state="absent")], NO, check_mode=True)
 
 
 def test_an_unknown_owner_is_refused_before_anything_is_touched(etc):
     before = picture(etc)
     change = [entry(etc / "a", content="a"), entry(etc / "b", content="b", owner="no-such-user")]
-    with pytest.raises(Refused, match="There is no user 'no-such-user' on this host"):
+    with pytest.raises(ChangeError, match="There is no user 'no-such-user' on this host"):
         run(change, YES)
     assert picture(etc) == before
 
@@ -275,14 +276,14 @@ def test_a_link_in_the_way_of_a_file_is_replaced_and_not_followed(etc):
 @pytest.mark.parametrize("again", ["site.conf", "conf.d/../site.conf", "alias/site.conf"])
 def test_a_path_given_twice_is_refused(etc, again):
     (etc / "alias").symlink_to(".")
-    with pytest.raises(Refused, match="is given twice"):
+    with pytest.raises(ChangeError, match="is given twice"):
         run([entry(etc / "site.conf", content="a"), entry(f"{etc}/{again}", content="b")], YES)
 
 
 @pytest.mark.parametrize("bad", ["644", "0999", "u=rw", "rw-r--r--", "", "00644", 0o644, 644])
 def test_a_mode_that_is_not_four_octal_digits_is_refused(etc, bad):
     before = picture(etc)
-    with pytest.raises(Refused, match="four octal digits in quotes"):
+    with pytest.raises(ChangeError, match="four octal digits in quotes"):
         run([entry(etc / "site.conf", content="new\n", mode=bad)], YES)
     assert picture(etc) == before
 
@@ -299,13 +300,13 @@ def test_a_mode_that_is_not_four_octal_digits_is_refused(etc, bad):
     ],
 )
 def test_options_that_contradict_each_other_are_refused(etc, options, why):
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(ChangeError, match=why):
         run([entry(etc / "a", **options)], YES)
 
 
 @pytest.mark.parametrize("path", ["relative.conf", "/", ""])
 def test_a_path_that_names_no_file_is_refused(path):
-    with pytest.raises(Refused, match="no absolute path"):
+    with pytest.raises(ChangeError, match="no absolute path"):
         run([entry(path, content="a")], YES)
 
 
@@ -326,7 +327,7 @@ def test_an_obstacle_is_found_before_anything_is_touched(etc, name, options, why
     (etc / "full/of").touch()
     os.mkfifo(etc / "pipe")
     before = picture(etc)
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(ChangeError, match=why):
         run([entry(etc / "first", content="a"), entry(etc / name, **options)], YES)
     assert picture(etc) == before
 

@@ -6,9 +6,11 @@ import os
 import subprocess
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.module_utils import files
+from ansible_collections.django_vps.stack.plugins.module_utils import atomic_change
 from ansible_collections.django_vps.stack.plugins.module_utils import guard as module
+from ansible_collections.django_vps.stack.plugins.module_utils.file_entries import ChangeError
 from ansible_collections.django_vps.stack.plugins.module_utils.guard import Guard
+from ansible_collections.django_vps.stack.plugins.module_utils.units import UnitError
 from ansible_collections.django_vps.stack.plugins.modules import config_files
 
 
@@ -163,7 +165,7 @@ def server(monkeypatch, etc):
         state["starts"].append(text)
         if text == "bad" or state.get("broken"):
             state["runs"] = None
-            raise config_files.units.Failed(f"{name} is down\nFATAL: no such setting")
+            raise UnitError(f"{name} is down\nFATAL: no such setting")
         state["runs"] = text
         return {"action": ["restart"]}
 
@@ -178,7 +180,7 @@ def unguarded(path, content):
 
 
 def failure(wanted, guard) -> str:
-    with pytest.raises(config_files.units.Failed) as told:
+    with pytest.raises(UnitError) as told:
         config_files.apply(wanted, False, guard)
     return str(told.value)
 
@@ -214,7 +216,7 @@ def test_what_cannot_be_put_back_is_told_and_the_server_asked_all_the_same(serve
     def take_back(changes):
         return ["/etc/x: No space left on device"]
 
-    monkeypatch.setattr(files, "take_back", take_back)
+    monkeypatch.setattr(atomic_change, "take_back", take_back)
     said = failure(unguarded(etc / "file", "bad"), guard)
     assert "These could NOT be put back: /etc/x: No space left on device, and still: " in said
 
@@ -233,7 +235,7 @@ def test_server_follows_new_files(server, etc, guard):
 
 
 def test_what_is_refused_leaves_no_way_back_open(guard, etc):
-    with pytest.raises(files.Refused):
+    with pytest.raises(ChangeError):
         config_files.apply(options(etc / "file", "new", validate=["false"]), False, guard)
     assert not guard.is_armed
     assert not (etc / "file").exists()
@@ -242,12 +244,12 @@ def test_what_is_refused_leaves_no_way_back_open(guard, etc):
 def test_a_unit_that_does_not_follow_takes_all_back(guard, etc, monkeypatch):
     def run(name, check_mode, **_):
         if not check_mode:
-            raise config_files.units.Failed(f"{name} is down")
+            raise UnitError(f"{name} is down")
         return {"action": []}
 
     monkeypatch.setattr(config_files.units, "run", run)
     (etc / "file").write_text("old")
-    with pytest.raises(config_files.units.Failed):
+    with pytest.raises(UnitError):
         config_files.apply(options(etc / "file", "new", units=[{"name": "a.service"}]), False, guard)
     assert (etc / "file").read_text() == "old"
     assert not guard.is_armed

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from ansible_collections.django_vps.stack.plugins.action.migrate import describe
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import (
     CONCURRENTLY,
     Database,
@@ -16,7 +17,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.migrations import
     widening,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.project_scripts import describe_plan
-from ansible_collections.django_vps.stack.plugins.module_utils.site import program, run
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program
 from ansible_collections.django_vps.stack.plugins.modules import migrate
 from ansible_collections.django_vps.stack.plugins.modules.migrate import Migrate
 
@@ -194,7 +195,7 @@ class Project:
     def plan(self, known: list[str] | None = None) -> list[dict]:
         arguments = {"known": known, "sql": False, "large": 1}
         call = f"describe_plan({arguments!r}, lambda facts: print(json.dumps(facts)))"
-        return json.loads(self.run(program(describe_plan, SETTINGS + call)))["plan"]
+        return json.loads(self.run(compose_program(describe_plan, SETTINGS + call)))["plan"]
 
 
 OLD = ["box.0001_box", "box.0002_lid"]

@@ -17,31 +17,32 @@ from types import SimpleNamespace
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.django_vps.stack.plugins.module_utils import disk_space
+from ansible_collections.django_vps.stack.plugins.module_utils import build as build_module
+from ansible_collections.django_vps.stack.plugins.module_utils import disk_space, packages, sandbox, shared_folders, uv
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
-from ansible_collections.django_vps.stack.plugins.module_utils.advice import advice_for
-from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import enough_space
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
+from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
+from ansible_collections.django_vps.stack.plugins.module_utils.build import Build, remove_incomplete_releases
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.disk_space import require_space
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock_site
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
+from ansible_collections.django_vps.stack.plugins.module_utils.output import explain
+from ansible_collections.django_vps.stack.plugins.module_utils.packages import Packages
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import parse_answers
+from ansible_collections.django_vps.stack.plugins.module_utils.release_identity import compute_fingerprint, next_id
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
-    inputs_of,
     is_package,
+    read_inputs,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.settings_check import Settings
-from ansible_collections.django_vps.stack.plugins.module_utils.site import (
-    Site,
-    StepError,
-    answers,
-    explained,
-    hashed_assets,
-    only_one,
-    point,
-    run,
-    write_file,
-)
+from ansible_collections.django_vps.stack.plugins.module_utils.shared_folders import link_shared_paths, move_media
+from ansible_collections.django_vps.stack.plugins.module_utils.site import MARKER, Site
 from ansible_collections.django_vps.stack.plugins.modules import release
-from ansible_collections.django_vps.stack.plugins.modules.release import Build, fingerprint_of, next_id
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
 
 
@@ -428,7 +429,7 @@ def test_only_plain_files_below_the_static_folder_count_as_hashed_assets(tmp_pat
     (tmp_path / "secret").write_text("")
     names = ["site.0123456789ab.css", "../secret", "/etc/passwd", "gone.css", 7]
     (static / "staticfiles.json").write_text(json.dumps({"paths": {str(key): key for key in names}}))
-    assert hashed_assets(static) == ["site.0123456789ab.css", "site.0123456789ab.css.br"]
+    assert list_hashed_assets(static) == ["site.0123456789ab.css", "site.0123456789ab.css.br"]
 
 
 def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
@@ -451,11 +452,11 @@ def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, chang
     for path in paths.values():
         path.write_text("before")
     options = {**OPTIONS, "secret_key_file": str(paths["secret_key_file"]), "depends_on": [str(paths["depends_on"])]}
-    before = fingerprint_of(options)
-    assert fingerprint_of(options) == before
-    assert fingerprint_of({**options, "environment": "y"}) != before
+    before = compute_fingerprint(options)
+    assert compute_fingerprint(options) == before
+    assert compute_fingerprint({**options, "environment": "y"}) != before
     paths[changed].write_text("after")
-    assert fingerprint_of(options) != before
+    assert compute_fingerprint(options) != before
 
 
 def test_a_release_without_its_marker_is_no_release(tmp_path):
@@ -463,8 +464,8 @@ def test_a_release_without_its_marker_is_no_release(tmp_path):
     for name in ("a", "b"):
         (site.releases / name).mkdir(parents=True)
     write_file(site.releases / "b/release.json", "{}")
-    point(site.current, "releases/b")
-    assert site.whole() == ["b"]
+    replace_link(site.current, "releases/b")
+    assert site.complete_releases() == ["b"]
     assert site.live == "b"
 
 
@@ -488,13 +489,13 @@ def test_nothing_that_a_terminal_acts_upon_is_shown(said, shown):
     assert str(StepError("a", f"x{said}", f"x{said}", details=f"x{said}")) == "\n".join(
         (f"a: x{shown}".rstrip(), f"x{shown}", f"x{shown}")
     )
-    assert answers(f"DJANGO_VPS {json.dumps({'a': [{'b': said}]})}") == {"a": [{"b": shown}]}
+    assert parse_answers(f"DJANGO_VPS {json.dumps({'a': [{'b': said}]})}") == {"a": [{"b": shown}]}
 
 
 def test_two_steps_do_not_work_at_once(tmp_path):
-    with only_one(tmp_path), pytest.raises(StepError, match="still works"), only_one(tmp_path, patience=0):
+    with lock_site(tmp_path), pytest.raises(StepError, match="still works"), lock_site(tmp_path, timeout_seconds=0):
         pass
-    with only_one(tmp_path, patience=0):
+    with lock_site(tmp_path, timeout_seconds=0):
         # Anybody who can open it can lock it.
         assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o600
 
@@ -552,10 +553,10 @@ def test_the_same_requirements_are_the_same_packages(tmp_path):
     path = tmp_path / "requirements.txt"
     path.write_text("-r base.txt\nshop==1\n")
     (tmp_path / "base.txt").write_text("django==5.2\n")
-    before = inputs_of(path)
+    before = read_inputs(path)
     (tmp_path / "base.txt").write_text("django==5.3\n")
     assert before
-    assert inputs_of(path) != before
+    assert read_inputs(path) != before
 
 
 @pytest.mark.parametrize(
@@ -567,13 +568,13 @@ def test_the_same_requirements_are_the_same_packages(tmp_path):
 )
 def test_what_may_change_behind_its_line_is_installed_anew(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"django==5.2\n{line}\n")
-    assert inputs_of(tmp_path / "requirements.txt") is None
+    assert read_inputs(tmp_path / "requirements.txt") is None
 
 
 @pytest.mark.parametrize("line", [f"shop @ git+https://git.example.org/shop.git@{'a' * 40}", "django==5.2 # ./comment"])
 def test_what_is_pinned_is_not_installed_anew(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"{line}\n")
-    assert inputs_of(tmp_path / "requirements.txt")
+    assert read_inputs(tmp_path / "requirements.txt")
 
 
 @pytest.mark.parametrize(
@@ -588,23 +589,23 @@ def test_a_disk_without_room_for_two_releases_stops_the_build(site, monkeypatch,
     monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     if wanted:
         with pytest.raises(StepError, match=wanted):
-            enough_space(made)
+            require_space(made)
     else:
-        enough_space(made)
+        require_space(made)
 
 
 def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not(site, monkeypatch):
     disk = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_files=100000, f_favail=12)
     monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     with pytest.raises(StepError, match="12 inodes free"):
-        enough_space(site("a"))
+        require_space(site("a"))
     disk.f_files = 0
-    enough_space(site(""))
+    require_space(site(""))
 
 
 def test_answers_are_told_from_what_the_project_prints():
     said = 'hello\n\nDJANGO_VPS {"step": "check", "a": 1}\nnoise DJANGO_VPS {"a": 9}\n\nDJANGO_VPS {"a": 2}\n'
-    assert answers(said) == {"step": "check", "a": 2}
+    assert parse_answers(said) == {"step": "check", "a": 2}
 
 
 FINE = {
@@ -652,7 +653,7 @@ def build(tmp_path):
     }
     made.moved = []
     made.project = made.code
-    made.sandboxed = lambda step, *argv, **_: made.moved.append((step, *argv[-2:]))
+    made.run_sandboxed = lambda step, *argv, **_: made.moved.append((step, *argv[-2:]))
     return made
 
 
@@ -749,7 +750,7 @@ def test_uploads_that_the_project_keeps_in_its_folder_go_to_the_shared_one(build
     (build.code / "media/.gitkeep").write_text("")
     checked = settings(build, media_root=str(build.code / "media"))
     assert list(checked.media_findings()) == []
-    build._move_media(checked.media_inside)
+    move_media(build, checked.media_inside)
     assert build.moved == [("media", str(build.code / "media"), build.options["media"])]
 
 
@@ -758,7 +759,7 @@ def test_media_root_with_default_files_copies_them(build):
     (build.code / "media/default.jpg").write_text("")
     checked = settings(build, media_root=str(build.code / "media"))
     assert list(checked.media_findings()) == []
-    build._move_media(checked.media_inside)
+    move_media(build, checked.media_inside)
     shared = build.options["media"]
     assert build.moved == [("media", f"{build.code}/media/.", shared), ("media", str(build.code / "media"), shared)]
 
@@ -802,61 +803,60 @@ def test_uploads_among_the_source_that_were_moved_need_no_other_place(build):
 
 @pytest.mark.parametrize("before", ["", "empty", "data/index"])
 def test_a_shared_folder_takes_the_place_of_one_that_is_empty(build, tmp_path, monkeypatch, before):
-    monkeypatch.setattr(release.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
+    monkeypatch.setattr(shared_folders.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
     build.options["shared_paths"] = ["data/index"]
     if before:
         (build.code / "data/index").mkdir(parents=True)
         (build.code / "data/index" / (".gitkeep" if before == "empty" else "words")).touch()
     if before == "data/index":
         with pytest.raises(StepError, match="data/index holds files of the source"):
-            build._link_shared_paths()
+            link_shared_paths(build)
         return
-    build._link_shared_paths()
+    link_shared_paths(build)
     # Again, as for the next release.
-    build._link_shared_paths()
+    link_shared_paths(build)
     assert build.moved[1:] == [("source", str(build.code / "data/index"), str(tmp_path / "shared/data/index"))]
     assert (tmp_path / "shared/data/index").is_dir()
 
 
 def test_root_makes_no_shared_folder_where_the_site_may_have_laid_a_link(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(release.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
+    monkeypatch.setattr(shared_folders.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
     (tmp_path / "shared").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "shared/data").symlink_to(tmp_path / "elsewhere")
     build.options["shared_paths"] = ["data/index"]
     with pytest.raises(StepError, match="is the site's own"):
-        build._link_shared_paths()
+        link_shared_paths(build)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.fixture
 def install(build, monkeypatch):
     """Runs the installation of a build's packages; gives the arguments of each call, and what was written for it."""
-    monkeypatch.setattr(release.shutil, "chown", lambda *_, **__: None)
+    monkeypatch.setattr(packages.shutil, "chown", lambda *_, **__: None)
+    monkeypatch.setattr(packages, "install_uv", lambda options: "/uv")
     build.options.update(
         {"installer": "uv", "uv": "uv==1", "requirements": "", "extra_packages": [], "packages": [], "force": False},
         groups=[],
         extras=[],
     )
-    build.project, build.venv, build.python = build.code, build.path / "venv", "/usr/bin/python3"
-    build.wish = release.Wish()
-    build._uv = lambda: "/uv"
-    build._take = lambda folder: None
+    build.project, build.venv = build.code, build.path / "venv"
+    build.protect = lambda folder: None
     build.written = []
 
-    def sandboxed(step, *argv):
+    def run_sandboxed(step, *argv):
         build.moved.append(argv)
         if "-r" in argv:
             path = Path(argv[argv.index("-r") + 1])
             build.written.append((path.stat().st_mode & 0o777, path.read_text()))
 
-    build.sandboxed = sandboxed
+    build.run_sandboxed = run_sandboxed
 
     def calls(installer="uv", **files):
         build.options["installer"] = installer
         for name, text in files.items():
             (build.code / name.replace("__", ".")).write_text(text)
-        build._install()
+        Packages(build, "/usr/bin/python3").install()
         return [" ".join(argv) for argv in build.moved[1:]]
 
     return calls
@@ -921,8 +921,8 @@ def test_root_of_a_poetry_project_is_installed_alone(build, install):
 @pytest.mark.parametrize("key", ["", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----"])
 def test_key_for_git_is_given_to_the_build_and_to_no_release(build, monkeypatch, key):
     ran = []
-    monkeypatch.setattr(release, "run", lambda step, argv, **_: ran.append(argv))
-    monkeypatch.setattr(release.shutil, "chown", lambda *_, **__: None)
+    monkeypatch.setattr(sandbox, "run", lambda step, argv, **_: ran.append(argv))
+    monkeypatch.setattr(build_module.shutil, "chown", lambda *_, **__: None)
     build.options.update(fetch_environment={}, build_environment={}, git_key=key)
     build.cache, build.venv = Path("/var/cache/me"), build.path / "venv"
     build.build_environment, build.git_key = build.path / "build_env", build.path / "git_key"
@@ -932,7 +932,7 @@ def test_key_for_git_is_given_to_the_build_and_to_no_release(build, monkeypatch,
     assert build.git_key.exists() == bool(key)
     if key:
         assert (build.git_key.stat().st_mode & 0o777, build.git_key.read_text()) == (0o600, f"{key}\n")
-    Build.sandboxed(build, "install", "true")
+    Build.run_sandboxed(build, "install", "true")
     assert any(word.startswith(f"--setenv=GIT_SSH_COMMAND=ssh -i {build.git_key} ") for word in ran[0]) == bool(key)
     assert not any("abc" in word for word in ran[0])
 
@@ -940,7 +940,7 @@ def test_key_for_git_is_given_to_the_build_and_to_no_release(build, monkeypatch,
 @pytest.mark.parametrize("hidden", ["/root/.pyenv/versions/3.12/bin/python", "/home/me/python"])
 def test_python_that_the_build_cannot_read_is_passed_over(build, monkeypatch, hidden):
     build.options.update(fetch_environment={}, build_environment={})
-    build._uv = lambda: "/uv"
+    monkeypatch.setattr(uv, "install_uv", lambda options: "/uv")
     fetched = []
 
     def run(step, argv, env, **_):
@@ -952,14 +952,20 @@ def test_python_that_the_build_cannot_read_is_passed_over(build, monkeypatch, hi
             raise StepError("python", "none")
         return "/usr/local/lib/django_vps/python/bin/python\n"
 
-    monkeypatch.setattr(release, "run", run)
-    assert build._python_of_uv("==3.12.*") == "/usr/local/lib/django_vps/python/bin/python"
+    monkeypatch.setattr(uv, "run", run)
+    assert uv.find_python(build.options, "==3.12.*") == "/usr/local/lib/django_vps/python/bin/python"
     assert fetched == ["==3.12.*"]
+
+
+def share_packages(build: Build) -> bool:
+    wanted = Packages(build, "")
+    wanted.fingerprint = "same"
+    return wanted._share_installed()
 
 
 @pytest.mark.parametrize("bin_is_a_link", [False, True])
 def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(tmp_path, monkeypatch, bin_is_a_link):
-    monkeypatch.setattr(release.shutil, "chown", lambda *_: None)
+    monkeypatch.setattr(packages.shutil, "chown", lambda *_: None)
     earlier, elsewhere = tmp_path / "releases/1/venv", tmp_path / "media"
     (elsewhere if bin_is_a_link else earlier / "bin").mkdir(parents=True)
     earlier.mkdir(exist_ok=True, parents=True)
@@ -968,24 +974,22 @@ def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(
     (earlier / "bin/django-admin").write_text(f"#!{earlier}/bin/python\n")
     (earlier / "pyvenv.cfg").write_text("home = /usr/bin\n")
     write_file(tmp_path / "releases/1/release.json", json.dumps({"packages": "same"}))
-    params = {"id": "2", "user": "shop", "application": "", "force": False, "groups": [], "extras": []}
-    build = Build(SimpleNamespace(params=params), Site(str(tmp_path)), "")
-    build.packages = "same"
+    params = {"user": "shop", "application": "", "force": False, "groups": [], "extras": []}
+    build = Build(SimpleNamespace(params=params), Site(str(tmp_path)), "2", "")
     build.venv.mkdir(parents=True)
-    assert build._take_over_packages() is not bin_is_a_link
+    assert share_packages(build) is not bin_is_a_link
     assert (earlier / "bin/django-admin").read_text() == f"#!{earlier}/bin/python\n"
     if not bin_is_a_link:
         assert (build.venv / "bin/django-admin").read_text() == f"#!{build.venv}/bin/python\n"
 
 
 def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(release.shutil, "chown", lambda *_: None)
+    monkeypatch.setattr(packages.shutil, "chown", lambda *_: None)
     site = Site(str(tmp_path))
 
     def build(name):
-        params = {"id": name, "user": "shop", "application": "", "force": False, "groups": [], "extras": []}
-        made = Build(SimpleNamespace(params=params), site, "")
-        made.packages = "same"
+        params = {"user": "shop", "application": "", "force": False, "groups": [], "extras": []}
+        made = Build(SimpleNamespace(params=params), site, name, "")
         (made.venv / "bin").mkdir(parents=True)
         (made.code / "shop").mkdir(parents=True)
         return made
@@ -994,22 +998,22 @@ def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
     (first.venv / "bin/django-admin").write_text(f"#!{first.venv}/bin/python\n")
     (first.venv / "pyvenv.cfg").write_text("")
     (first.path / "current").symlink_to(tmp_path)
-    first.installed = True
+    first.packages = "same"
     first._keep_packages()
     assert sorted(path.name for path in first.path.iterdir()) == ["packages", "venv"]
-    assert site.whole() == []
+    assert site.complete_releases() == []
 
-    release.remove_incomplete(site, "2")
+    remove_incomplete_releases(site, "2")
     second = build("2")
     (second.venv / "bin").rmdir()
-    assert second._take_over_packages()
+    assert share_packages(second)
     assert (second.venv / "bin/django-admin").read_text() == f"#!{second.venv}/bin/python\n"
 
-    second.installed = False
+    assert second.packages == ""
     second._keep_packages()
     assert not second.path.exists()
     # The next build may have the id of the failed one.
-    release.remove_incomplete(site, "1")
+    remove_incomplete_releases(site, "1")
     assert list(site.releases.iterdir()) == []
 
 
@@ -1017,7 +1021,7 @@ def test_what_a_build_has_nested_too_deep_is_removed(tmp_path):
     site = Site(str(tmp_path))
     (site.releases / "1").mkdir(parents=True)
     nest(site.releases / "1", 3000)
-    assert release.remove_incomplete(site, None) == []
+    assert remove_incomplete_releases(site, None) == []
     assert not (site.releases / "1").exists()
 
 
@@ -1025,10 +1029,10 @@ def test_what_cannot_be_removed_is_laid_aside_and_told(tmp_path, monkeypatch):
     def refuse(path):
         raise StepError("disk", f"rm: cannot remove '{path}': Operation not permitted")
 
-    monkeypatch.setattr(site_utils, "remove", refuse)
+    monkeypatch.setattr(site_utils, "remove_tree", refuse)
     site = Site(str(tmp_path))
     (site.releases / "1/code").mkdir(parents=True)
-    (said,) = release.remove_incomplete(site, None)
+    (said,) = remove_incomplete_releases(site, None)
     assert re.match(rf"{site.releases}/1 cannot be removed, and is {site.removed}/1\.\d+ now: rm: cannot", said)
     assert not (site.releases / "1").exists()
 
@@ -1041,7 +1045,7 @@ def test_a_build_that_nests_too_deep_is_told_in_words_and_removed(build, monkeyp
 
     monkeypatch.setattr(build, "_lay_out", seal)
     with pytest.raises(StepError, match="build: folders are nested so deep"):
-        build.make()
+        build.run()
     assert not build.path.exists()
 
 
@@ -1059,10 +1063,10 @@ def test_short_secrets_leave_the_release_id_readable(tmp_path, capsys):
 
 
 def test_release_whose_python_is_gone_is_built_anew(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(release, "fingerprint_of", lambda _: "the same")
+    monkeypatch.setattr(release, "compute_fingerprint", lambda _: "the same")
     made, python = tmp_path / "releases/20260101T000000Z", tmp_path / "python"
     (made / "venv/bin").mkdir(parents=True)
-    (made / release.MARKER).write_text(json.dumps({"fingerprint": "the same"}))
+    (made / MARKER).write_text(json.dumps({"fingerprint": "the same"}))
     python.touch(mode=0o755)
     (made / "venv/bin/python").symlink_to(python)
     assert dry_run(tmp_path, capsys)["same"] == [made.name]
@@ -1115,7 +1119,7 @@ KeyError: 'MAIL_KEY'
 
 
 def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of_the_project():
-    cause, details = explained(SETTINGS_ERROR)
+    cause, details = explain(SETTINGS_ERROR)
     assert cause == "KeyError: 'MAIL_KEY'"
     lines = str(StepError("settings", cause, "Set django_env.", details=details)).splitlines()
     assert lines[:3] == ["settings: KeyError: 'MAIL_KEY'", "Set django_env.", "reading the settings"]
@@ -1125,8 +1129,8 @@ def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of
 
 
 def test_what_is_no_traceback_is_told_by_its_end():
-    assert explained("\n".join(map(str, range(100)))) == ("\n".join(map(str, range(75, 100))), "")
-    assert explained("") == ("", "")
+    assert explain("\n".join(map(str, range(100)))) == ("\n".join(map(str, range(75, 100))), "")
+    assert explain("") == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -1143,8 +1147,8 @@ def test_what_is_no_traceback_is_told_by_its_end():
     ],
 )
 def test_what_is_compiled_names_the_packages_it_wants(said, packages):
-    assert packages in advice_for(f"install: {said}")
+    assert packages in find_advice(f"install: {said}")
 
 
 def test_psycopg2_from_source_is_told_of_its_wheel():
-    assert "or require psycopg[binary] or psycopg2-binary" in advice_for("install: pg_config not found. gcc")
+    assert "or require psycopg[binary] or psycopg2-binary" in find_advice("install: pg_config not found. gcc")

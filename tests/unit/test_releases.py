@@ -6,7 +6,10 @@ import fcntl
 import json
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.module_utils.site import Site, StepError, point, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import Outcome
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 from ansible_collections.django_vps.stack.plugins.modules import releases
 from ansible_collections.django_vps.stack.plugins.modules.lock import holder, is_held
 from ansible_collections.django_vps.stack.plugins.modules.releases import choose, leaves, lines, read
@@ -21,7 +24,7 @@ def site(tmp_path):
         write_file(made.releases / name / "release.json", json.dumps({"version": f"v{name}"}))
         give_python(made.releases / name, "python3.11")
     made.note("b", bad="health: answers 500")
-    point(made.current, "releases/d")
+    replace_link(made.current, "releases/d")
     entries = [
         {"at": "now", "who": "ana", "what": f"v{after}", "from": before, "to": after, "seconds": 4.2}
         for before, after in ("-a", "ac", "cd")
@@ -67,11 +70,11 @@ def test_unit_that_restarts_again_and_again_is_reported_with_its_release(site, m
 
     def call(program, *argv):
         if program == "journalctl":
-            return 0, "".join(f"{unit}\n" * count for unit, count in counts.items()), ""
-        return 0, states[argv[-1]] + "\n", ""
+            return Outcome(0, "".join(f"{unit}\n" * count for unit, count in counts.items()), "")
+        return Outcome(0, states[argv[-1]] + "\n", "")
 
     monkeypatch.setattr(releases, "call", call)
-    found = releases.restarting()
+    found = releases.count_restarts()
     assert found == {"shop.worker@d.service": 3, "shop.beat@d.service": 3}
     [live] = [line for line in lines(read(site, found), "c", []) if line.startswith("d ")]
     assert "live, shop.beat@d.service restarted 3 times in the last hour, shop.worker@d.service restarted 3" in live
@@ -94,7 +97,7 @@ def test_a_bad_or_unknown_one_is_refused_with_the_good_ones_named(site, wanted, 
 
 
 def test_the_first_release_has_none_before(site):
-    point(site.current, "releases/a")
+    replace_link(site.current, "releases/a")
     assert choose(site, read(site, {}), "") == ""
 
 
@@ -105,7 +108,7 @@ def test_a_rollback_leaves_the_live_release(site):
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_rollback_that_died_after_the_switch_has_left_the_one_that_was_live(site, noted):
-    point(site.current, "releases/c")
+    replace_link(site.current, "releases/c")
     if noted:
         with site.journal.open("a") as journal:
             journal.write(json.dumps({"from": "d", "to": "c"}) + "\n")

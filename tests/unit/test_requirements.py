@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import allows, python_marker
 from ansible_collections.django_vps.stack.plugins.module_utils.python import fits, wanted
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     Wish,
-    base_of,
+    find_base,
+    find_member,
     find_requirements,
-    inputs_of,
-    member_of,
+    find_root_package,
+    read_inputs,
     requirements_of,
-    root_package,
 )
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,10 @@ def test_a_lock_above_the_folder_of_manage_py_is_found_and_its_member_too(tmp_pa
     write(web.parent, pyproject__toml='[project]\nname = "web"\n')
     lock = find_requirements(web, tmp_path, "")
     assert lock == tmp_path / "uv.lock"
-    assert member_of(lock, web) == web.parent
-    before = inputs_of(lock, Wish(), web)
+    assert find_member(lock, web) == web.parent
+    before = read_inputs(lock, Wish(), web)
     write(web.parent, pyproject__toml='[project]\nname = "web"\ndependencies = ["django"]\n')
-    assert inputs_of(lock, Wish(), web) != before
+    assert read_inputs(lock, Wish(), web) != before
 
 
 def test_workspace_member_uses_the_lock_of_its_root(tmp_path):
@@ -278,7 +278,7 @@ def test_lock_of_a_foreign_project_above_is_passed_over(tmp_path):
     backend = write(tmp_path / "backend", pyproject__toml='[project]\nname = "web"\ndependencies = ["django"]\n')
     assert find_requirements(backend, tmp_path, "") == backend / "pyproject.toml"
     write(backend, pyproject__toml='[project]\nname = "web"\n')
-    assert member_of(find_requirements(backend, tmp_path, ""), backend) == tmp_path
+    assert find_member(find_requirements(backend, tmp_path, ""), backend) == tmp_path
 
 
 def test_nearest_folder_comes_before_the_order_of_names(tmp_path):
@@ -625,7 +625,7 @@ def test_relative_paths_begin_where_they_lead_somewhere(tmp_path, line, folder):
         (tmp_path / name / "setup.py").touch()
     (tmp_path / "requirements").mkdir()
     write(tmp_path / "requirements", production__txt=f"{line}\n", more__txt="-e ./libs/lab\n")
-    base = base_of(tmp_path / "requirements/production.txt", tmp_path / "web", tmp_path)
+    base = find_base(tmp_path / "requirements/production.txt", tmp_path / "web", tmp_path)
     assert base == tmp_path / folder
 
 
@@ -651,6 +651,6 @@ FROM_LIB = 'packages = [{include = "shop", from = "lib"}]'
 def test_poetry_root_is_installed_when_out_of_reach(tmp_path, text, package, project, installed):
     (tmp_path / package).mkdir(parents=True)
     path = write(tmp_path, pyproject__toml=text, poetry__lock="") / "poetry.lock"
-    assert root_package(path, tmp_path / project) == (tmp_path if installed else None)
+    assert find_root_package(path, tmp_path / project) == (tmp_path if installed else None)
     # Its code is not what the lock says.
-    assert (inputs_of(path, Wish(), tmp_path / project) is None) is installed
+    assert (read_inputs(path, Wish(), tmp_path / project) is None) is installed

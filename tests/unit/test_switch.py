@@ -12,12 +12,17 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
-from ansible_collections.django_vps.stack.plugins.module_utils.site import StepError, point, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils import health, release_units
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import Outcome
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.output import tail_log
+from ansible_collections.django_vps.stack.plugins.module_utils.probation import Probation
+from ansible_collections.django_vps.stack.plugins.module_utils.release_units import Instance
 from ansible_collections.django_vps.stack.plugins.modules import switch as module
-from ansible_collections.django_vps.stack.plugins.modules.switch import Switch, last_words
+from ansible_collections.django_vps.stack.plugins.modules.switch import Switch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -71,7 +76,7 @@ def ask(tmp_path):
         server.answer, server.body = (status, location), body
         server.pages = {f"/{name}": answer for name, answer in pages.items()}
         switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": path})
-        complaint = switch._ask(time.monotonic() + 5)
+        complaint = switch.health.ask(time.monotonic() + 5)
         run.asked = server.asked
         return complaint
 
@@ -194,9 +199,9 @@ def gate(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "time", clock)
         switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": "/"})
         now = lambda: script(clock.now - 100)  # noqa: E731
-        switch._ask = lambda end: now()[0]
-        switch._workers = lambda: {("worker", pid) for pid in now()[1]}
-        switch._gave_up = lambda: gave_up
+        switch.health.ask = lambda end: now()[0]
+        switch.units.list_workers = lambda release: {("worker", pid) for pid in now()[1]}
+        switch.units.have_failed = lambda units, restarts: gave_up
         try:
             switch._wait_for_answers()
         finally:
@@ -251,6 +256,18 @@ def test_of_one_that_ends_at_its_start_nobody_says_that_it_needs_more_time(gate)
     assert "django_health_timeout" not in str(raised.value)
 
 
+def test_probation_is_passed_by_what_is_observed_alone():
+    probation = Probation(start=0, timeout=60, healthy_seconds=3)
+    assert [probation.observe(at, "") for at in (1, 2, 3.9, 4)] == [False, False, False, True]
+
+
+def test_earlier_answer_is_reported_when_the_last_request_had_no_time():
+    probation = Probation(start=0, timeout=10, healthy_seconds=3)
+    probation.observe(9, "https://shop.example.com/ answers 503")
+    with pytest.raises(StepError, match=r"health: https://shop.example.com/ answers 503, for 10 s\nRaise django"):
+        probation.observe(11, "https://shop.example.com/ does not answer")
+
+
 @pytest.fixture
 def front(tmp_path, monkeypatch):
     """Ask a web server that answers with a status over TLS, or closes the connection where there is none."""
@@ -270,12 +287,12 @@ def front(tmp_path, monkeypatch):
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.pages, server.body = {}, b""
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setattr(module, "FRONT", server.server_address)
+    monkeypatch.setattr(health, "WEB_SERVER", server.server_address)
 
     def run(status: int, **options) -> str:
         server.answer = (status, "")
         asked = {**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": "/health/", "closed": None}
-        return Switch({**asked, "front": "shop.example.test", **options})._ask_front()
+        return Switch({**asked, "front": "shop.example.test", **options}).health.ask_front()
 
     run.names, run.server = names, server
     yield run
@@ -301,7 +318,7 @@ def test_web_server_is_not_asked_where_there_is_none_or_the_site_is_closed(front
 
 def test_web_server_that_does_not_run_is_told_and_one_that_refuses_to_speak_is_let_alone(front, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(module, "FRONT", silent.getsockname())
+        monkeypatch.setattr(health, "WEB_SERVER", silent.getsockname())
 
         def hang_up():
             silent.accept()[0].close()
@@ -314,26 +331,24 @@ def test_web_server_that_does_not_run_is_told_and_one_that_refuses_to_speak_is_l
 
 
 def test_socket_is_reachable_where_somebody_listens_and_the_web_server_may_come(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VISITOR", "nobody")
+    monkeypatch.setattr(health, "WEB_SERVER_USER", "nobody")
     folder = tmp_path / "releases/a"
     folder.mkdir(parents=True)
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
-    assert not switch.is_reachable()
+    assert not switch.health.is_reachable()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "gunicorn.sock"))
-        assert not switch.is_reachable()
+        assert not switch.health.is_reachable()
         server.listen()
         asked = []
-        monkeypatch.setattr(
-            module.subprocess, "run", lambda argv, **_: asked.append(argv) or SimpleNamespace(returncode=0)
-        )
-        assert switch.is_reachable()
+        monkeypatch.setattr(health, "call", lambda *argv: asked.append(list(argv)) or Outcome(0, "", ""))
+        assert switch.health.is_reachable()
         assert asked == [["runuser", "-u", "nobody", "--", "test", "-w", str(folder / "gunicorn.sock")]]
 
 
 def test_a_release_that_does_not_listen_is_no_release(tmp_path):
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
-    assert "No such file" in switch._ask(time.monotonic() + 5)
+    assert "No such file" in switch.health.ask(time.monotonic() + 5)
 
 
 def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]], running: str = "") -> Switch:
@@ -341,24 +356,26 @@ def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]
         (tmp_path / "releases" / name).mkdir(parents=True)
         write_file(tmp_path / "releases" / name / "release.json", "{}")
     (tmp_path / "static").mkdir()
-    point(tmp_path / "current", f"releases/{live}")
+    replace_link(tmp_path / "current", f"releases/{live}")
     lines = [json.dumps({"from": before, "to": after}) for before, after in switches]
     (tmp_path / "journal").write_text("".join(f"{line}\n" for line in lines))
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": live})
-    switch.listed = lambda pattern: [(f"{pattern}@{name}.service", name, "active") for name in running]
+    switch.units.list_instances = lambda pattern: [
+        Instance(f"{pattern}@{name}.service", name, "active") for name in running
+    ]
     return switch
 
 
 def test_the_newest_that_were_live_are_kept(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "b"), ("b", "c"), ("c", "d")])
     assert switch.prune() == ["a", "b"]
-    assert switch.site.whole() == ["c", "d"]
+    assert switch.site.complete_releases() == ["c", "d"]
 
 
 def test_the_live_one_and_the_one_before_stay_however_old_they_are(tmp_path):
     switch = site_with(tmp_path, "abcd", "a", [("", "c"), ("c", "d"), ("d", "b"), ("b", "a")])
     switch.prune()
-    assert {"a", "b"} <= set(switch.site.whole())
+    assert {"a", "b"} <= set(switch.site.complete_releases())
 
 
 def test_one_that_still_runs_stays(tmp_path):
@@ -369,7 +386,7 @@ def test_one_that_still_runs_stays(tmp_path):
 def test_one_that_never_went_live_takes_the_place_of_none_that_did(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "d")])
     assert switch.prune() == ["b", "c"]
-    assert switch.site.whole() == ["a", "d"]
+    assert switch.site.complete_releases() == ["a", "d"]
 
 
 def test_a_newer_one_that_another_run_has_just_built_stays(tmp_path):
@@ -402,13 +419,14 @@ def test_a_line_that_a_crash_cut_short_spoils_neither_the_journal_nor_the_next_l
     switch = site_with(tmp_path, "ab", "b", [("", "a")])
     with (tmp_path / "journal").open("a") as journal:
         journal.write('{"from": "a", "t')
-    switch._note("a", time.time())
+    switch.site.record_switch("a", "b", "me", 0.1)
     assert [entry["to"] for entry in switch.site.switches()] == ["a", "b"]
 
 
 def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
     switch = site_with(tmp_path, "ab", "b", [("", "a")])
-    switch._start = switch._wait_for_answers = lambda: None
+    switch.units.start = lambda release, timeout: None
+    switch._wait_for_answers = lambda: None
     switch.make_live()
     assert [(entry["from"], entry["to"]) for entry in switch.site.switches()] == [("", "a"), ("a", "b")]
     switch.make_live()
@@ -417,23 +435,23 @@ def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
 
 def test_the_last_words_of_a_release_are_the_end_of_its_log():
     log = [f"line {number}" for number in range(100)]
-    assert last_words("\n".join(log)).splitlines() == log[-30:]
-    assert last_words("\n".join(log[:3])).splitlines() == log[:3]
+    assert tail_log("\n".join(log)).splitlines() == log[-30:]
+    assert tail_log("\n".join(log[:3])).splitlines() == log[:3]
 
 
 def test_what_is_said_by_starting_again_does_not_hide_the_traceback():
     traceback = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     log = ["long before", *traceback, *["starting again"] * 20]
-    assert last_words("\n".join(log)).splitlines() == log[1:]
+    assert tail_log("\n".join(log)).splitlines() == log[1:]
 
 
 def test_that_gunicorn_halts_does_not_hide_why():
     worker = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     halt = ["Traceback (most recent call last):", *["  a frame"] * 40, "gunicorn.errors.HaltServer: <HaltServer ... 3>"]
     log = [*worker, *halt, *worker, *halt, "starting again"]
-    assert last_words("\n".join(log)).splitlines() == log[len(worker + halt) :]
+    assert tail_log("\n".join(log)).splitlines() == log[len(worker + halt) :]
     # Where nothing else is said, it is better than nothing.
-    assert last_words("\n".join(halt)).splitlines() == halt
+    assert tail_log("\n".join(halt)).splitlines() == halt
 
 
 @pytest.fixture
@@ -441,12 +459,13 @@ def fails(monkeypatch):
     """Let a release that is not live fail at its start; what is said."""
 
     def fails(switch: Switch, release: str) -> str:
-        def start() -> None:
+        def start(release: str, timeout: float) -> None:
             raise StepError("start", "it does not")
 
         switch.release = release
-        switch._start, switch._stop, switch._journal = start, lambda release: None, lambda began: ""
-        monkeypatch.setattr(module.subprocess, "run", lambda *argv, **options: None)
+        switch.units.start, switch.units.stop = start, lambda release: None
+        monkeypatch.setattr(module, "read_log", lambda units, since: "")
+        monkeypatch.setattr(module, "call", lambda *argv: None)
         with pytest.raises(StepError) as error:
             switch.make_live()
         return str(error.value)
@@ -478,12 +497,12 @@ def retired(tmp_path, monkeypatch):
 
     def run(waiting):
         clock = Clock()
-        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(release_units, "time", clock)
         switch = site_with(tmp_path, "ab", "b", [("a", "b")], running="ab")
         switch.options["drain"] = 30
         run.looks = iter(waiting)
-        switch._queued = lambda path: next(run.looks)
-        switch._stop = lambda release: setattr(run, "stopped", (release, clock.now - 100))
+        monkeypatch.setattr(release_units, "count_queued", lambda path: next(run.looks))
+        switch.units.stop = lambda release: setattr(run, "stopped", (release, clock.now - 100))
         switch.retire_others()
         return run
 
@@ -502,9 +521,11 @@ def test_a_release_that_lets_nobody_in_is_stopped_after_30_seconds(retired):
 
 def test_failed_units_of_other_releases_are_reset(tmp_path, monkeypatch):
     switch = site_with(tmp_path, "ab", "b", [("a", "b")])
-    switch.listed = lambda pattern: [(f"{pattern}@a.service", "a", "failed"), (f"{pattern}@b.service", "b", "failed")]
+    switch.units.list_instances = lambda pattern: [
+        Instance(f"{pattern}@{name}.service", name, "failed") for name in "ab"
+    ]
     done = []
-    monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
+    monkeypatch.setattr(release_units, "run", lambda step, argv, **options: done.append(" ".join(argv)))
     switch.retire_others()
     services = [switch.options["service"], *switch.options["services"]]
     assert done == [f"systemctl reset-failed {' '.join(f'{name}@a.service' for name in services)}"]
@@ -513,8 +534,8 @@ def test_failed_units_of_other_releases_are_reset(tmp_path, monkeypatch):
 def test_what_may_run_once_only_ends_everywhere_before_it_starts(tmp_path, monkeypatch):
     switch = site_with(tmp_path, "abc", "c", [("", "a"), ("a", "b"), ("b", "c")], running="abc")
     done = []
-    monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
-    switch.hand_over()
+    monkeypatch.setattr(release_units, "run", lambda step, argv, **options: done.append(" ".join(argv)))
+    switch.units.hand_over("c")
     assert done == ["systemctl stop shop.beat@a.service shop.beat@b.service", "systemctl start shop.beat@c.service"]
 
 
@@ -522,21 +543,20 @@ def test_what_may_run_once_only_ends_everywhere_before_it_starts(tmp_path, monke
 def test_single_service_that_keeps_ending_is_reported(tmp_path, monkeypatch, state, fine):
     switch = site_with(tmp_path, "ab", "b", [("", "a"), ("a", "b")])
     switch.options["probation"] = 0
-    monkeypatch.setattr(module, "run", lambda *_, **__: state)
-    monkeypatch.setattr(switch, "_journal", lambda began, units: "No module named django_celery_beat")
+    monkeypatch.setattr(release_units, "run", lambda *_, **__: state)
+    monkeypatch.setattr(module, "read_log", lambda units, since: "No module named django_celery_beat")
     with contextlib.nullcontext() if fine else pytest.raises(StepError, match="does not keep running"):
         switch.watch_singles()
 
 
 def test_of_a_release_that_is_not_live_it_never_starts_and_is_stopped_all_the_same(tmp_path, monkeypatch):
     switch = site_with(tmp_path, "ab", "a", [("", "a")])
-    switch.release = "b"
     done = []
-    monkeypatch.setattr(module, "run", lambda step, argv, **options: done.append(" ".join(argv)))
-    monkeypatch.setattr(module.subprocess, "run", lambda *argv, **options: None)
-    switch._start()
+    monkeypatch.setattr(release_units, "run", lambda step, argv, **options: done.append(" ".join(argv)))
+    monkeypatch.setattr(release_units, "call", lambda *argv: None)
+    switch.units.start("b", 60)
     assert done == ["systemctl start shop-gunicorn@b.service shop.worker@b.service"]
-    switch._stop("b")
+    switch.units.stop("b")
     assert "shop.beat@b.service" in done[1]
 
 

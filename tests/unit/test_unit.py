@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible_collections.django_vps.stack.plugins.module_utils import units as unit
-from ansible_collections.django_vps.stack.plugins.module_utils.units import Failed, wall_stamp
+from ansible_collections.django_vps.stack.plugins.module_utils.units import UnitError, wall_stamp
 
 SECOND = 10**9
 NAME = "web.service"
@@ -170,7 +170,7 @@ def test_a_new_unit_is_loaded_enabled_and_started_in_this_order(systemd):
 
 def test_a_unit_that_stays_unknown_is_a_failure(systemd):
     systemd.set(LoadState="not-found", ActiveState="inactive", UnitFileState="")
-    with pytest.raises(Failed, match=f"There is no unit {NAME}"):
+    with pytest.raises(UnitError, match=f"There is no unit {NAME}"):
         run()
 
 
@@ -313,7 +313,7 @@ def test_a_failed_reload_is_due_again_in_the_next_run(systemd, write, tmp_path):
     new = write(tmp_path / "a")
     systemd.pass_time(60)
     systemd.fails["reload"] = "Job for web.service failed."
-    with pytest.raises(Failed, match=r"(?s)systemctl reload -- web\.service failed.*last line") as failed:
+    with pytest.raises(UnitError, match=r"(?s)systemctl reload -- web\.service failed.*last line") as failed:
         run(reload=[new])
     assert failed.value.result["journal"] == ["first line", "last line"]
     systemd.fails.clear()
@@ -329,7 +329,7 @@ def test_a_command_that_fails_is_told_with_the_journal(systemd, write, tmp_path,
     systemd.set(ActiveState="inactive" if verb == "start" else "active")
     systemd.fails[verb] = "no such luck"
     systemd.pass_time(60)
-    with pytest.raises(Failed, match=r"(?s)no such luck.*last line") as failed:
+    with pytest.raises(UnitError, match=r"(?s)no such luck.*last line") as failed:
         run(restart=[write(tmp_path / "a")])
     assert failed.value.result["stderr"] == "no such luck"
 
@@ -337,7 +337,7 @@ def test_a_command_that_fails_is_told_with_the_journal(systemd, write, tmp_path,
 def test_a_unit_that_dies_after_a_good_start_is_a_failure(systemd):
     systemd.set(ActiveState="inactive")
     systemd.dies = True
-    with pytest.raises(Failed, match=r"(?s)web\.service is failed .* after start.*last line"):
+    with pytest.raises(UnitError, match=r"(?s)web\.service is failed .* after start.*last line"):
         run()
 
 
@@ -345,7 +345,7 @@ def test_a_unit_that_dies_after_a_good_start_is_a_failure(systemd):
 def test_a_process_that_cannot_say_it_is_ready_is_given_time_to_die(systemd, monkeypatch, kind):
     systemd.set(Type=kind, ActiveState="inactive")
     monkeypatch.setattr(unit.time, "sleep", lambda seconds: systemd.set(ActiveState="failed"))
-    with pytest.raises(Failed, match="is failed"):
+    with pytest.raises(UnitError, match="is failed"):
         run()
 
 
@@ -361,7 +361,7 @@ def test_a_unit_whose_condition_is_not_met_is_left_alone_where_that_is_said(syst
 def test_elsewhere_it_is_a_failure(systemd):
     systemd.set(ActiveState="inactive", ConditionResult="no")
     systemd.start = lambda: None
-    with pytest.raises(Failed, match="inactive"):
+    with pytest.raises(UnitError, match="inactive"):
         run()
 
 
@@ -384,7 +384,7 @@ def test_a_drop_in_that_systemd_has_not_seen_is_loaded(systemd, monkeypatch, tmp
 
 def test_a_manager_that_does_not_answer_is_a_failure(systemd, monkeypatch):
     monkeypatch.setattr(unit, "call", lambda *argv: (1, "", "Failed to connect to bus\n"))
-    with pytest.raises(Failed, match=r"systemctl show web\.service failed: Failed to connect to bus"):
+    with pytest.raises(UnitError, match=r"systemctl show web\.service failed: Failed to connect to bus"):
         run()
 
 

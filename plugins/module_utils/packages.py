@@ -1,0 +1,168 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Install the packages of a release into its virtual environment, or share those of another release."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
+from ansible_collections.django_vps.stack.plugins.module_utils.poetry import normalise
+from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
+    LOCKS,
+    Wish,
+    find_base,
+    find_member,
+    find_requirements,
+    find_root_package,
+    read_inputs,
+    requirements_of,
+)
+from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
+from ansible_collections.django_vps.stack.plugins.module_utils.uv import install_uv
+
+#: What the folder of a failed build has in place of a release's MARKER; it holds the fingerprint of its packages.
+PACKAGES_MARKER = "packages"
+
+
+def list_failed_builds(site: Site) -> list[str]:
+    """Return the ids of the failed builds whose packages are kept, oldest first."""
+    return sorted(path.parent.name for path in site.releases.glob(f"*/{PACKAGES_MARKER}"))
+
+
+class Packages:
+    """The packages of one release."""
+
+    def __init__(self, workspace: Workspace, python: str) -> None:
+        self.workspace = workspace
+        self.options = workspace.options
+        self.venv = workspace.venv
+        self.python = python
+        self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
+        #: What tells one set of packages from another; empty when no other release may share it.
+        self.fingerprint = ""
+
+    @property
+    def by_uv(self) -> bool:
+        return self.options["installer"] == "uv"
+
+    @functools.cached_property
+    def _uv(self) -> str:
+        return str(install_uv(self.options))
+
+    def install(self) -> None:
+        """Install what the project requires, then what the stack needs and the project does not bring."""
+        project, code = self.workspace.project, self.workspace.code
+        locked = find_requirements(project, code, self.options["requirements"], self.wish)
+        self.fingerprint = self._compute_fingerprint(locked)
+        if self._share_installed():
+            return
+        installer = self._create_venv()
+        self._install_required(locked, installer)
+        if root := find_root_package(locked, self.workspace.project):
+            self._run(*installer, "--no-deps", "--editable", str(root))
+        if self.options["extra_packages"]:
+            self._run(*installer, *self.options["extra_packages"])
+        if own := [package for package in self.options["packages"] if not self._is_installed(package)]:
+            # What the project tells uv, such as exclude-newer, is not meant for the stack's own packages.
+            self._run(*installer, *(["--no-config"] if self.by_uv else []), *own)
+        if self._is_bound():
+            self.fingerprint = ""
+        # Other releases may share them, so that no command of this one may change them.
+        self.workspace.protect(self.venv)
+
+    def _create_venv(self) -> list[str]:
+        """Create the virtual environment, and return the command that installs into it."""
+        if self.by_uv:
+            self._run(self._uv, "venv", "--no-project", "--python", self.python, str(self.venv))
+            return [self._uv, "pip", "install", "--compile-bytecode", "--python", str(self.venv / "bin/python")]
+        self._run(self.python, "-m", "venv", str(self.venv))
+        return [str(self.venv / "bin/python"), "-m", "pip", "install", "--no-input"]
+
+    def _install_required(self, locked: Path, installer: list[str]) -> None:
+        project, code = self.workspace.project, self.workspace.code
+        if locked.name == "uv.lock":
+            if not self.by_uv:
+                raise StepError("install", "pip cannot read uv.lock", "Set django_installer to uv.")
+            where = ["--python", self.python, "--directory", str(find_member(locked, project))]
+            more = [f"--{kind[:-1]}={name}" for kind in ("groups", "extras") for name in self.options[kind]]
+            self._run(self._uv, "sync", "--frozen", "--no-dev", "--compile-bytecode", *where, *more)
+            return
+        requirements = self._write_requirements(locked)
+        base = find_base(locked, project, code)
+        options = []
+        if self.by_uv and locked.name in LOCKS and "--extra-index-url" in requirements.read_text():
+            # By default uv takes a package from the first index that has its name, in any version. Each one is
+            # pinned here, so that pip's way, the version from whichever index has it, is safe.
+            options = ["--index-strategy", "unsafe-best-match"]
+        self._run("env", f"--chdir={base}", *installer, *options, "-r", str(requirements))
+        if requirements != locked:
+            # Its addresses may have credentials in them.
+            requirements.unlink()
+
+    def _run(self, *argv: str) -> None:
+        self.workspace.run_sandboxed("install", *argv)
+
+    def _compute_fingerprint(self, locked: Path) -> str:
+        """Return what tells one set of packages from another; empty when the files do not determine the set."""
+        written = read_inputs(locked, self.wish, self.workspace.project)
+        if written is None:
+            return ""
+        names = ("installer", "uv", "packages", "extra_packages", "groups", "extras")
+        known = [written, os.path.realpath(self.python), *(self.options[name] for name in names)]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def _is_bound(self) -> bool:
+        """Whether the virtual environment names files of this release, as a package does that is installed with -e."""
+        named = glob.glob(str(self.venv / "lib/python3*/site-packages/*.pth"))
+        named += glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info/direct_url.json"))
+        files = (Path(name) for name in named if os.path.isfile(name) and not os.path.islink(name))
+        return any(str(self.workspace.path) in file.read_text(errors="replace") for file in files)
+
+    def _share_installed(self) -> bool:
+        """Share the files of an earlier release with the very same packages; they are root's and never change."""
+        site = self.workspace.site
+        releases = {name: site.facts(name).get("packages") for name in site.complete_releases()}
+        releases |= {name: (site.releases / name / PACKAGES_MARKER).read_text() for name in list_failed_builds(site)}
+        same = [name for name, known in releases.items() if self.fingerprint and known == self.fingerprint]
+        if not same or self.options["force"]:
+            return False
+        earlier = site.releases / same[-1] / "venv"
+        if (earlier / "bin").is_symlink():
+            # Code of the project may have set where that leads, and root would write there.
+            return False
+        self.venv.rmdir()
+        run("install", ["cp", "--archive", "--link", str(earlier), str(self.venv)])
+        # These files name the folder that they are in.
+        for path in [*(self.venv / "bin").iterdir(), self.venv / "pyvenv.cfg"]:
+            if path.is_file() and not path.is_symlink() and str(earlier) in (text := path.read_text(errors="replace")):
+                mode = path.stat().st_mode & 0o777
+                write_file(path, text.replace(str(earlier), str(self.venv)), mode)
+                shutil.chown(path, "root", self.options["user"])
+        return True
+
+    def _write_requirements(self, locked: Path) -> Path:
+        """Return a file that both installers can read; a lock file of another tool is written out as requirements."""
+        text = requirements_of(locked, self.wish)
+        if text is None:
+            return locked
+        path = self.workspace.path / "requirements.txt"
+        # Only the installer, which runs as the site's user, reads the credentials that an address may have.
+        write_file(path, text, 0o640)
+        shutil.chown(path, group=self.options["user"])
+        return path
+
+    def _is_installed(self, package: str) -> bool:
+        name = normalise(re.split(r"[\[=<>~! ]", package)[0])
+        found = glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info"))
+        return name in {normalise(Path(path).name.split("-")[0]) for path in found}

@@ -1,0 +1,114 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The folders of a release in the making, and the sandbox in which programs work on them."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import give_to_root
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
+
+#: Debian's store is what the administrator trusts; both installers bring stores of their own.
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+# What a build may do: write its own folder and the site's cache, and reach the network for packages.
+PROPERTIES = (
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    # On the disk: /tmp may be of memory, and smaller than what is unpacked.
+    "Environment=TMPDIR=/var/tmp",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectControlGroups=yes",
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "RestrictSUIDSGID=yes",
+    # The cloud's metadata service hands out credentials.
+    "IPAddressDeny=169.254.169.254",
+    "UMask=0027",
+    # The live site comes first; niceness counts where there are no weights, as in a container.
+    "CPUWeight=20",
+    "IOWeight=20",
+    "Nice=10",
+    # A program that hangs must not hold the site's lock for ever.
+    "RuntimeMaxSec=1800",
+)
+
+
+class Workspace:
+    """The folders of one release, and how programs run in them."""
+
+    def __init__(self, site: Site, release: str, options: dict) -> None:
+        self.site = site
+        self.options = options
+        self.path = site.releases / release
+        self.code = self.path / "code"
+        #: The folder of manage.py, once the source is there.
+        self.project = self.code
+        self.venv = self.path / "venv"
+        self.static = self.path / "static"
+        self.cache = Path("/var/cache") / options["user"]
+        # Both are removed before the release is complete. Only root can read the first.
+        self.build_environment = self.path / "build_env"
+        self.git_key = self.path / "git_key"
+
+    def run_sandboxed(self, step: str, *argv: str, as_project: bool = False, writes: str = "", **options) -> str:
+        """Run a program as the site's user that can write only this release, the cache and the folder `writes`.
+
+        With `as_project` it has the environment of the release and finds the programs of its packages.
+        """
+        environment = {
+            "HOME": self.cache,
+            "UV_CACHE_DIR": self.cache / "uv",
+            "UV_LINK_MODE": "copy",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_PYTHON_PREFERENCE": "system",
+            "UV_NO_PROGRESS": "1",
+            "UV_PROJECT_ENVIRONMENT": self.venv,
+            "PIP_CACHE_DIR": self.cache / "pip",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "SSL_CERT_FILE": CERTIFICATES,
+            "PIP_CERT": CERTIFICATES,
+        }
+        user = self.options["user"]
+        properties = (
+            *PROPERTIES,
+            f"User={user}",
+            f"Group={user}",
+            f"CacheDirectory={user}",
+            f"ReadWritePaths={self.path} {writes}".rstrip(),
+            # Not as arguments: every user can read those, and the properties of units.
+            f"EnvironmentFile={self.build_environment}",
+        )
+        if self.git_key.exists():
+            environment["GIT_SSH_COMMAND"] = (
+                f"ssh -i {self.git_key} -o IdentitiesOnly=yes -o BatchMode=yes"
+                f" -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.cache}/known_hosts"
+            )
+        if as_project:
+            environment["PATH"] = f"{self.venv}/bin:/usr/local/bin:/usr/bin:/bin"
+            properties += (f"EnvironmentFile={self.path}/env",)
+        return run(
+            step,
+            [
+                *("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"),
+                f"--unit={user}-build-{secrets.token_hex(4)}",
+                f"--description={step.capitalize()} of {user}, release {self.path.name}",
+                *(f"--property={line}" for line in properties),
+                *(f"--setenv={name}={value}" for name, value in environment.items()),
+                f"--working-directory={self.project if self.project.is_dir() else self.path}",
+                # systemd would expand variables in the arguments.
+                *(word.replace("$", "$$") for word in argv),
+            ],
+            **options,
+        )
+
+    def protect(self, folder: Path) -> None:
+        """Make a folder root's, with all that is in it, and let only the site read it."""
+        give_to_root(folder, self.options["user"])
+        folder.chmod(0o750)

@@ -1,0 +1,41 @@
+# Copyright: the django_vps.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Bring the static files of a release to where the web server reads them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
+from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program
+from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
+
+#: Kinds of files that compression makes smaller, and the size from which on it is worth it.
+COMPRESSIBLE = frozenset(
+    f".{kind}" for kind in ("css", "eot", "htm", "html", "js", "json", "map", "mjs", "otf", "svg", "ttf", "txt", "xml")
+)
+MIN_COMPRESS_BYTES = 1024
+
+
+def move_static_files(workspace: Workspace, root: Path) -> None:
+    """Move files that the project collects into its own folder, which the web server may not read."""
+    if root != Path(os.path.realpath(workspace.static)):
+        move = 'cp -a "$1/." "$2/" && rm -rf "$1" && ln -s "$2" "$1"'
+        workspace.run_sandboxed("collectstatic", "sh", "-c", move, "sh", str(root), str(workspace.static))
+
+
+def compress_static_files(workspace: Workspace) -> None:
+    """Compress once and not for each request; where names have a hash, no page refers to the files without one."""
+    static = workspace.static
+    every = (str(path.relative_to(static)) for path in static.rglob("*") if path.is_file())
+    names = list_hashed_assets(static) or every
+    names = [name for name in sorted(names) if Path(name).suffix in COMPRESSIBLE and "\n" not in name]
+    names = [name for name in names if (static / name).stat().st_size >= MIN_COMPRESS_BYTES]
+    if names:
+        folders = (str(static), str(workspace.site.home / "static"))
+        lines = "".join(f"{name}\n" for name in names)
+        program = compose_program(scripts.compress, "compress(*sys.argv[1:])")
+        python = (str(workspace.venv / "bin/python"), "-I", "-S", "-c", program)
+        workspace.run_sandboxed("collectstatic", *python, *folders, stdin=None, input=lines)
