@@ -149,7 +149,7 @@ class Build(Workspace):
             "STATIC_ROOT": self.static,
         }
         # Of a name given twice systemd takes the last: the inventory's lines come after the generated ones.
-        lines = [f'{name}="{value}"\n' for name, value in facts.items()]
+        lines = [f"{name}={quote_value(str(value))}\n" for name, value in facts.items()]
         self._save_environment("".join(lines))
         for name in self.options["copies"]:
             shutil.copy(name, self.path)
@@ -197,7 +197,7 @@ class Build(Workspace):
             self.application = f"{module}:{name}"
         for warning in settings.warnings(self.application):
             self.module.warn(warning)
-        self._save_environment(f'{self.generated}APPLICATION="{self.application}"\n')
+        self._save_environment(f"{self.generated}APPLICATION={quote_value(self.application)}\n")
         self.pending, self.migrations = facts["pending"], facts["migrations"]
         self.unchecked = bool(facts["unchecked"])
         if self.unchecked:

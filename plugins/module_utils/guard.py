@@ -92,7 +92,7 @@ class Guard:
             *("tar", "-C", "/", "--acls", "--xattrs", "--no-recursion", "-cpf", str(new / "kept.tar")),
             *("--null", f"--files-from={new / 'there'}"),
         )
-        subprocess.run(["/bin/sh", "-c", command], cwd=new, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(["/bin/sh", "-c", command], cwd=new, capture_output=True, check=False)
         os.sync()
         new.rename(self.armed)
         os.sync()

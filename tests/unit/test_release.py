@@ -957,6 +957,23 @@ def test_python_that_the_build_cannot_read_is_passed_over(build, monkeypatch, hi
     assert fetched == ["==3.12.*"]
 
 
+def test_a_secret_key_with_any_characters_reaches_the_project_as_it_is(tmp_path):
+    (tmp_path / "manage.py").touch()
+    (tmp_path / "key").write_text('a"b$c\\d`e')
+    build = object.__new__(Build)
+    build.options = {
+        "secret_key_file": str(tmp_path / "key"),
+        "settings_module": "shop.settings",
+        "environment": "",
+        "copies": [],
+    }
+    build.path = build.project = build.static = tmp_path
+    build.release = "r1"
+    Build._write_environment(build)
+    # As systemd reads it.
+    assert 'SECRET_KEY="a\\"b\\$c\\\\d\\`e"' in (tmp_path / "env").read_text().splitlines()
+
+
 def share_packages(build: Build) -> bool:
     wanted = Packages(build, "")
     wanted.fingerprint = "same"
