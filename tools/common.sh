@@ -1,10 +1,10 @@
-# Sourced by the tools beside it: where things are, how they speak.
+# Paths, messages and helpers that the other tools source.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cache=$root/.cache
 
-# Everything that two checkouts on one machine would fight over carries this.
+# Part of each name that two checkouts on one machine would otherwise share.
 # shellcheck disable=SC2034
 checkout=$(printf %s "$root" | sha256sum | cut -c1-8)
 
@@ -24,10 +24,10 @@ wait_for() {
   done
 }
 
-# with_apt COMMAND…: one at a time on this machine, as apt does not wait for its locks.
+# with_apt COMMAND…: run one at a time on this machine, because apt does not wait for its locks.
 with_apt() { flock "${XDG_RUNTIME_DIR:-/tmp}/django-vps-apt.$UID.lock" "$@"; }
 
-# apt_install COMMAND PACKAGE…: a missing tool is installed where that is ours to do.
+# apt_install COMMAND PACKAGE…: install a missing tool if this user can, or say how.
 apt_install() {
   local tool=$1
   shift
@@ -38,7 +38,7 @@ apt_install() {
   say "installing $*"
   local log=$cache/apt-$1.log
   mkdir -p "$cache"
-  # RUNLEVEL=1: a service that the package brings is not started behind our back.
+  # RUNLEVEL=1 keeps the package from starting its services.
   with_apt bash -c 'apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
     apt-get install -q -y --no-install-recommends "$@"' - "$@" < /dev/null > "$log" 2>&1 ||
     die "apt-get cannot install $*: $(grep -m1 '^E:' "$log" || echo "see the log"); the log is $log"
