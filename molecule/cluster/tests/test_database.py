@@ -89,7 +89,7 @@ def test_one_that_has_died_is_replaced_and_refused_when_it_comes_back(hosts, unt
     until(lambda: second.host.run("pg_isready").rc == 0)
     done = play("site", "--tags=postgres")
     assert done.returncode != 0
-    assert f"{first.container} and {second.container} both take writes" in done.stdout
+    assert f"{first.container} and {second.container} are both primaries" in done.stdout
     assert "Written after the end of the second" in titles(first)
     (advice,) = set(re.findall(r"pg_dropcluster --stop \d+ main && pg_createcluster \d+ main", done.stdout))
     # A deploy is none of its business.

@@ -192,7 +192,7 @@ def test_a_first_name_that_no_visitor_could_trust_is_refused_and_all_stays_as_it
     done = play("site", "--tags=nginx", site_domains=names)
     assert done.returncode != 0
     for site in sites:
-        assert f"new-{site.name}.example.test is not in the certificate that is in force" in done.stdout
+        assert f"new-{site.name}.example.test is not in the active certificate" in done.stdout
         assert site.get("/health/").status == 200
         site.host.check_output("nginx -t -q && systemctl reload nginx")
         assert site.get("/health/").status == 200
