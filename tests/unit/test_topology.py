@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.filter import batches
 from ansible_collections.django_vps.stack.plugins.filter.topology import topology
 
@@ -73,6 +75,24 @@ def test_only_a_host_that_serves_another_opens_a_port_to_it():
 
 def test_processors_of_all_app_hosts_are_counted():
     assert seen(SPREAD, "db1", app2={"__claim": {"processors": 4}})["app_processors"] == 2 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "connections"),
+    [
+        # At least two workers a host, so that one more than the processors is enough: 2 releases of 3 + 3 + 3 workers.
+        ({}, 2 * 4 * 9 + 10),
+        ({"gunicorn_workers": 6}, 2 * 4 * 18 + 10),
+        ({"django_services": [{"name": "worker"}]}, 2 * 4 * 9 + 10 * (3 + 1)),
+        ({"gunicorn_worker_class": "asgi"}, 0),
+    ],
+)
+def test_connections_are_counted_as_gunicorn_sizes_itself(changes, connections):
+    tasks = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())[1]["tasks"]
+    text = next(task["vars"] for task in tasks if task["name"] == "Run PostgreSQL")["postgres_site_connections"]
+    settings = {"gunicorn_threads": 4, "gunicorn_workers": 0, "gunicorn_worker_class": "gthread", "django_services": []}
+    variables = {**settings, "site_topology": seen(SPREAD, "db1"), **changes}
+    assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) == connections
 
 
 def test_one_web_host_requests_the_certificate_and_the_others_fetch_it():
