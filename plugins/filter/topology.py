@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 DOCUMENTATION = r"""
@@ -122,17 +123,19 @@ GROUPS = ("web", "app", "database", "valkey")
 
 
 def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host: str) -> dict[str, Any]:
+    # Ansible collects the variables of a host each time that they are looked up.
+    facts = functools.cache(hostvars.__getitem__)
     everybody = list(dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())))
     # Another site may have hosts in the same groups.
-    site = hostvars[host]["site_name"] if len(everybody) > 1 else None
-    hosts = [name for name in everybody if site is None or name == host or hostvars[name]["site_name"] == site]
+    site = facts(host)["site_name"] if len(everybody) > 1 else None
+    hosts = [name for name in everybody if site is None or name == host or facts(name)["site_name"] == site]
     web, app, database, valkey = ([name for name in groups.get(group, ()) if name in hosts] for group in GROUPS)
 
     def addresses(names: list[str]) -> list[str]:
-        return [hostvars[name].get("site_address", "") for name in names]
+        return [facts(name).get("site_address", "") for name in names]
 
     def is_serving(name: str) -> bool:
-        found = hostvars[name]
+        found = facts(name)
         return bool(found.get("__claim", {}).get("is_serving") or found.get("__django_release", {}).get("release"))
 
     is_multi_host = len(hosts) > 1
@@ -163,7 +166,7 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
             if is_multi_host and (names or group != "valkey")
         },
         "database_servers": dict(zip(database, addresses(database), strict=True)),
-        "app_processors": sum(hostvars[name].get("__claim", {}).get("processors", 0) for name in app),
+        "app_processors": sum(facts(name).get("__claim", {}).get("processors", 0) for name in app),
         "database_is_local": database == [host],
         "database_clients": addresses(remote_app),
         "database_peers": list(dict.fromkeys(addresses(remote_app) + addresses(database)))
@@ -174,14 +177,14 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
         "is_certificate_host": is_certificate_host,
         "certificate_host_address": addresses(web[:1])[0] if len(web) > 1 and host != web[0] else "",
         "certificate_followers": addresses(web[1:]) if is_certificate_host else [],
-        "neighbour_sites": neighbour_sites(groups, hostvars, host),
+        "neighbour_sites": neighbour_sites(groups, facts, host),
     }
 
 
-def neighbour_sites(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host: str) -> list[str]:
-    machine = hostvars[host].get("ansible_host", host)
-    here = [name for name in groups.get("all", ()) if hostvars[name].get("ansible_host", "") == machine]
-    return list(dict.fromkeys(filter(None, (hostvars[name].get("site_name", "") for name in here))))
+def neighbour_sites(groups: Mapping[str, list[str]], facts: Callable[[str], Mapping[str, Any]], host: str) -> list[str]:
+    machine = facts(host).get("ansible_host", host)
+    here = [name for name in groups.get("all", ()) if facts(name).get("ansible_host", "") == machine]
+    return list(dict.fromkeys(filter(None, (facts(name).get("site_name", "") for name in here))))
 
 
 class FilterModule:
