@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A deploy by hand, as many sites are deployed: the yardstick of benchmarks/deploy.
+# Deploy a site by hand in a usual way, for the comparison in benchmarks/deploy.
 #
 #   ssh HOST sudo bash -s STEP < benchmarks/deploy.sh
 #
-#   repository   on a host that site.yml built: a place to push to
-#   prepare      let what was pushed there serve instead
+#   repository   on a host that site.yml built: create a git repository to push to
+#   prepare      serve the pushed code instead of the release
 #   deploy       pull, install, migrate, collect, restart, all in one place
-#   afresh       the same with a new virtual environment, made as a release's is
+#   afresh       the same with a new virtual environment, built like that of a release
 #
-# Code, packages and static files lie in /srv/site13/byhand, which is what nginx finds under /srv/site13/current.
+# /srv/site13/byhand has code, packages and static files; nginx finds it as /srv/site13/current.
 set -euo pipefail
-# In braces, so that bash has read it all before a program could read on.
+# The braces make bash read the complete script before a program can read from the same input.
 {
 home=/srv/site13/byhand
 as_site() { runuser -u site13 -- "$@"; }
@@ -77,7 +77,7 @@ UNIT
     ;;
   deploy)
     pull
-    # uv's has no pip.
+    # A virtual environment of uv has no pip.
     ln -sfn venv-0 "$home/venv"
     as_site "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
     finish

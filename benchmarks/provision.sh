@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What site.yml makes of a bare Debian 13 (variables: tests/support/inventory.yml), by hand: the yardstick of provision.
+# Set up a bare Debian 13 like site.yml (variables: tests/support/inventory.yml), for the comparison in provision.
 #
 #   ssh HOST sudo bash -s < benchmarks/provision.sh
 #
-# The project lies unpacked in source/ of the home of the user who logs in, and with it files.tar: the configuration files
-# that an administrator would write or bring along. benchmarks/provision takes them from a host that site.yml built.
+# The home of the login user has the unpacked project in source/, and files.tar with the configuration files that an
+# administrator would write or bring. benchmarks/provision takes them from a host that site.yml built.
 set -euo pipefail
-# In braces, so that bash has read it all before a program could read on.
+# The braces make bash read the complete script before a program can read from the same input.
 {
 export DEBIAN_FRONTEND=noninteractive
 umask 022
@@ -28,7 +28,7 @@ answers() {
   return 1
 }
 
-# Packages, in one go. That clusters get checksums has to be said before PostgreSQL is there.
+# Packages, by one command. The setting for checksums of clusters must exist before PostgreSQL is installed.
 place etc/postgresql-common etc/apt
 apt-get -qq update
 apt-get -qq install --no-install-recommends \
@@ -118,7 +118,7 @@ chown -R root:site13 "$release"/{code,venv}
 chmod 0750 "$release"/{code,venv}
 chown -R root:root "$release" --from=site13:site13
 find "$release/static" -type d -exec chmod 0755 {} + -o -type f -exec chmod 0644 {} +
-# The hashed assets outlive the release.
+# The hashed assets are kept after the release is removed.
 cd "$release/static"
 find . -type f -regextype egrep -regex '.*\.[0-9a-f]{12}(\.[^/]*)*' -print0 |
   xargs -0 cp --parents --no-preserve=mode -t /srv/site13/static
@@ -128,7 +128,7 @@ answers --unix-socket "$release/gunicorn.sock" --header 'X-Forwarded-Proto: http
 ln -s "releases/$id" /srv/site13/current
 systemctl --quiet enable --now site13-gunicorn.service
 
-# nginx, with a certificate that it signed itself
+# nginx, with a self-signed certificate
 install -d -m 0700 /etc/site13/placeholder
 cd /etc/site13/placeholder
 openssl req -quiet -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 3650 -subj "/CN=$domain" \

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Hook of mkdocs: links that leave docs/ lead to the repository, since the site has the pages of docs/ only."""
+"""Let links that leave docs/ lead to the repository, because the mkdocs site has only the pages of docs/."""
 
 import re
 

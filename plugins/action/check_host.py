@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Judge what the module of this name has read on the host."""
+"""Check the state of the host, which the module of this name reads."""
 
 from __future__ import annotations
 

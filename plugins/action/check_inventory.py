@@ -1,9 +1,9 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Check what the inventory says of a host, before the host is contacted.
+"""Check the variables that the inventory gives to a host, before Ansible connects to it.
 
-The argument specs of the roles have the type, choices and default of each variable, meta/checks.yml has what its value
-must satisfy beyond that, and CROSS_CHECKS judge several variables at once. All of it runs on the controller.
+The argument specs of the roles have the type, choices and default of each variable, meta/checks.yml has further
+conditions for its value, and CROSS_CHECKS compare several variables. All of it runs on the controller.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ActionModule(ActionBase):
     def case(self, variables: dict[str, Any]) -> Case:
         specs = read_specs()
         values, failed = settle(self._templar, variables, specs)
-        # With a comma it is a list of hosts.
+        # An argument with a comma is a list of hosts, not a file.
         sources = tuple(source for source in context.CLIARGS["inventory"] if "," not in source)
         return Case(
             host=variables["inventory_hostname"],
@@ -87,11 +87,11 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def folders(variables: dict[str, Any]) -> list[str]:
-        """Where Ansible looks for group_vars and host_vars."""
+        """Return the folders in which Ansible looks for group_vars and host_vars."""
         return list(filter(None, (variables.get("inventory_dir"), variables.get("playbook_dir"))))
 
     def plain(self, variables: dict[str, Any], name: str) -> str:
-        """A variable of Ansible's own as a text; one that cannot be told is none."""
+        """Return a variable of Ansible's own as a string; empty where its expression cannot be evaluated."""
         return str(settle(self._templar, variables, {}, [name])[0].get(name, ""))
 
     def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
@@ -121,7 +121,7 @@ class ActionModule(ActionBase):
         return host, self.plain(variables, "ansible_port") or "22"
 
     def find_source(self, value: str) -> Path:
-        """Where the release action looks for it."""
+        """Return the path where the action plugin release looks for the source."""
         return Path(self._loader.path_dwim(os.path.expanduser(value)))
 
     def find_file(self, value: str) -> bool:
@@ -131,5 +131,5 @@ class ActionModule(ActionBase):
             return False
 
     def read_file(self, value: str) -> str:
-        """What it holds, decrypted where it is encrypted by ansible-vault."""
+        """Return the content of a file, decrypted where ansible-vault encrypted it."""
         return self._loader.get_text_file_contents(self._find_needle("files", value))

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Render the templates of the files, and log in once more before changes of who can log in become permanent."""
+"""Render the templates of the files, and test a new login before changes to logins become permanent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import connection_loader
 from ansible.template import trust_as_template
 
-# In front of those of the user, as ssh takes the first of two.
+# These come before the options of the user, because ssh uses the first value of an option.
 OWN = "-o ControlMaster=no -o ControlPath=none -o ControlPersist=no -o ConnectTimeout=5 "
-# sshd does not listen for a moment while it reloads. Who is refused is not to try again: sshd and fail2ban count.
+# sshd does not listen for a moment while it reloads. A refused login is not tried again, because sshd and fail2ban
+# count failed logins.
 PASSING = re.compile("Connection (refused|reset|closed)")
 TRIES = 3
 
@@ -42,7 +43,7 @@ class ActionModule(ActionBase):
         return {**result, **done}
 
     def rendered(self, spec: Any) -> Any:
-        """A file with `content` in the place of `template`; what is no file is left to the module."""
+        """Return a spec with `content` in place of `template`; the module reports a spec that is not a dictionary."""
         if not isinstance(spec, dict) or "template" not in spec:
             return spec
         if "content" in spec:
@@ -56,7 +57,7 @@ class ActionModule(ActionBase):
 
     def module(self, task_vars: dict, **more) -> dict:
         arguments = {**self._task.args, **more}
-        # Else every configuration would go to the host's log, secrets and all.
+        # Otherwise the host's log would contain every configuration with its secrets.
         quiet = {**task_vars, "ansible_no_target_syslog": True}
         return self._execute_module("django_vps.stack.config_files", module_args=arguments, task_vars=quiet)
 
@@ -69,7 +70,7 @@ class ActionModule(ActionBase):
         return refusal
 
     def log_in(self) -> str:
-        """Why a login of its own, up to the rights that the play has, does not succeed; nothing when it does."""
+        """Return why a new login with the rights of the play fails; empty when it succeeds."""
         held = self._connection
         try:
             self._connection = fresh = connection_loader.get(held.transport, self._play_context)

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Run the module, and meanwhile display the migration that takes long."""
+"""Run the module, and display a migration that takes long while it runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
             ended.set()
 
     def report(self, ended: threading.Event) -> None:
-        """Ask the host for the progress over a connection of its own."""
+        """Read the progress from the host over a separate connection, and display it."""
         command = f"cat {shlex.quote(str(progress_file(self._task.args['home'])))} && date +%s"
         while not ended.wait(INTERVAL):
             message = describe(self._low_level_execute_command(command)["stdout"])
@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
 
 
 def describe(output: str) -> str:
-    """What the progress file and the clock of the host tell; empty when no migration is under way."""
+    """Return a message from the progress file and the clock of the host; empty when no migration runs."""
     try:
         progress, now = output.splitlines()
         progress = json.loads(progress)

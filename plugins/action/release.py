@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Pack the source on the controller, and bring it to the host only when the host lacks that release."""
+"""Pack the source on the controller, and transfer it only when the host does not have that release."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNR
 
 MODULE = "django_vps.stack.release"
 
-#: Bytes of a packed source that are sent without asking first whether they are needed.
+#: Largest packed source, in bytes, that is sent before the host reports that it needs the source.
 SMALL = 1 << 20
 
 
@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        # What is secret among the options has no business in the host's log.
+        # Secrets among the options must not appear in the host's log.
         task_vars = {**(task_vars or {}), "ansible_no_target_syslog": True}
         source = self._task.args.get("source")
         if not source or not isinstance(source, str):
@@ -38,10 +38,10 @@ class ActionModule(ActionBase):
                 where = getattr(error, "filename", None) or path
                 raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
             arguments = {**self._task.args, "source": str(path), "digest": packed.digest}
-            # They are in the packed source by now.
+            # The packed source contains them.
             for name in ("files", "includes"):
                 arguments.pop(name, None)
-            # One round trip is worth more than a few bytes.
+            # A round trip takes longer than the transfer of a small source.
             small = archive.tell() <= SMALL and not self._task.check_mode
             if small:
                 archive.seek(0)
@@ -61,7 +61,7 @@ class ActionModule(ActionBase):
                 )
             if result.get("changed") and not small and not self._task.check_mode:
                 archive.flush()
-                # The module takes away what it finds as its own folder; this one is kept until it has ended.
+                # Ansible removes the temporary folder of a module when it ends, so the source is in another one.
                 folder = self._make_tmp_path()
                 remote = self._connection._shell.join_path(folder, "source.tar.gz")
                 self._transfer_file(archive.name, remote)

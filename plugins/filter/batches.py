@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How many app hosts switch at a time."""
+"""Return how many app hosts switch at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ version_added: 1.0.0
 short_description: Value of serial for the play that makes a release live
 description:
   - Ansible reads C(serial) before a play has hosts and before the defaults of roles are known.
-  - Where each app host is a site of its own, there is no order, and all switch at once.
+  - Where each app host runs a different site, the order does not matter, and all switch at once.
 options:
   _input:
     description: Groups of the inventory, C(groups).
@@ -22,8 +22,8 @@ options:
     required: true
   hostvars:
     description: >-
-      Variables of all hosts, C(hostvars), of which C(site_name) and C(django_batches) are read. A syntax
-      check has none.
+      Variables of all hosts, C(hostvars). The filter reads C(site_name) and C(django_batches). It is empty in a
+      syntax check.
     type: dict
     required: true
 """
@@ -34,11 +34,11 @@ serial: "{{ groups | django_vps.stack.batches(hostvars | default({})) }}"
 
 RETURN = r"""
 _value:
-  description: C(django_batches), or V(100%) where each app host is a site of its own.
+  description: C(django_batches), or V(100%) where each app host runs a different site.
   type: raw
 """
 
-#: The default of the role django, which a unit test compares.
+#: The default of the role django; a unit test compares the two.
 DEFAULT = ["1", "34%"]
 
 

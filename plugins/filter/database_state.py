@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which of a site's database hosts is the primary, and which standby to promote."""
+"""Find the primary among a site's database hosts, and the standby to promote."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ author: the django_vps.stack authors (!UNKNOWN)
 version_added: 1.0.0
 short_description: Primary, standbys and candidate of a site's database hosts
 description:
-  - Each host has said C(STATE POSITION), registered as C(__postgres_asked). The state is C(primary), C(replica),
-    C(new) without data, or C(down). A host that has said nothing is C(unreachable).
+  - Each host has reported C(STATE POSITION), registered as C(__postgres_asked). The state is C(primary), C(replica)
+    for a standby, C(new) without data, or C(down). A host without a report is C(unreachable).
 options:
   _input:
     description: Database hosts of the site, in the order of the inventory.
@@ -38,29 +38,30 @@ __postgres_state: "{{ __postgres_servers | django_vps.stack.database_state(hostv
 
 RETURN = r"""
 _value:
-  description: What the database hosts are.
+  description: State of the database hosts.
   type: dict
   contains:
     states:
       description: State of each host.
       type: dict
     primaries:
-      description: Hosts that are a primary. More than one is a fault.
+      description: Hosts that are a primary. More than one is an error.
       type: list
       elements: str
     primary:
       description: >-
-        The host that takes the writes: the one that this run has promoted, the one that is a primary, or the first.
+        The primary: the host that this run has promoted, else the one that is a primary, else the first.
       type: str
     readable:
       description: >-
-        Standbys that can be read. A host that is not in the run may be dead, and come back with old data.
+        Standbys whose data can be read. A host that is not in the run does not count, because it can be down and
+        return with old data.
       type: list
       elements: str
     candidate:
       description: >-
-        The host to promote: the standby with the most data, of two with the same the later. Where one host is down and
-        no standby is left, a run has died that had promoted the other. Empty if there is none.
+        The host to promote: the standby with the most data, of two with the same data the later one. Where one host is
+        down and there is no standby, an interrupted run has promoted the other host. Empty if there is none.
       type: str
 """
 

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The host from which a rollback starts."""
+"""Return the host from which a rollback starts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ author: the django_vps.stack authors (!UNKNOWN)
 version_added: 1.0.0
 short_description: Host with the newest live release
 description:
-  - A deploy or a rollback may have stopped halfway. Of several hosts the one that has gone furthest decides which
-    release is the previous one. Each has said what is live, registered as C(__django_known).
+  - A deploy or a rollback may have stopped halfway. Of several hosts, the one with the newest live release decides
+    which release is the previous one. Each host has reported its live release, registered as C(__django_known).
 options:
   _input:
     description: App hosts of the site that are in the run.
@@ -33,7 +33,7 @@ __django_leader: "{{ site_release_hosts | django_vps.stack.furthest_host(hostvar
 
 RETURN = r"""
 _value:
-  description: Name of the host, of several with the same release the first.
+  description: Name of the host; of several with the same release the first.
   type: str
 """
 

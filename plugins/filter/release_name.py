@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The name by which all hosts of a site know a release."""
+"""Return the name that a release has on all hosts of a site."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ DOCUMENTATION = r"""
 name: release_name
 author: the django_vps.stack authors (!UNKNOWN)
 version_added: 1.0.0
-short_description: One name for a release on several hosts
+short_description: Name of a release that is the same on several hosts
 description:
   - Each host has looked for the same release in check mode, registered as C(__django_survey).
-  - The name is that of a release which is the same wherever it exists, best of one that is live, else of the newest. If
-    there is none, it is the latest of the names for a new one.
+  - The name is that of a release with the same content on each host that has it, preferably of a live release, else of
+    the newest. If there is none, it is the latest of the names for a new release.
 options:
   _input:
     description: App hosts of the site that are in the run.

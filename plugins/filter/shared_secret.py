@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A secret that several hosts have in common."""
+"""Return a secret that several hosts share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DOCUMENTATION = r"""
 name: shared_secret
 author: the django_vps.stack authors (!UNKNOWN)
 version_added: 1.0.0
-short_description: The secret that a host has already, or a new one for all
+short_description: Secret of an existing host, or a new one for all hosts
 description:
-  - A host that joins takes the secret of the others, so that sessions and connections stay valid.
+  - A new host gets the secret of the others, so that sessions and connections stay valid.
 options:
   _input:
     description: Hosts that share the secret.
@@ -30,7 +30,7 @@ options:
     type: str
     required: true
   new:
-    description: Variable with a new secret, of which that of the first host is taken.
+    description: Variable with a new secret. The filter uses that of the first host.
     type: str
     required: true
 """

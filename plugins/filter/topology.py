@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which hosts a site has, and which of them connect to which, by the groups of the inventory."""
+"""Return the hosts of a site and the connections between them, by the groups of the inventory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ author: the django_vps.stack authors (!UNKNOWN)
 version_added: 1.0.0
 short_description: Hosts of a site, and the connections between them
 description:
-  - On one VPS no host connects to another, and the lists of addresses are empty.
+  - For a site on one VPS, the lists of addresses are empty, because no host connects to another.
 options:
   _input:
     description: Groups of the inventory, C(groups).
@@ -22,12 +22,12 @@ options:
     required: true
   hostvars:
     description:
-      - Variables of all hosts, C(hostvars). Of each host C(site_name) and C(site_address) are read, and what this run
-        has found so far, C(__claim) and C(__django_release).
+      - Variables of all hosts, C(hostvars). The filter reads C(site_name) and C(site_address) of each host, and the
+        results of this run, C(__claim) and C(__django_release).
     type: dict
     required: true
   host:
-    description: Host to answer for, C(inventory_hostname).
+    description: Host whose topology is returned, C(inventory_hostname).
     type: str
     required: true
 """
@@ -46,7 +46,7 @@ _value:
       type: list
       elements: str
     web:
-      description: Those of the group C(web). In the same way C(app) and C(database).
+      description: Hosts of the group C(web). In the same way C(app) and C(database).
       type: list
       elements: str
     valkey:
@@ -59,16 +59,16 @@ _value:
       description: Whether the site has several hosts.
       type: bool
     is_balanced:
-      description: Whether web hosts pass requests on to app hosts.
+      description: Whether the web hosts are load balancers, which pass requests to app hosts.
       type: bool
     backends:
       description: >-
-        Where web hosts pass requests on, addresses of the app hosts with a live release, or of all app hosts before the
-        first one has.
+        Where the web hosts are load balancers, addresses of the app hosts with a live release, or of all app hosts
+        while no host has one.
       type: list
       elements: str
     load_balancers:
-      description: On an app host, addresses of the web hosts that pass requests to it.
+      description: On an app host, addresses of the load balancers, the web hosts that pass requests to it.
       type: list
       elements: str
     peers:
@@ -82,20 +82,20 @@ _value:
       description: Database hosts, each with its address.
       type: dict
     app_processors:
-      description: Processors of all app hosts, as the module claim has counted them.
+      description: Number of processors of all app hosts, from the module M(django_vps.stack.claim).
       type: int
     database_is_local:
-      description: Whether this host has the only database, which it reaches over the socket.
+      description: Whether this host has the only database, to which it connects over the socket.
       type: bool
     database_clients:
-      description: Addresses of the app hosts that reach a database over the network.
+      description: Addresses of the app hosts that connect to a database over the network.
       type: list
       elements: str
     valkey_address:
-      description: Address at which app hosts reach Valkey. Empty where it is on the only app host.
+      description: Address at which app hosts connect to Valkey. Empty where it is on the only app host.
       type: str
     valkey_clients:
-      description: Addresses of the app hosts that reach Valkey over the network.
+      description: Addresses of the app hosts that connect to Valkey over the network.
       type: list
       elements: str
     database_peers:
@@ -113,7 +113,7 @@ _value:
       type: list
       elements: str
     neighbour_sites:
-      description: Sites of the inventory that are on the same machine, by C(ansible_host), this one among them.
+      description: Sites of the inventory on the same machine, by C(ansible_host), including this one.
       type: list
       elements: str
 """
@@ -126,7 +126,7 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
     # Ansible collects the variables of a host each time that they are looked up.
     facts = functools.cache(hostvars.__getitem__)
     everybody = list(dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())))
-    # Another site may have hosts in the same groups.
+    # Hosts of another site can be in the same groups.
     site = facts(host)["site_name"] if len(everybody) > 1 else None
     hosts = [name for name in everybody if site is None or name == host or facts(name)["site_name"] == site]
     web, app, database, valkey = ([name for name in groups.get(group, ()) if name in hosts] for group in GROUPS)

@@ -1,17 +1,17 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Find out what to do when a step of a deploy fails, by its output."""
+"""Find advice for a failed step of a deploy, by its output."""
 
 from __future__ import annotations
 
 import re
 
-#: What to do about a file that cannot be written.
+#: Advice for a file that cannot be written.
 WRITABLE_ADVICE = (
     "The site writes its uploads and nothing else: let it log to the console, or name the folder in"
     " django_shared_paths."
 )
-#: Output of a package that is being compiled, and the packages of Debian that it needs.
+#: Patterns of the output of a failed compilation, each with the Debian package that it needs.
 COMPILED = (
     (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
     (r"pg_config|libpq", "libpq-dev"),
@@ -29,7 +29,7 @@ COMPILED = (
     (r"cmake", "cmake"),
 )
 
-#: What most often has to be done when a step fails, by its output.
+#: The most common advice for a failed step, by its output.
 ADVICE = (
     (
         r"No space left on device|Disk quota exceeded",
@@ -67,7 +67,7 @@ ADVICE = (
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
 
-#: What most often has to be done, by what is wrong with the answer of a release.
+#: The most common advice for a failed check, by the complaint about the answer of the release.
 HEALTH_ADVICE = (
     (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),
     (r"answers (3|4(?!00))", "Set django_health_path to a path that answers 200 to everybody."),
@@ -76,7 +76,7 @@ HEALTH_ADVICE = (
 
 
 def find_advice(complaint: str) -> str:
-    """Return what to do about a failed step, if that is known."""
+    """Return the advice for a failed step; empty when there is none."""
     if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
         headers = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
         if headers:
@@ -91,5 +91,5 @@ def find_advice(complaint: str) -> str:
 
 
 def find_health_advice(complaint: str) -> str:
-    """Return what to do about the answer of a release, if that is known."""
+    """Return the advice for a complaint about the answer of a release; empty when there is none."""
     return next((advice for pattern, advice in HEALTH_ADVICE if re.search(pattern, complaint)), "")

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Static files with a hash of their content in their name, which outlive the release that brought them."""
+"""Keep static files with a hash in their name after their release is removed, because clients may still need them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def list_hashed_assets(static: Path) -> list[str]:
-    """Return the names with a hash, as Django's manifest storage lists them; plain files only, compressed ones too."""
+    """Return the names with a hash that Django's manifest lists; regular files only, with their compressed copies."""
     try:
         named = json.loads((static / "staticfiles.json").read_text())["paths"].values()
     except (OSError, ValueError, KeyError, AttributeError):
@@ -23,7 +23,7 @@ def list_hashed_assets(static: Path) -> list[str]:
 
 
 def keep_hashed_assets(static: Path, kept: Path) -> None:
-    """Copy the assets of a release to the folder where they outlive it."""
+    """Copy the assets of a release to the folder of the kept assets."""
     for name in list_hashed_assets(static):
         copy = kept / name
         if not copy.exists():

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Change several files at once: all of them stay when a command accepts them, or none."""
+"""Change several files as one: all changes stay if a command accepts them, else none."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ansible_collections.django_vps.stack.plugins.module_utils.file_entries impo
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import create_file, sync_directory
 from ansible_collections.django_vps.stack.plugins.module_utils.locks import open_lock_file
 
-#: Held while files change.
+#: The lock that is held while files change.
 LOCK = "/run/django_vps-files.lock"
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-#: Target of the link that is kept in place of a path that did not exist.
+#: Target of the link that stands for the old state of a path that did not exist.
 NOTHING = "/nothing/was/here"
 
-#: How the steps of a change are undone: each with the path that it is about.
+#: The functions that undo the steps of a change, each with its path.
 UndoSteps = list[tuple[str, Callable[[], object]]]
 
 
 def hidden_name(path: str, kind: str) -> str:
-    """Return a name in the same folder that `include *` and `*.conf` pass over."""
+    """Return a name in the same folder that `include *` and `*.conf` do not match."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{kind}.config_files")
 
@@ -47,7 +47,7 @@ def remove_file(path: str) -> None:
 
 
 def keep(path: str) -> None:
-    """Keep what is at a path under another name: going back then needs no space on the disk."""
+    """Keep the old file under another name, so that restoring it needs no space on the disk."""
     if os.path.lexists(path):
         os.link(path, hidden_name(path, "before"), follow_symlinks=False)
     else:
@@ -55,7 +55,7 @@ def keep(path: str) -> None:
 
 
 def put_back(path: str) -> bool:
-    """Undo the change to a path, made by this run or by one that was killed; False if none was."""
+    """Undo the change that this run or an interrupted one made to a path; False if there is none."""
     remove_file(hidden_name(path, "new"))
     before = hidden_name(path, "before")
     if not os.path.lexists(before):
@@ -64,7 +64,7 @@ def put_back(path: str) -> bool:
         remove_file(path)
     else:
         os.replace(before, path)
-    # A rename over another name of the same file leaves both names.
+    # A rename to another name of the same file keeps both names.
     remove_file(before)
     sync_directory(os.path.dirname(path))
     return True
@@ -97,7 +97,7 @@ def set_folder(path: str, mode: int, uid: int, gid: int) -> None:
 
 
 def change(old: Entry, new: Entry, undo: UndoSteps) -> None:
-    """Bring one path from what it is to what it shall be; each step first records how it is undone."""
+    """Change one path from its old entry to the new one; each step first records how to undo it."""
     path = new.path
     if "directory" in (old.state, new.state):
         back = (path, old.mode, old.uid, old.gid)
@@ -144,7 +144,7 @@ def shorten_command(argv: list[str]) -> str:
 
 
 def validate(argv: list[str]) -> str:
-    """Return the output of the command that checks the files; ChangeError when it refuses them."""
+    """Return the output of the command that validates the files; ChangeError when it refuses them."""
     if not argv:
         return ""
     try:
@@ -161,7 +161,7 @@ def validate(argv: list[str]) -> str:
 
 
 def apply(changes: list[tuple[Entry, Entry]], argv: list[str]) -> str:
-    """Make all changes and validate them, or leave everything as it was; returns the output of the command."""
+    """Make all changes and validate them, or restore every path; returns the output of the command."""
     undo: UndoSteps = []
     try:
         for old, new in changes:
@@ -189,15 +189,15 @@ def apply(changes: list[tuple[Entry, Entry]], argv: list[str]) -> str:
 
 
 def take_back(changes: list[tuple[Entry, Entry]]) -> list[str]:
-    """Undo changes that were accepted before; returns a line for each one that cannot be undone.
+    """Revert changes that were accepted before; returns a line for each one that cannot be reverted.
 
-    The copies do not exist any more: the removal of one would change its folder once more, and units that read the
-    folder would be restarted for that.
+    It cannot use the kept copies: they are removed by now, because a later removal would change their folder again and
+    restart the units that read it.
     """
     stuck = []
     for old, new in reversed(changes):
         try:
-            # One by one, as a folder is removed only once it is empty.
+            # One at a time, because a folder can only be removed once it is empty.
             apply([(new, old)], [])
         except (ChangeError, OSError) as failure:
             stuck.append(str(failure))
@@ -209,8 +209,8 @@ def run(
 ) -> dict:
     """Change the files, and return the result of the module.
 
-    `prove` is called once the files are in place, with whether they have changed. When it raises, they go back to what
-    they were; the attribute `not_put_back` of its exception names those that cannot.
+    It calls `prove` once the files are in place, with whether they have changed. When `prove` raises an exception, the
+    files are restored, and the attribute `not_put_back` of the exception names those that could not be.
     """
     argv = split_command(command)
     entries = [parse_entry(spec, may_lack=check_mode) for spec in specs]
@@ -223,7 +223,7 @@ def run(
             raise ChangeError(f"{entry.path} is given twice")
         seen.add(real)
 
-    # The module of a run whose controller died may still be at work, and this one waits for it.
+    # Wait for the module of an earlier run, which can still work although its controller has died.
     lock = open_lock_file(LOCK) if not check_mode else None
     try:
         restored = []

@@ -53,33 +53,33 @@ from ansible_collections.django_vps.stack.plugins.module_utils.static_files impo
     move_static_files,
 )
 
-#: Findings of `check --deploy` that the web server in front makes up for.
+#: Findings of `check --deploy` about protections that nginx provides.
 IGNORED_CHECKS = {"security.W004", "security.W005", "security.W008", "security.W021"}
 
 
 class Build(Workspace):
-    """A release in the making."""
+    """An incomplete release, and the steps that complete it."""
 
     def __init__(self, module: AnsibleModule, site: Site, release: str, fingerprint: str) -> None:
         super().__init__(site, release, module.params)
         self.module = module
         self.release = release
         self.fingerprint = fingerprint
-        #: What tells the installed packages from others, once all are there and another build may share them.
+        #: The fingerprint of the installed packages, once they are complete and another build can share them.
         self.packages = ""
         self.application = self.options["application"]
-        #: The lines of the environment that the inventory does not give.
+        #: The lines of the environment that do not come from the inventory.
         self.generated = ""
-        #: The folder of the static files, where the web server serves them.
+        #: The folder of the static files, where nginx serves them.
         self.static_root: Path | None = None
-        #: The migrations of the project, and whether the database may lack some of them.
+        #: The migrations of the project, and whether some may not be applied yet.
         self.migrations: list = []
         self.pending = False
-        #: Whether the checks have to run again after the migrations.
+        #: Whether the checks must run again after the migrations.
         self.unchecked = False
 
     def run(self) -> None:
-        """Build the release; of one that fails at most the packages stay."""
+        """Build the release; when the build fails, at most its packages are kept."""
         try:
             self._lay_out()
             self._extract()
@@ -112,14 +112,14 @@ class Build(Workspace):
 
     def _lay_out(self) -> None:
         self.path.mkdir(mode=0o755, parents=True)
-        # The release itself stays root's, so that the project's code can write within these three only.
+        # root owns the release itself, so that the project's code can write only in these three folders.
         for folder in (self.code, self.venv, self.static):
             folder.mkdir(mode=0o755)
             shutil.chown(folder, self.options["user"], self.options["user"])
         lines = (f"{name}={quote_value(value)}\n" for name, value in merge_network_environment(self.options).items())
         write_file(self.build_environment, "".join(lines), 0o600)
         if key := self.options["git_key"].strip():
-            # ssh reads no key whose last line has no end.
+            # ssh refuses a key without a newline at the end.
             write_file(self.git_key, f"{key}\n", 0o600)
             shutil.chown(self.git_key, self.options["user"], self.options["user"])
 
@@ -135,7 +135,7 @@ class Build(Workspace):
 
     def _find_project(self) -> None:
         self.project = find_project(self.code, self.options["subdirectory"])
-        # The unit of any release finds its working directory under one name.
+        # The template unit needs the same path of the working directory in each release.
         replace_link(self.path / "project", os.path.relpath(self.project, self.path))
 
     def _write_environment(self) -> None:
@@ -148,7 +148,7 @@ class Build(Workspace):
             "RELEASE": self.release,
             "STATIC_ROOT": self.static,
         }
-        # Of a name given twice systemd takes the last: the inventory's lines come after the generated ones.
+        # systemd uses the last of two lines with one name, so the inventory's lines come after the generated ones.
         lines = [f"{name}={quote_value(str(value))}\n" for name, value in facts.items()]
         self._save_environment("".join(lines))
         for name in self.options["copies"]:
@@ -161,13 +161,13 @@ class Build(Workspace):
     def _run_commands(self, when: str) -> None:
         for command in self.options[when]:
             try:
-                # env looks for the program where the command does.
+                # env searches for the program in the PATH that the command runs with.
                 self.run_sandboxed("build", "env", *shlex.split(command), as_project=True)
             except StepError as error:
                 raise StepError("build", f"{command}:\n{error.cause}", error.advice, details=error.details) from None
 
     def _examine(self) -> None:
-        """Collect and check; refuse settings under which the site would be unsafe, lose data or serve no assets."""
+        """Collect the static files and run the checks; refuse settings that are unsafe, lose data or miss assets."""
         arguments = {name: self.options[name] for name in ("host", "check_level", "collectstatic")}
         arguments["path"] = os.path.realpath(self.path)
         argv = [self.options["manage"], f"--release={self.release}", f"--writable={self.path}"]
@@ -176,7 +176,7 @@ class Build(Workspace):
         except StepError as error:
             facts = parse_answers(error.output)
             self._check_settings(facts)
-            # The output before the last answer is of an earlier step.
+            # The output before the last answer comes from an earlier step.
             last = error.output.rpartition(f"\n{ANSWER} ")[2].partition("\n")[2] if facts else error.output
             cause, details = explain(last)
             raise StepError(
@@ -204,7 +204,7 @@ class Build(Workspace):
             self.module.warn(f"manage.py check --deploy is asked again after the migrations: {facts['unchecked']}")
 
     def _check_settings(self, facts: dict) -> Settings | None:
-        """Refuse by one message all that the settings have to change; None where they could not be read."""
+        """Report all findings about the settings in one message; None where the settings could not be read."""
         if "module" not in facts:
             return None
         settings = Settings(facts, self.options, self.code, self.project, self.static, self.site.home / "shared")
@@ -221,8 +221,8 @@ class Build(Workspace):
         return f"{files[0].parent.name}.wsgi.application"
 
     def _seal(self) -> None:
-        """Take the release from the site's user, and mark it complete as the very last step."""
-        # A file that does not compile may be a template; the check has imported the modules that matter.
+        """Make root the owner of the release, and mark it complete as the very last step."""
+        # A file that does not compile can be a template; the check has imported the modules of the project.
         self.run_sandboxed(
             "compile", "sh", "-c", f"{self.venv}/bin/python -I -S -m compileall -q {self.code} >&2 || true"
         )
@@ -230,7 +230,7 @@ class Build(Workspace):
         self.git_key.unlink(missing_ok=True)
         self.protect(self.code)
         give_to_root(self.static, "root", public=True)
-        # From here on the project's code can change none of these files.
+        # From now on the project's code cannot change these files.
         for path in self.static.rglob("*"):
             if path.is_symlink():
                 raise StepError("collectstatic", f"{path.relative_to(self.static)} is a link", "Collect files only.")
@@ -252,9 +252,9 @@ class Build(Workspace):
                 self.module.warn(warning)
 
     def _keep_packages(self) -> None:
-        """Remove what a failed build leaves, except its packages: the next build shares them."""
+        """Remove the files of a failed build except its packages, which the next build shares."""
         if self.packages:
-            # A full disk must not hide why the build failed.
+            # A full disk must not hide the cause of the failed build.
             with contextlib.suppress(OSError, StepError):
                 for entry in self.path.iterdir():
                     if entry != self.venv:
@@ -264,20 +264,20 @@ class Build(Workspace):
         self._remove()
 
     def _remove(self) -> None:
-        """Remove the release; the next build removes what is left now, and reports it if it cannot."""
+        """Remove the release; the next build removes the files that are left, or reports that it cannot."""
         with contextlib.suppress(OSError, StepError):
             remove_tree(self.path)
 
 
 def end_builds(user: str) -> None:
-    """End what a run that died still builds."""
+    """End the build of an interrupted run that still works."""
     subprocess.run(["systemctl", "stop", f"{user}-build-*.service"], capture_output=True, check=False)
 
 
 def remove_incomplete_releases(site: Site, next_release: str | None) -> list[str]:
-    """Remove what builds that died or failed have left, except the packages of the last one that failed.
+    """Remove the files of interrupted and failed builds, except the packages of the last failed one.
 
-    Returns a line for each one that could not be removed.
+    Returns a line for each build whose files could not be removed.
     """
     kept = {site.live, *[name for name in list_failed_builds(site) if name != next_release][-1:]}
     names = [entry.name for entry in site.releases.iterdir()] if site.releases.is_dir() else []

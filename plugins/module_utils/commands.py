@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Run commands: a step of a deploy by `run`, which fails with the command; others by `execute` or `call`."""
+"""Run commands: a step of a deploy by `run`, which raises an error if it fails; others by `execute` or `call`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.output import exp
 
 
 class Outcome(NamedTuple):
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     stdout: str
@@ -22,14 +22,14 @@ class Outcome(NamedTuple):
 
 
 def execute(*argv: str, stderr: int = subprocess.PIPE, **environment: str) -> Outcome:
-    """Run a command, with messages in English and `environment` added to its own; OSError when it cannot start."""
+    """Run a command with English messages and `environment` added to the present one; OSError when it cannot start."""
     env = {**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", **environment}
     done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=env)
     return Outcome(done.returncode, done.stdout.decode(errors="replace"), (done.stderr or b"").decode(errors="replace"))
 
 
 def call(*argv: str) -> Outcome:
-    """Run a command whose failure the caller judges; one that cannot start ends with 127, as in a shell."""
+    """Run a command whose exit code the caller checks; as in a shell, it is 127 when the command cannot start."""
     try:
         return execute(*argv)
     except OSError as error:
@@ -45,9 +45,9 @@ def run(
     watch: Callable[[str], None] | None = None,
     **options,
 ) -> str:
-    """Run a command and return all it printed, as a terminal may show it; a failure is a StepError that names the step.
+    """Run a command and return its printable output; a failure raises a StepError that names the step.
 
-    `watch` is called with all of the output so far whenever there is more. Then there is no `timeout`.
+    `watch` is called with the output so far whenever there is more. It excludes `timeout`.
     """
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
     try:

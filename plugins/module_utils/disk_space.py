@@ -10,18 +10,18 @@ from pathlib import Path
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: The space that a first release needs, of which nothing is known yet.
+#: The space to require for the first release, whose size is not known yet.
 FIRST_RELEASE_SIZE = {"bytes": 100 << 20, "files": 5000}
 
 
 def measure_size(folder: Path) -> dict[str, int]:
-    """Return bytes and files of a release; shared ones count, as the next release may need its own."""
+    """Return bytes and files of a release; shared files count, because the next release can need its own."""
     stats = [os.lstat(os.path.join(base, name)) for base, folders, files in os.walk(folder) for name in folders + files]
     return {"bytes": sum(stat.st_blocks * 512 for stat in stats), "files": len(stats)}
 
 
 def require_space(site: Site) -> None:
-    """Refuse a build that could fill the disk that the site needs; the last release has to fit in twice."""
+    """Refuse a build that could fill the disk that the site needs; the last release must fit twice."""
     last = [facts for facts in map(site.facts, site.complete_releases()) if "bytes" in facts][-1:]
     wanted = {"bytes": 2 * last[0]["bytes"], "files": 2 * last[0]["files"]} if last else FIRST_RELEASE_SIZE
     for path, need in ((site.home, wanted), (Path("/var"), FIRST_RELEASE_SIZE)):

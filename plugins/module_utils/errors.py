@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 
-#: What a terminal acts upon instead of showing it: escape sequences as a whole, other control characters, and those
-#: that change the direction of the text.
+#: Characters that a terminal interprets instead of showing them: complete escape sequences, other control characters,
+#: and those that change the direction of the text.
 CONTROLS = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
@@ -15,7 +15,7 @@ CONTROLS = re.compile(
 
 
 class ModuleError(Exception):
-    """A module cannot do its work; the message is for the user, the rest for the result of the task."""
+    """An error of a module; the message is for the user, the attributes are for the result of the task."""
 
     def __init__(self, message: str, **result) -> None:
         super().__init__(message)
@@ -23,9 +23,9 @@ class ModuleError(Exception):
 
 
 class StepError(ModuleError):
-    """A step of a deploy failed.
+    """A failed step of a deploy.
 
-    The message has its cause, the advice, and the details that lead to the cause. `output` is all that was printed.
+    The message has the cause, the advice, and the details that lead to the cause. `output` is the complete output.
     """
 
     def __init__(self, step: str, cause: str, advice: str = "", output: str = "", details: str = "") -> None:
@@ -35,7 +35,7 @@ class StepError(ModuleError):
 
 
 def make_printable(value):
-    """Remove from a text, or all texts of a list or a dictionary, what a terminal acts upon."""
+    """Remove the characters that a terminal interprets from a string, or all strings of a list or a dictionary."""
     if isinstance(value, str):
         return CONTROLS.sub("", value)
     if isinstance(value, list):

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Compare what is at a path with what shall be there."""
+"""Compare the present state of a path with the wanted one."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FILE = {
     "pristine": {"type": "str"},
 }
 DEFAULT_MODES = {"file": "0644", "directory": "0755"}
-#: Where dpkg notes the configuration files of packages, with their checksums.
+#: The file in which dpkg records the configuration files of packages with their checksums.
 DPKG_STATUS = "/var/lib/dpkg/status"
 
 
 class ChangeError(ModuleError):
-    """The change cannot be made."""
+    """An error that makes the change impossible."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is at a path, or shall be; a uid or gid of None is not known on this host yet."""
+    """The present or wanted state of a path; a uid or gid of None does not exist on this host yet."""
 
     path: str
     state: str
@@ -51,7 +51,7 @@ class Entry:
     gid: int | None = None
 
     def describe(self, secret: bool) -> tuple[str, str]:
-        """Return a header and a text for people to compare."""
+        """Return a header and a text for the difference that Ansible displays."""
         if self.state == "absent":
             return f"{self.path} (absent)", ""
         owner = f"{find_name(pwd.getpwuid, self.uid)}:{find_name(grp.getgrgid, self.gid)}"
@@ -90,7 +90,7 @@ def find_id(lookup: Callable, name: str, kind: str, may_lack: bool) -> int | Non
 
 
 def parse_entry(spec: dict, may_lack: bool = False) -> Entry:
-    """Read one element of the option `files`; ChangeError for all that can be wrong with it."""
+    """Parse one element of the option `files`; ChangeError when it is invalid."""
     path = os.path.normpath(spec["path"])
     if not os.path.isabs(path) or not os.path.basename(path):
         raise ChangeError(f"{spec['path']!r} is no absolute path of a file")
@@ -117,7 +117,7 @@ def parse_entry(spec: dict, may_lack: bool = False) -> Entry:
         state,
         (content or "").encode(errors="surrogateescape"),
         target or "",
-        # The kernel gives every link the mode 0777, and it means nothing.
+        # The kernel gives every link the mode 0777 and ignores it.
         0 if state == "link" else int(mode, 8),
         find_id(pwd.getpwnam, spec["owner"] or "root", "user", may_lack),
         find_id(grp.getgrnam, spec["group"] or "root", "group", may_lack),
@@ -125,7 +125,7 @@ def parse_entry(spec: dict, may_lack: bool = False) -> Entry:
 
 
 def read_entry(path: str) -> Entry:
-    """Return what is at a path now; links are not followed."""
+    """Return the present state of a path; links are not followed."""
     try:
         st = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -142,7 +142,7 @@ def read_entry(path: str) -> Entry:
 
 
 def find_obstacle(old: Entry, new: Entry) -> str | None:
-    """Return why one cannot become the other."""
+    """Return why the old entry cannot become the new one; None if it can."""
     if old.state == "special file":
         return "neither a file, a link nor a folder stands there"
     if old.state == "directory" and new.state == "absent":
@@ -156,7 +156,7 @@ def find_obstacle(old: Entry, new: Entry) -> str | None:
 
 
 def find_foreign(old: Entry, mark: str) -> str | None:
-    """Return why a file is foreign: ours has the mark, and one of a package is as dpkg installed it."""
+    """Return why a file is foreign: it does not have the mark of this collection, and is not as dpkg installed it."""
     if old.state == "absent" or (old.state == "file" and mark.encode() in old.content):
         return None
     shipped = hashlib.md5(old.content, usedforsecurity=False).hexdigest()

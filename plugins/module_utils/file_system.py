@@ -12,7 +12,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.commands import r
 
 
 def create_file(path: str | os.PathLike[str], content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Write a file where none is, which only root can read until it has its owner (uid and gid) and its mode."""
+    """Create a new file; only root can read it until it has its owner (uid and gid) and its mode."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
@@ -24,7 +24,7 @@ def create_file(path: str | os.PathLike[str], content: bytes, mode: int, owner: 
 
 
 def write_file(path: Path, content: bytes | str, mode: int = 0o644) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never half of it."""
+    """Write a file so that a crash leaves the complete old or new content."""
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)
     create_file(beside, content.encode() if isinstance(content, str) else content, mode)
@@ -33,7 +33,7 @@ def write_file(path: Path, content: bytes | str, mode: int = 0o644) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Let a symbolic link name another target by one atomic rename."""
+    """Change the target of a symbolic link by one atomic rename."""
     beside = link.with_name(f".{link.name}.new")
     beside.unlink(missing_ok=True)
     beside.symlink_to(target)
@@ -42,7 +42,7 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Write a directory to the disk: only then do the renames in it survive a power cut."""
+    """Write a directory to the disk, so that the renames in it survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -51,12 +51,12 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all that is in it by rm, which has no limit for the depth that a project's code nests."""
+    """Remove a folder with its content by rm, which has no limit for the depth of the folders in it."""
     run("disk", ["rm", "-rf", "--", str(path)], advice=f"Remove {path} by hand.")
 
 
 def give_to_root(folder: Path, group: str, public: bool = False) -> None:
-    """Make a tree root's; a link is changed itself, never its target. The web server can read a public tree."""
+    """Make root the owner of a tree; links are changed, not their targets. nginx can read a public tree."""
     gid = grp.getgrnam(group).gr_gid
     for base, folders, files in os.walk(folder):
         os.lchown(base, 0, gid)

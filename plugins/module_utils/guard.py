@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Take back changes that make logins impossible, with no connection to the controller."""
+"""Revert changes that make logins impossible, without a connection to the controller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.commands import e
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import ModuleError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
 
-#: Seconds that the host waits for the login. The attempts take 18 of them at most.
+#: Seconds that the host waits for the login. The attempts take 18 seconds at most.
 LOGIN_SECONDS = 30
 UNIT = "django_vps-guard.service"
 TIMER = "django_vps-guard-due"
@@ -36,7 +36,7 @@ ExecStart=/bin/sh {folder}/take_back
 WantedBy=sysinit.target
 """
 
-# The rename decides between two that come at the same moment: this, and the login that proves the changes.
+# This script and the login that proves the changes can come at the same moment; the rename succeeds for one of them.
 TAKE_BACK = """\
 cd {folder} || exit
 mv armed going 2> /dev/null
@@ -54,7 +54,7 @@ rm -rf gone
 
 
 class Guard:
-    """The copies of the files, and the unit that puts them back unless a login proves the change."""
+    """The copies of the files, and the unit that restores them unless a login proves the change."""
 
     def __init__(self, folder: str = "/var/lib/django_vps/guard", units: str = "/etc/systemd/system") -> None:
         self.folder, self.units = Path(folder), Path(units)
@@ -65,7 +65,7 @@ class Guard:
         return self.armed.is_dir()
 
     def arm(self, paths: list[str], keep: str, take_back: str) -> None:
-        """Keep the paths, in the order of their change, and have them come back after LOGIN_SECONDS."""
+        """Copy the paths, in the order of their change, and schedule their restoration after LOGIN_SECONDS."""
         self.take_back()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(self.folder / "take_back", TAKE_BACK.format(folder=self.folder, commands=take_back.strip()))
@@ -79,7 +79,7 @@ class Guard:
         )
 
     def keep(self, paths: list[str], command: str) -> None:
-        """Copy the paths to a folder that gets its final name once it is complete."""
+        """Copy the paths to a folder, which gets its final name once it is complete."""
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -98,7 +98,7 @@ class Guard:
         os.sync()
 
     def disarm(self) -> bool:
-        """Make the changes permanent; false when they have been taken back."""
+        """Make the changes permanent; False when they have been reverted."""
         proven = self.folder / "proven"
         shutil.rmtree(proven, ignore_errors=True)
         try:

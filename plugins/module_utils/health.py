@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Ask a release over its socket whether it serves the site, and the web server whether visitors get the answer."""
+"""Check that a release answers over its socket, and that clients get its answer from nginx."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from urllib.parse import urljoin, urlsplit
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
 
 USER_AGENT = "django_vps.stack health check"
-#: Where the web server listens, its user, and the seconds in which it has to answer.
+#: The address and the user of nginx, and the seconds in which it must answer.
 WEB_SERVER = ("127.0.0.1", 443)
 WEB_SERVER_USER = "www-data"
 WEB_SERVER_SECONDS = 10
-#: Redirects within a site after which no page is expected any more.
+#: The most redirects within a site that the check follows.
 MAX_REDIRECTS = 10
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP to a Unix socket."""
+    """An HTTP connection to a Unix socket."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -38,11 +38,11 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class WebServerConnection(http.client.HTTPConnection):
-    """HTTPS to the web server of this host by a name of the site, whatever its certificate."""
+    """An HTTPS connection to nginx on this host by a name of the site; any certificate is accepted."""
 
     def __init__(self, name: str, timeout: float) -> None:
         super().__init__(name, timeout=timeout)
-        # The default context would read the certificates of all CAs.
+        # The default context would load the certificates of all CAs, which are not needed here.
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
 
@@ -52,7 +52,7 @@ class WebServerConnection(http.client.HTTPConnection):
 
 
 class HealthCheck:
-    """Requests to one release, and to the web server in front of it; the options are those of the module switch."""
+    """The requests to one release and to nginx; the options are those of the module switch."""
 
     def __init__(self, options: dict, release_folder: Path) -> None:
         self.options = options
@@ -60,7 +60,7 @@ class HealthCheck:
         self.socket = str(release_folder / options["socket"])
 
     def ask(self, end: float) -> str:
-        """Return what is wrong with the answer of the release, which has time until `end`; empty when it is good."""
+        """Return the complaint about the answer of the release, which has time until `end`; empty when it is good."""
         page = (self.options["host"], self.options["health_path"] or "/")
         pages, cookies = [], {}
         while True:
@@ -75,7 +75,7 @@ class HealthCheck:
             further = self._resolve(answer.getheader("Location", ""), address) if 300 <= answer.status < 400 else None
             if further is None or self.options["health_path"]:
                 break
-            # A page that sets a cookie may answer otherwise when the cookie comes back.
+            # A page that sets a cookie can answer differently to a client with the cookie.
             new = dict(
                 cookie.partition(";")[0].partition("=")[::2] for cookie in answer.headers.get_all("Set-Cookie", ())
             )
@@ -92,7 +92,7 @@ class HealthCheck:
         return "" if good else f"{address} answers {answer.status}{hint}"
 
     def ask_front(self) -> str:
-        """Return what is wrong with the web server's answer; one that ends the connection may be configured so."""
+        """Return the complaint about nginx's answer; a closed connection is none, as nginx can be configured so."""
         name, path, closed = self.options["front"], self.options["health_path"] or "/", self.options["closed"]
         if not name or (closed and os.path.exists(closed)):
             return ""
@@ -109,7 +109,7 @@ class HealthCheck:
         return f"the web server answers {status} at https://{name}{path}" if status in (502, 504) else ""
 
     def is_reachable(self) -> bool:
-        """Whether the socket of the release listens, and the web server has access to it."""
+        """Return whether the socket of the release listens and nginx has access to it."""
         with socket.socket(socket.AF_UNIX) as plain:
             plain.settimeout(1)
             try:
@@ -117,7 +117,7 @@ class HealthCheck:
             except (FileNotFoundError, ConnectionRefusedError):
                 return False
             except OSError:
-                # The queue is full.
+                # The queue is full, so the socket listens.
                 pass
         return call("runuser", "-u", WEB_SERVER_USER, "--", "test", "-w", self.socket).code == 0
 
@@ -126,7 +126,7 @@ class HealthCheck:
     ) -> tuple[http.client.HTTPResponse, bytes]:
         host, path = page
         connection = UnixConnection(self.socket, max(1.0, end - time.monotonic()))
-        # The web server sends these with every request.
+        # nginx sends these headers with every request.
         headers = {"Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1", "User-Agent": USER_AGENT}
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -138,16 +138,16 @@ class HealthCheck:
             connection.close()
 
     def _resolve(self, location: str, address: str) -> tuple[str, str] | None:
-        """Return the name and the path that a redirect leads a client to; None when they are not the site's.
+        """Return the name and the path of the target of a redirect; None when they are not the site's.
 
-        The web server redirects http and the other names of the site to https and the first name with the same path.
+        nginx redirects http and the other names of the site to https and the canonical name with the same path.
         """
         try:
             target = urlsplit(urljoin(address, location))
             port = target.port
         except ValueError:
             return None
-        # A name below a wildcard is a site of its own.
+        # A name below a wildcard counts as another site.
         host, served = self.options["host"], self.options["served"]
         within = target.hostname in (host, *self.options["names"], *served)
         if not location or not within or port not in (None, 80, 443):
@@ -170,7 +170,7 @@ class HealthCheck:
 
 
 def read_release(body: bytes) -> str | None:
-    """Return the release that an answer in JSON names."""
+    """Return the release that an answer in JSON names; None when it names none."""
     try:
         return json.loads(body)["release"]
     except (ValueError, TypeError, KeyError):

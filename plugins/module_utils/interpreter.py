@@ -14,14 +14,14 @@ from ansible_collections.django_vps.stack.plugins.module_utils.uv import find_py
 
 
 def choose_python(workspace: Workspace) -> str:
-    """Return the interpreter that is meant, else the distribution's where it fits, else one that uv has."""
+    """Return the selected interpreter, else the distribution's where it fits, else one that uv finds or installs."""
     options, option = workspace.options, workspace.options["python"]
     if option.startswith("/"):
         major = workspace.run_sandboxed("python", option, "-c", "import sys; print(sys.version_info[0])").strip()
         if major != "3":
             raise StepError("python", f"{option} is no Python 3 (it says {major!r})", "Correct django_python.")
         return os.path.realpath(option)
-    # 3.12 means any 3.12, as it does for uv.
+    # As for uv, 3.12 means any version 3.12.
     versions, where = (f"=={option}.*" if option[:1].isdigit() else option, "django_python")
     if not option:
         versions, where = wanted(workspace.project, workspace.code)
@@ -33,7 +33,7 @@ def choose_python(workspace: Workspace) -> str:
     if options["installer"] != "uv":
         raise StepError("python", cause, f"Leave out django_installer, as uv fetches one; or {way_out}.")
     try:
-        # The file itself and not a link to it: from there it finds its library.
+        # Return the file itself and not a link, because the interpreter finds its library from the path of the file.
         return os.path.realpath(find_python(options, versions))
     except StepError as error:
         raise StepError(

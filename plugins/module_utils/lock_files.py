@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Translate lock files and pyproject.toml to the lines of a requirements.txt, which all installers read."""
+"""Translate lock files and pyproject.toml to the lines of a requirements.txt, which each installer can read."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ansible_collections.django_vps.stack.plugins.module_utils.poetry import (
     normalise,
 )
 
-#: Lock files name the versions that were tested.
+#: Lock files, which contain the tested versions.
 LOCKS = ("uv.lock", "poetry.lock", "Pipfile.lock")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Groups and extras of a project to install beside its main requirements."""
+    """The groups and extras of a project to install in addition to its main requirements."""
 
     groups: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
 
     def of(self, kind: str, known: dict, path: Path) -> list:
-        """Return what a file has under the names of one kind, `groups` or `extras`."""
+        """Return the entries of a file for the wanted names of one kind, `groups` or `extras`."""
         names = getattr(self, kind)
         normalised = {normalise(name): value for name, value in known.items()}
         if lacking := [name for name in names if normalise(name) not in normalised]:
@@ -50,7 +50,7 @@ NO_WISH = Wish()
 
 
 def read(path: Path) -> dict:
-    """Read a TOML or JSON file; one that does not exist is empty."""
+    """Read a TOML or JSON file; a missing file is empty."""
     try:
         text = path.read_text()
         return json.loads(text) if path.name == "Pipfile.lock" else tomllib.loads(text)
@@ -61,7 +61,7 @@ def read(path: Path) -> dict:
 
 
 def is_package(path: Path) -> bool:
-    """Whether the project has to be installed itself: its code lies in src/, or its build says what it requires."""
+    """Return whether the project itself must be installed: its code is in src/, or its build sets its dependencies."""
     if path.name != "pyproject.toml":
         return False
     facts = read(path)
@@ -78,7 +78,7 @@ def requirements_of(path: Path, wish: Wish = NO_WISH) -> str | None:
     if path.name == "pyproject.toml":
         return _lines(_pyproject(read(path), wish, path))
     if path.name not in LOCKS:
-        # Such a file has none.
+        # Such a file has no groups and no extras, so each wanted name is an error.
         wish.of("groups", {}, path)
         wish.of("extras", {}, path)
     return None
@@ -96,7 +96,7 @@ def _line(name: str, version: str, markers: str, hashes: list[str]) -> str:
 
 
 def _indexes(addresses: Iterable[str]) -> Iterator[str]:
-    """Name further indexes; the hashes decide which package comes from which."""
+    """Yield the lines for further indexes; the hashes decide which package comes from which index."""
     for address in dict.fromkeys(addresses):
         if not re.match(r"https://pypi\.org/", address):
             yield f"--extra-index-url {address}"
@@ -105,7 +105,7 @@ def _indexes(addresses: Iterable[str]) -> Iterator[str]:
 def _git(address: str, reference: str, subdirectory: str) -> str:
     address = address.removeprefix("git+")
     if "://" not in address:
-        # The installers do not know the notation of scp, me@host:path.
+        # The installers do not support the notation of scp, me@host:path.
         address = re.sub(r"^([^/:]+):(?!/)", r"ssh://\1/", address)
     return f"git+{address}" + (f"@{reference}" if reference else "") + _fragment(subdirectory)
 
@@ -115,7 +115,7 @@ def _fragment(subdirectory: str) -> str:
 
 
 def _local(path: Path, where: str) -> Path:
-    """Return a path in full: an installer would take it from the folder that it runs in."""
+    """Return an absolute path, because an installer resolves a relative path from its working directory."""
     return Path(os.path.abspath(path.parent / where))
 
 
@@ -136,14 +136,14 @@ def _pyproject(facts: dict, wish: Wish, path: Path) -> Iterator[str]:
     for group in wish.groups:
         lines += _group(group, groups, path)
     known = {normalise(name): each for name, each in optional.items()}
-    # Where it is installed itself, its name is known to the installer.
+    # An installed project is known to the installer by its name.
     itself = "" if is_package(path) else normalise(project.get("name", ""))
     for line in lines:
         yield from _without_itself(line, itself, known)
 
 
 def _without_itself(line: str, itself: str, optional: dict, within: tuple[str, ...] = ()) -> Iterator[str]:
-    """Replace a line that names extras of the project itself by their content: no index has the project."""
+    """Replace a line with extras of the project itself by their content, because no index has the project."""
     named = re.match(r"\s*([\w.-]+)\s*(?:\[([^\]]*)\])?\s*(?:[<>=!~][^;]*)?(?:;\s*(.*))?$", line)
     if not named or normalise(named[1]) != itself:
         yield line
@@ -155,10 +155,10 @@ def _without_itself(line: str, itself: str, optional: dict, within: tuple[str, .
 
 
 def _on(line: str, marker: str | None) -> str:
-    """Return a line with a further condition."""
+    """Return a line with an additional marker."""
     if not marker:
         return line
-    # An address may have a semicolon in it.
+    # An address can contain a semicolon.
     requirement, _semicolon, own = (part.strip() for part in line.partition(" ;" if "@" in line else ";"))
     return f"{requirement} ; {join_markers([part for part in (own, marker) if part], 'and')}"
 
@@ -181,7 +181,7 @@ def _poetry(lock: dict, wish: Wish, path: Path) -> Iterator[str]:
     yield from _indexes(
         package["source"]["url"] for package in packages if package.get("source", {}).get("type") == "legacy"
     )
-    # Up to Poetry 1.2 the hashes are in a place of their own.
+    # Poetry up to 1.2 has the hashes in a separate table.
     older = lock.get("metadata", {}).get("files", {})
     for package, markers in wanted:
         name, source = package["name"], package.get("source", {})
@@ -192,7 +192,7 @@ def _poetry(lock: dict, wish: Wish, path: Path) -> Iterator[str]:
         elif source.get("type") == "url":
             yield _line(name, f" @ {source['url']}{_fragment(source.get('subdirectory', ''))}", markers, hashes)
         elif source.get("type") == "directory" and package.get("develop") and not markers:
-            # pip knows no markers of what is installed as editable.
+            # pip does not support markers for editable packages.
             yield f"-e {_local(path, source['url'])}"
         elif source.get("type") in ("file", "directory"):
             yield _line(name, f" @ {_local(path, source['url']).as_uri()}", markers, hashes)
@@ -210,7 +210,7 @@ def _of_poetry_2(packages: list[dict], wish: Wish, path: Path) -> Iterator[tuple
             continue
         markers = package.get("markers", "")
         if isinstance(markers, dict):
-            # Each group has its own; where one has none, the package is always installed.
+            # Each group has its own marker; if one group has none, the package is always installed.
             each = [markers.get(group, "") for group in belongs]
             markers = " or ".join(f"({one})" for one in each) if all(each) else ""
         if package.get("optional") and not extras.intersection(map(normalise, EXTRA.findall(markers))):
@@ -219,7 +219,7 @@ def _of_poetry_2(packages: list[dict], wish: Wish, path: Path) -> Iterator[tuple
 
 
 def _of_poetry_1(lock: dict, wish: Wish, path: Path) -> list[tuple[dict, str]]:
-    """Up to lock-version 2.0 the lock has no groups: they are in pyproject.toml, and markers at each dependency."""
+    """Read a lock up to lock-version 2.0: pyproject.toml has the groups, and each dependency has its markers."""
     poetry = read(path.with_name("pyproject.toml")).get("tool", {}).get("poetry", {})
     packages = lock.get("package", [])
     if packages and "dependencies" not in poetry:
@@ -240,7 +240,7 @@ def _of_poetry_1(lock: dict, wish: Wish, path: Path) -> list[tuple[dict, str]]:
 def _pipfile(lock: dict, wish: Wish, path: Path) -> Iterator[str]:
     wish.of("extras", {}, path)
     categories = {name: packages for name, packages in lock.items() if name != "_meta"}
-    # The installers replace a variable in an address, such as ${TOKEN}, from the environment.
+    # The installers replace variables of the environment in an address, such as ${TOKEN}.
     yield from _indexes(source["url"] for source in lock.get("_meta", {}).get("sources", []))
     wanted = {}
     for packages in (lock.get("default", {}), *wish.of("groups", categories, path)):
@@ -256,7 +256,7 @@ def _pipfile(lock: dict, wish: Wish, path: Path) -> Iterator[str]:
             address = f"{where}{_fragment(package.get('subdirectory', ''))}"
             yield _line(f"{name}{extras} @ {address}" if extras else address, "", markers, [])
         elif where:
-            # Its name may be a hash. pip knows no markers of what is installed as editable.
+            # Its name can be a hash. pip does not support markers for editable packages.
             editable = "-e " if package.get("editable") and not markers else ""
             yield _line(f"{editable}{_local(path, where)}{extras}", "", markers, [])
         elif "version" in package:

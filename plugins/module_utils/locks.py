@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Locks that end with the process that holds them."""
+"""Take locks that end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.1
 
 
 def open_lock_file(path: str | os.PathLike[str]) -> int:
-    """Open a file that only root can open: a user that can read it can lock it, and keep all others waiting."""
+    """Open a lock file that only root can read, because a user that can read it can lock it and block all others."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
@@ -26,7 +26,7 @@ def open_lock_file(path: str | os.PathLike[str]) -> int:
 
 @contextlib.contextmanager
 def lock_site(home: Path, timeout_seconds: float = 300) -> Iterator[None]:
-    """Wait until a step that outlived its run has ended, and keep other steps waiting until this one ends."""
+    """Wait for the end of a step of an interrupted run, and make other steps wait until this one ends."""
     with os.fdopen(open_lock_file(home / ".lock"), "a") as file:
         end = time.monotonic() + timeout_seconds
         while True:

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Read the SQL of migrations for what the release that still runs cannot live with."""
+"""Search the SQL of migrations for changes that break the live release, which still runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-# How to do in steps what at once breaks the running release.
+# How to split a change that breaks the live release.
 STEPS = """\
 Split it, so that each release can live with the database of the next:
   1. add the new column (null=True or db_default=...) or table, beside the old one
@@ -23,13 +23,13 @@ Build an index while others write: AddIndexConcurrently or AddConstraintNotValid
 in a migration with atomic = False."""
 
 NAME = r'((?:(?:"[^"]+"|[\w$]+)\.)?(?:"[^"]+"|[\w$]+))'
-# What stands behind ADD, DROP and RENAME when it is no column.
+# Excludes the words after ADD, DROP and RENAME that do not begin a column.
 NO_COLUMN = r"(?!(?:CONSTRAINT|UNIQUE|PRIMARY|FOREIGN|CHECK|EXCLUDE|COLUMN|TO)\b)"
 TYPE = re.compile(r"(?P<name>[a-z ]+?)\s*(?:\((?P<length>\d+)(?:,\s*(?P<scale>\d+))?\))?$")
 INTEGERS = ("smallint", "integer", "bigint")
 
 
-#: What ALTER COLUMN makes of a column that the running release does not know.
+#: Effects of ALTER COLUMN on a column that the live release does not know.
 CHANGES = {
     "SET NOT NULL": {"required": True},
     "DROP NOT NULL": {"required": False},
@@ -49,34 +49,34 @@ class Finding(NamedTuple):
 
 
 class Database(NamedTuple):
-    """What is there before the migrations: as the running release sees it, and as PostgreSQL does."""
+    """The state before the migrations, by the models of the live release and by PostgreSQL."""
 
-    #: Tables of the running release's models: columns, and whether the model lets them be NULL.
+    #: Tables of the live release's models: columns, and whether the model lets them be NULL.
     models: dict[str, dict[str, bool]]
-    #: Columns as PostgreSQL has them: type, and whether it knows a default.
+    #: Columns in PostgreSQL: type, and whether they have a default.
     columns: dict[str, dict[str, tuple[str, bool]]]
-    #: Tables that take long to go through.
+    #: Tables that take long to scan.
     large: set[str]
-    #: Columns of the running release's models that its inserts leave to the database's default.
+    #: Columns of the live release's models that its inserts leave to the database's default.
     defaults: dict[str, list[str]]
 
 
 def progress_file(home: str) -> Path:
-    """Where the module migrate writes the migration that is under way."""
+    """Return the file in which the module migrate writes the migration that runs."""
     return Path("/run") / f"{Path(home).name}-migrate"
 
 
 def plain(name: str) -> str:
-    """A table's or column's name as PostgreSQL keeps it, without its schema."""
+    """Return the name of a table or column as PostgreSQL stores it, without its schema."""
     last = re.findall(r'"[^"]+"|[^."]+', name)[-1]
     return last[1:-1] if last.startswith('"') else last.lower()
 
 
 def statements(sql: str) -> Iterator[str]:
-    """The statements one by one, without comments and without what stands in quotes."""
+    """Yield the statements one at a time, without comments and quoted text."""
     quoted = r"\bE'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'"
     sql = re.sub(rf"({quoted})|--[^\n]*|/\*.*?\*/", lambda found: "''" if found[1] else " ", sql, flags=re.DOTALL)
-    # What a DO block does is made of statements too.
+    # A DO block contains statements too.
     sql = re.sub(r'\$\w*\$|(?<!")\b(?i:BEGIN|THEN|ELSE|LOOP)\b(?!")', ";", sql)
     for statement in sql.split(";"):
         if words := " ".join(statement.split()):
@@ -92,7 +92,7 @@ def has(pattern: str, text: str) -> bool:
 
 
 def actions(text: str) -> list[str]:
-    """What stands between the commas that are in no bracket."""
+    """Return the parts between the commas outside of brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -104,7 +104,7 @@ def actions(text: str) -> list[str]:
 
 
 def find_breaking(plan: list[dict], database: Database) -> list[Finding]:
-    """What of a plan the running release cannot live with; a plan is a list of migrations with name and sql."""
+    """Return the changes in a plan that break the live release; a plan is a list of migrations with name and sql."""
     reading = Reading(database)
     for migration in plan:
         reading.migration = migration["name"]
@@ -114,13 +114,13 @@ def find_breaking(plan: list[dict], database: Database) -> list[Finding]:
 
 
 class Reading:
-    """The statements of a plan, read in order."""
+    """A reader of the statements of a plan in their order."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.findings: list[Finding] = []
         self.migration = ""
-        #: Columns that the running release does not know: whose they are, NOT NULL, a default.
+        #: Columns that the live release does not know: their migration, NOT NULL, a default.
         self.new: dict[tuple[str, str], dict] = {}
 
     def find(self, what: str, advice: str = STEPS) -> None:
@@ -200,7 +200,7 @@ class Reading:
             )
 
     def required(self) -> Iterator[Finding]:
-        """New columns that the running release's inserts would have to fill and do not know."""
+        """Yield the new columns that inserts of the live release would have to fill but do not know."""
         for (table, column), facts in self.new.items():
             if table in self.database.models and facts["required"] and not facts["default"]:
                 yield Finding(
@@ -211,7 +211,7 @@ class Reading:
 
 
 def widening(old: str, new: str) -> tuple[bool, bool]:
-    """Whether every value and query of old still fits, and whether PostgreSQL writes the table anew for it."""
+    """Return whether every value and query of the old type still fits, and whether PostgreSQL rewrites the table."""
     old, new = canonical(old), canonical(new)
     was, becomes = TYPE.match(old), TYPE.match(new)
     if old == new or not was or not becomes:

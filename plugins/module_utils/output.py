@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import re
 
-#: Lines of a command's output, and of a log, that an error message repeats.
+#: The most lines of a command's output, and of a log, that an error message repeats.
 OUTPUT_LINES = 25
 LOG_LINES = 30
-#: How a traceback begins, and the frames in it that are of Python, of Django and of the web server.
+#: The first line of a traceback, and the frames in it that belong to Python, Django and gunicorn.
 TRACEBACK = "Traceback (most recent call last)"
 FOREIGN_FRAME = re.compile(
     r'  File "(<frozen |.*/site-packages/(django|gunicorn)/|.*/lib/python3[.\d]*/(?!(site|dist)-packages/))'
@@ -21,7 +21,7 @@ def tail(text: str, lines: int = OUTPUT_LINES) -> str:
 
 
 def drop_foreign_frames(lines: list[str]) -> list[str]:
-    """Reduce tracebacks to frames of the project: how Python and Django call it explains nothing."""
+    """Reduce tracebacks to frames of the project, because the frames of Python and Django do not explain the error."""
     kept, foreign = [], False
     for line in lines:
         if line.startswith('  File "'):
@@ -34,7 +34,7 @@ def drop_foreign_frames(lines: list[str]) -> list[str]:
 
 
 def explain(text: str) -> tuple[str, str]:
-    """Split an output into the cause of a failure and what leads to it: of a traceback the last lines come first."""
+    """Split an output into the cause of a failure and its details; the last lines of a traceback are the cause."""
     lines = drop_foreign_frames(text.strip().splitlines())
     begins = [number for number, line in enumerate(lines) if line.startswith(TRACEBACK)]
     ends = (
@@ -47,13 +47,13 @@ def explain(text: str) -> tuple[str, str]:
 
 
 def tail_log(log: str) -> str:
-    """Return the end of a log, from its last traceback on where that is longer: a restart prints as much after it.
+    """Return the end of a log, at least from its last traceback on, after which a restart can print as many lines.
 
-    When its processes do not start, gunicorn halts with a traceback too, but the cause is not in that one.
+    When its processes do not start, gunicorn halts with another traceback, which does not have the cause.
     """
     lines = "\n".join(drop_foreign_frames(log.splitlines())).strip().splitlines()
     begins = [number for number, line in enumerate(lines) if line.startswith(TRACEBACK)]
-    # The first line after its frames says what a traceback is about.
+    # The first line after the frames of a traceback has its exception.
     about = {begin: next((line for line in lines[begin + 1 :] if not line.startswith(" ")), "") for begin in begins}
     causes = [begin for begin in begins if not about[begin].startswith("gunicorn.errors.HaltServer")]
     begin = min([len(lines) - LOG_LINES, *(causes or begins)[-1:]])

@@ -31,7 +31,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Wo
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 from ansible_collections.django_vps.stack.plugins.module_utils.uv import install_uv
 
-#: What the folder of a failed build has in place of a release's MARKER; it holds the fingerprint of its packages.
+#: The file that a failed build has in place of a release's MARKER; it contains the fingerprint of its packages.
 PACKAGES_MARKER = "packages"
 
 
@@ -49,7 +49,7 @@ class Packages:
         self.venv = workspace.venv
         self.python = python
         self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
-        #: What tells one set of packages from another; empty when no other release may share it.
+        #: Identifies the set of packages; empty when no other release can share it.
         self.fingerprint = ""
 
     @property
@@ -61,7 +61,7 @@ class Packages:
         return str(install_uv(self.options))
 
     def install(self) -> None:
-        """Install what the project requires, then what the stack needs and the project does not bring."""
+        """Install the requirements of the project, then the packages of the stack that they do not include."""
         project, code = self.workspace.project, self.workspace.code
         locked = find_requirements(project, code, self.options["requirements"], self.wish)
         self.fingerprint = self._compute_fingerprint(locked)
@@ -74,11 +74,11 @@ class Packages:
         if self.options["extra_packages"]:
             self._run(*installer, *self.options["extra_packages"])
         if own := [package for package in self.options["packages"] if not self._is_installed(package)]:
-            # What the project tells uv, such as exclude-newer, is not meant for the stack's own packages.
+            # The project's configuration of uv, such as exclude-newer, must not apply to the stack's packages.
             self._run(*installer, *(["--no-config"] if self.by_uv else []), *own)
         if self._is_bound():
             self.fingerprint = ""
-        # Other releases may share them, so that no command of this one may change them.
+        # Other releases can share the packages, so no command of this release may change them.
         self.workspace.protect(self.venv)
 
     def _create_venv(self) -> list[str]:
@@ -102,19 +102,19 @@ class Packages:
         base = find_base(locked, project, code)
         options = []
         if self.by_uv and locked.name in LOCKS and "--extra-index-url" in requirements.read_text():
-            # By default uv takes a package from the first index that has its name, in any version. Each one is
-            # pinned here, so that pip's way, the version from whichever index has it, is safe.
+            # By default uv takes a package from the first index that has its name, in any version. Here each version
+            # is pinned, so the strategy of pip, to search all indexes for the version, is safe.
             options = ["--index-strategy", "unsafe-best-match"]
         self._run("env", f"--chdir={base}", *installer, *options, "-r", str(requirements))
         if requirements != locked:
-            # Its addresses may have credentials in them.
+            # Its addresses can contain credentials.
             requirements.unlink()
 
     def _run(self, *argv: str) -> None:
         self.workspace.run_sandboxed("install", *argv)
 
     def _compute_fingerprint(self, locked: Path) -> str:
-        """Return what tells one set of packages from another; empty when the files do not determine the set."""
+        """Return a digest that identifies the set of packages; empty when the files do not determine the set."""
         written = read_inputs(locked, self.wish, self.workspace.project)
         if written is None:
             return ""
@@ -123,14 +123,14 @@ class Packages:
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def _is_bound(self) -> bool:
-        """Whether the virtual environment names files of this release, as a package does that is installed with -e."""
+        """Return whether the virtual environment refers to files of this release, as an editable package (-e) does."""
         named = glob.glob(str(self.venv / "lib/python3*/site-packages/*.pth"))
         named += glob.glob(str(self.venv / "lib/python3*/site-packages/*.dist-info/direct_url.json"))
         files = (Path(name) for name in named if os.path.isfile(name) and not os.path.islink(name))
         return any(str(self.workspace.path) in file.read_text(errors="replace") for file in files)
 
     def _share_installed(self) -> bool:
-        """Share the files of an earlier release with the very same packages; they are root's and never change."""
+        """Share the files of an earlier release with identical packages; root owns them, and they never change."""
         site = self.workspace.site
         releases = {name: site.facts(name).get("packages") for name in site.complete_releases()}
         releases |= {name: (site.releases / name / PACKAGES_MARKER).read_text() for name in list_failed_builds(site)}
@@ -139,11 +139,11 @@ class Packages:
             return False
         earlier = site.releases / same[-1] / "venv"
         if (earlier / "bin").is_symlink():
-            # Code of the project may have set where that leads, and root would write there.
+            # The project's code can have set the target of this link, and root would write to it.
             return False
         self.venv.rmdir()
         run("install", ["cp", "--archive", "--link", str(earlier), str(self.venv)])
-        # These files name the folder that they are in.
+        # These files contain the path of their folder.
         for path in [*(self.venv / "bin").iterdir(), self.venv / "pyvenv.cfg"]:
             if path.is_file() and not path.is_symlink() and str(earlier) in (text := path.read_text(errors="replace")):
                 mode = path.stat().st_mode & 0o777
@@ -152,12 +152,12 @@ class Packages:
         return True
 
     def _write_requirements(self, locked: Path) -> Path:
-        """Return a file that both installers can read; a lock file of another tool is written out as requirements."""
+        """Return a file that both installers can read; a lock file of another tool is translated to requirements."""
         text = requirements_of(locked, self.wish)
         if text is None:
             return locked
         path = self.workspace.path / "requirements.txt"
-        # Only the installer, which runs as the site's user, reads the credentials that an address may have.
+        # An address can contain credentials, so only the site's user, as which the installer runs, can read the file.
         write_file(path, text, 0o640)
         shutil.chown(path, group=self.options["user"])
         return path

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Poetry's notation of versions, and which packages of a lock of Poetry 1 belong to the groups and extras asked for."""
+"""Translate Poetry's notation of versions, and find the packages of wanted groups and extras in a lock of Poetry 1."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def translate_versions(versions: str) -> str:
             return f"{sign}{version}"
         return f"=={version}" if version.endswith("*") or version.count(".") > 1 else f"=={version}.*"
 
-    # One of several ranges: what fits the last, the newest, is tried. Not all write a comma between two.
+    # Of several ranges, the last one is used, because it is the newest. The comma between two bounds can be missing.
     return ",".join(map(spell, re.findall(r"[<>=!~^]*\s*\d+(?:\.(?:\d+|\*))*", versions.split("||")[-1])))
 
 
@@ -41,7 +41,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def allows(constraint: str, version: str) -> bool:
-    """Whether a constraint admits a locked version; the numbers suffice to tell locked versions apart."""
+    """Return whether a constraint allows a locked version; the numbers suffice to distinguish locked versions."""
 
     def padded(parts: tuple[int, ...]) -> tuple[int, ...]:
         return (*parts, *[0] * (8 - len(parts)))
@@ -64,7 +64,7 @@ def allows(constraint: str, version: str) -> bool:
 
 
 def python_marker(constraint: str, negated: bool = False) -> str:
-    """A constraint on Python as a marker; one without bounds has none."""
+    """Return a constraint on Python as a marker; empty for one without bounds."""
     ranges = []
     for part in re.split(r"\|\|?", constraint):
         bounds = []
@@ -78,7 +78,7 @@ def python_marker(constraint: str, negated: bool = False) -> str:
 
 
 def join_markers(markers: list[str], word: str) -> str:
-    """Markers joined by one word, with parentheses where the other word is in one of them."""
+    """Join markers by one word, with parentheses around a marker that contains the other word."""
     other = " or " if word == "and" else " and "
     if len(markers) < 2:
         return "".join(markers)
@@ -86,12 +86,12 @@ def join_markers(markers: list[str], word: str) -> str:
 
 
 def drop_extras(markers: str, wanted) -> str:
-    """Markers with each extra as a condition that is always or never true: a file of requirements knows no extras."""
+    """Replace each extra in markers by an always true or false condition, as requirements files have no extras."""
     return EXTRA.sub(lambda extra: f'python_version {">=" if normalise(extra[1]) in wanted else "<"} "3"', markers)
 
 
 def _specs(value) -> list[dict]:
-    """A dependency as pyproject.toml and the lock write it: a version, a table, or several tables."""
+    """Return the tables of a dependency, which pyproject.toml and the lock write as a version or as tables."""
     each = value if isinstance(value, list) else [value]
     return [{"version": spec} if isinstance(spec, str) else spec for spec in each]
 
@@ -102,7 +102,7 @@ def _conditions(spec: dict) -> frozenset[str]:
 
 
 def find_roots(poetry: dict, lock: dict, groups, extras) -> list[tuple[str, dict]]:
-    """What [tool.poetry] requires in its main group, in the groups and by the extras asked for."""
+    """Return the requirements of [tool.poetry] in its main group, in the wanted groups and in the wanted extras."""
     known = {normalise(name): packages for name, packages in lock.get("extras", {}).items()}
     optional = {normalise(re.split(r"[\[ (]", name)[0]) for extra in extras for name in known[normalise(extra)]}
     sections = [poetry.get("dependencies", {}), *groups]
@@ -116,11 +116,11 @@ def find_roots(poetry: dict, lock: dict, groups, extras) -> list[tuple[str, dict
 
 
 class Walk:
-    """The packages that requirements lead to, each with the conditions under which each way leads there."""
+    """The packages that requirements lead to, each with the conditions of each way to it."""
 
     def __init__(self, packages: list[dict], wanted: list[tuple[str, dict]]) -> None:
         self.packages = packages
-        #: By the place of a package in the lock and one of its extras (None: itself), sets of conditions.
+        #: Sets of conditions by the place of a package in the lock and one of its extras (None: the package itself).
         self.ways: dict[tuple[int, str | None], set[frozenset[str]]] = {}
         self.pending = deque((name, spec, frozenset()) for name, spec in wanted)
         ambiguous = deque()
@@ -138,21 +138,21 @@ class Walk:
                 self._decide(*ambiguous.popleft(), told)
 
     def _candidates(self, name: str, spec: dict) -> list[int]:
-        """The places of the locked versions that fulfil a requirement, the newest first."""
+        """Return the places of the locked versions that satisfy a requirement, the newest first."""
         same = [place for place, package in enumerate(self.packages) if normalise(package["name"]) == normalise(name)]
         same.sort(key=lambda place: _numbers(self.packages[place]["version"]), reverse=True)
         allowed = [place for place in same if allows(spec.get("version", "*"), self.packages[place]["version"])]
         return same if len(same) == 1 else allowed or same
 
     def _decide(self, places: list[int], spec: dict, conditions: frozenset[str], told: set[int]) -> None:
-        """Follow a requirement that several locked versions of one package fulfil."""
+        """Follow a requirement that several locked versions of one package satisfy."""
         if told.issuperset(places):
-            # Requirements that only one of them fulfils have told which version is for which case.
+            # Requirements that only one version satisfies have decided which version is for which case.
             for place in places:
                 for way in list(self.ways[place, None]):
                     self._reach(place, spec, conditions | way)
             return
-        # Else the newest that supports the Python in use.
+        # Otherwise use the newest version that supports the Python in use.
         for place in places:
             supported = self.packages[place].get("python-versions", "*")
             marker = python_marker(supported)
@@ -166,14 +166,14 @@ class Walk:
             ways = self.ways.setdefault((place, extra), set())
             if any(way <= conditions for way in ways):
                 continue
-            # A way with fewer conditions makes the narrower ones needless.
+            # A way with fewer conditions includes the narrower ways.
             ways -= {way for way in ways if conditions <= way}
             ways.add(conditions)
             self.pending += [(name, each, conditions) for name, each in self._requires(self.packages[place], extra)]
 
     @staticmethod
     def _requires(package: dict, extra: str | None):
-        """What a package requires itself, or by one of its extras."""
+        """Return the requirements of a package, or of one of its extras."""
         listed = set()
         for line in next((lines for name, lines in package.get("extras", {}).items() if normalise(name) == extra), ()):
             name, more = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", line).groups()
@@ -190,9 +190,9 @@ class Walk:
                     yield name, {**spec, "markers": drop_extras(spec.get("markers", ""), {extra})}
 
     def markers(self) -> dict[int, str]:
-        """The markers of each package that is reached, by its place in the lock."""
+        """Return the markers of each reached package by its place in the lock."""
         return {
-            # A way without conditions is the only one left, and joins to nothing.
+            # A way without conditions is the only remaining way, and gives an empty marker.
             place: join_markers([join_markers(sorted(way), "and") for way in sorted(ways, key=sorted)], "or")
             for (place, extra), ways in self.ways.items()
             if extra is None

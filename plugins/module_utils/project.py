@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What can be seen of a Django project without running it."""
+"""Read a Django project without running it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 
-#: The database as `startproject` writes it, which no variable can move.
+#: The database as `startproject` writes it, which no variable of the environment can change.
 SQLITE = re.compile(r"""["']django\.db\.backends\.sqlite3["']""")
-#: What may give settings another database: the environment, a file, or a module that startproject does not import.
+#: Code that can set another database: it reads the environment or a file, or imports a module that startproject
+#: does not.
 CONFIGURABLE = re.compile(
     r"""(?i)env|postgres|open\(|read_text|globals\(|DATABASES\[
     |^\s*(?:from|import)\s+(?!(?:__future__|pathlib|os|sys|re|datetime|logging|warnings|django)\b)""",
@@ -21,7 +22,7 @@ CONFIGURABLE = re.compile(
 
 
 def find_project(top: Path, subdirectory: str) -> Path:
-    """The folder of manage.py: the one that is meant, else the top, else the one folder below that has it."""
+    """Return the folder of manage.py: the selected one, else the top, else the only folder below that has it."""
     found = [top / subdirectory] if (top / subdirectory / "manage.py").is_file() else []
     if not subdirectory and not found:
         found = sorted(path.parent for path in top.glob("*/manage.py"))
@@ -38,10 +39,10 @@ def find_project(top: Path, subdirectory: str) -> Path:
 
 
 def settings_of(project: Path, option: str) -> str:
-    """The settings module: the one that is meant, else what manage.py names."""
+    """Return the settings module: the selected one, else that of manage.py."""
     manage = re.sub(r"(?m)^\s*#.*$", "", (project / "manage.py").read_text(errors="replace"))
     named = re.findall(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", manage)
-    # Some choose others for tests first.
+    # Some projects name a settings module for tests first.
     named.sort(key=lambda module: "test" not in module.rpartition(".")[2])
     if not (option or named):
         raise StepError("source", "manage.py does not name a settings module", "Set django_settings_module.")
@@ -49,7 +50,7 @@ def settings_of(project: Path, option: str) -> str:
 
 
 def others(project: Path, module: str) -> str:
-    """The other modules of a package of settings, for a message; nothing where settings are one file."""
+    """Return the other modules of a package of settings, for a message; empty where the settings are one file."""
     package, _dot, name = module.rpartition(".")
     folder = project.joinpath(*package.split("."))
     if "settings" not in package:
@@ -59,11 +60,11 @@ def others(project: Path, module: str) -> str:
 
 
 def refuse_settings(project: Path, module: str, files: set[Path]) -> None:
-    """Refuse settings that are not there, or that know no database but SQLite; `files` are still to come."""
+    """Refuse settings that are missing or support only SQLite; the build adds `files` later."""
     path = project.joinpath(*module.split("."))
     package = project / module.split(".")[0]
     if not package.is_dir():
-        # It may come with a package, or from a folder that manage.py adds to the path.
+        # The module can be in a package, or in a folder that manage.py adds to the path.
         return
     places = [path.with_suffix(".py"), path / "__init__.py"]
     if not any(place.is_file() or place in files for place in places):

@@ -1,10 +1,10 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Programs that run inside the project, under its Python and its environment.
+"""Run inside the project, with its Python and its environment.
 
-`compose_program` of module_utils/project_shell.py sends the text of this file there, so nothing of the collection may
-be imported. Most run by `manage.py shell`; those take their arguments as a dictionary, and report facts by `answer`,
-once or more often.
+`compose_program` of module_utils/project_shell.py sends the text of this file to the project, so it must not import
+modules of the collection. Most functions run by `manage.py shell`; those take their arguments as a dictionary, and
+report facts by one or more calls of `answer`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 
 
 def secret_key(arguments, answer):
-    """Report what tells a SECRET_KEY that is not from the environment from others, and whether Django finds it weak."""
+    """Report a digest of a SECRET_KEY that is not from the environment, and whether Django considers it weak."""
     from django.conf import settings
 
     key = str(settings.SECRET_KEY)
@@ -34,7 +34,7 @@ def secret_key(arguments, answer):
 
 
 def examine(arguments, answer):
-    """Report the settings, collect the static files and run the checks; in one process, as its start takes longest."""
+    """Report the settings, collect the static files and run the checks; in one process, because its start is slow."""
     from django.conf import settings
     from django.core.management import call_command
     from django.core.management.base import SystemCheckError
@@ -43,7 +43,7 @@ def examine(arguments, answer):
     secret_key(arguments, answer)
     answer(settings_of_release(arguments["host"]))
     collects = "django.contrib.staticfiles" in settings.INSTALLED_APPS and arguments["collectstatic"]
-    # A place outside the release is refused later, by its setting.
+    # The check of the settings refuses a folder outside the release later.
     inside = os.path.realpath(settings.STATIC_ROOT or "/").startswith(arguments["path"] + "/")
     elsewhere = "//" in (settings.STATIC_URL or "")
     if collects and (inside or elsewhere):
@@ -53,7 +53,7 @@ def examine(arguments, answer):
     try:
         call_command("check", deploy=True, fail_level=arguments["check_level"], no_color=True)
     except (Error, SystemCheckError) as error:
-        # A check may need tables that the migrations create; it runs again after them.
+        # A check can need tables that the migrations create; it runs again after them.
         if not pending or (recorded and isinstance(error, SystemCheckError)):
             raise
         answer({"unchecked": str(error)})
@@ -94,7 +94,7 @@ def settings_of_release(host):
 
 
 def pending_migrations():
-    """Whether there are any; those that the database records; the names of all in the source, None if unknown."""
+    """Return whether migrations are pending, the recorded ones, and all names in the source (None if unknown)."""
     recorded = set()
     try:
         from django.db import connection
@@ -109,12 +109,12 @@ def pending_migrations():
         )
         return pending, recorded, [".".join(node) for node in loader.disk_migrations]
     except Exception:
-        # migrate reports errors of migrations and of the database better.
+        # The module migrate reports errors of migrations and of the database better.
         return True, recorded, None
 
 
 class Plan:
-    """What the database lacks of this release, or what another release, whose migrations are `known`, does not have."""
+    """The migrations to apply for this release, or to undo for another release, whose migrations are `known`."""
 
     def __init__(self, known):
         from django.db import connection
@@ -124,9 +124,9 @@ class Plan:
         self.loader = loader = self.executor.loader
         recorded = set(self.executor.recorder.applied_migrations())
         self.known = {tuple(name.split(".", 1)) for name in known or ()}
-        #: Apps of which the other release has migrations that this one squashed and no longer has.
+        #: Apps with migrations of the other release that this release has squashed and removed.
         self.squashed = {app for app, name in (self.known & recorded) - set(loader.disk_migrations)}
-        #: Squashes of applied migrations, which are only to be recorded.
+        #: Squashes of applied migrations, which need only be recorded.
         self.squashes, self.steps = [], []
         if known is None:
             self.steps = self.executor.migration_plan(loader.graph.leaf_nodes())
@@ -223,7 +223,7 @@ def tables_of_database(rows_of_large):
 
 
 def migrate(arguments, answer):
-    """Apply the migrations; one gives up when a lock is not to be had in time."""
+    """Apply the migrations; a migration fails when it does not get a lock in time."""
     from django.core.management import call_command
 
     with lock_timeout(arguments["lock_timeout"]):
@@ -231,15 +231,16 @@ def migrate(arguments, answer):
 
 
 def undo_migrations(arguments, answer):
-    """Undo what the other release does not have."""
+    """Undo the migrations that the other release does not have."""
     plan = Plan(arguments["known"])
     with lock_timeout(arguments["lock_timeout"]):
         plan.executor.migrate([], plan=plan.steps)
 
 
 def lock_timeout(timeout):
-    """Limit the waits for locks, except of statements for which nobody waits: on the connection itself, as OPTIONS of
-    the settings or the environment would replace a limit from outside.
+    """Limit the time that statements wait for locks, except those that block no others.
+
+    The limit is set on the connection, because OPTIONS of the settings or the environment would replace any other.
     """
     from django.db import connection
     from django.db.backends.signals import connection_created
@@ -253,7 +254,7 @@ def lock_timeout(timeout):
         found = re.match(index, str(sql))
         if not found:
             return execute(sql, params, many, context)
-        # It waits for all transactions before it, and nothing waits for it.
+        # This statement waits for all earlier transactions, and no other waits for it.
         with connection.cursor() as cursor:
             cursor.execute(
                 """
@@ -261,7 +262,7 @@ def lock_timeout(timeout):
                 WHERE NOT i.indisvalid AND c.relname = %s AND pg_table_is_visible(c.oid)""",
                 [found[2]],
             )
-            # An index that was broken off would be in the way of the next.
+            # The invalid index of an interrupted statement would block the next attempt.
             left = cursor.fetchone() if found[1].upper() == "CREATE" else None
             if left:
                 cursor.execute(f"DROP INDEX CONCURRENTLY {left[0]}")
@@ -276,7 +277,7 @@ def lock_timeout(timeout):
 
 
 def open_transactions(arguments, answer):
-    """Report transactions of others that are open for more than a second; of another role the query is not shown."""
+    """Report other transactions that have been open for over a second; PostgreSQL hides queries of other roles."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -306,14 +307,14 @@ def tables_of_models(arguments, answer):
         meta = model._meta
         table = meta.db_table.split(".")[-1].strip('"')
         tables.setdefault(table, {}).update({field.column: field.null for field in meta.local_concrete_fields})
-        # Since Django 5.0.
+        # Django has has_db_default since 5.0.
         filled = [field.column for field in meta.local_concrete_fields if getattr(field, "has_db_default", bool)()]
         defaults.setdefault(table, []).extend(filled)
     answer({"tables": tables, "defaults": defaults})
 
 
 def compress(folder, kept):
-    """Compress the files whose names come in: by a copy of what an earlier release has in `kept`, or anew."""
+    """Compress the files named on the standard input, or copy the compressed file of an earlier release from `kept`."""
     brotli = shutil.which("brotli")
     for name in os.fsdecode(sys.stdin.buffer.read()).split("\n")[:-1]:
         path, before = os.path.join(folder, name), os.path.join(kept, name)

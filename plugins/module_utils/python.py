@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Find out which Python a project requires."""
+"""Find the versions of Python that a project requires."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISTRIBUTION = "/usr/bin/python3"
 
 
 def debian_pip() -> str:
-    """Return the wheel of pip that Debian has for its virtual environments."""
+    """Return the wheel of pip that Debian installs into virtual environments."""
     found = sorted(glob.glob("/usr/share/python-wheels/pip-*.whl"))
     if not found:
         raise StepError("install", "Debian's pip wheel is missing", "Install the package python3-pip-whl.")
@@ -27,7 +27,7 @@ def debian_pip() -> str:
 
 
 def wanted(project: Path, top: Path) -> tuple[str, str]:
-    """Return the versions that the source requires, as in requires-python, and the file that says so; or empty."""
+    """Return the versions that the source requires, as in requires-python, and the file that has them; or empty."""
     for folder in list_folders(project, top):
         pin = folder / ".python-version"
         for line in pin.read_text(errors="replace").splitlines() if pin.is_file() else ():
@@ -58,7 +58,7 @@ def wanted(project: Path, top: Path) -> tuple[str, str]:
 
 
 def fits(version: str, versions: str, where: str) -> bool:
-    """Whether a version is one of the required ones, which the file or the variable `where` names."""
+    """Return whether a version is one of the required ones, which come from the file or the variable `where`."""
     try:
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
     except ImportError:

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Find the file that names what a project requires, and what decides about the packages that are installed."""
+"""Find the requirements file of a project, and all inputs that decide which packages are installed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ansible_collections.django_vps.stack.plugins.module_utils.lock_files import
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import normalise
 
-#: Lock files first: they name the versions that were tested.
+#: Known files; lock files come first, because they contain the tested versions.
 KNOWN = (*LOCKS, "requirements.txt", "pyproject.toml")
 
 PDM_EXPORT = "pdm export --prod -o requirements.txt"
 
-#: Lines that include another file of requirements.
+#: Lines that include another requirements file.
 INCLUDED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)", re.MULTILINE)
-#: Lines whose package may change while the line stays the same.
+#: Lines whose package can change although the line stays the same.
 MOVING = re.compile(
     r"""^\s*(?:-e|--editable|[./~]|file:|\S+\.(?:whl|zip|tar\.gz)\b)|@\s*(?:\.|/|file:)|git\+(?!\S*@[0-9a-f]{40}\b)"""
     r"""|source = \{ (?:editable|directory|path) =""",
     re.MULTILINE,
 )
-#: Relative paths in a line of requirements: after -e, as a line of its own, as an archive, or after a name and @.
+#: Relative paths in requirements: after -e, as the whole line, as an archive, or after a name and @.
 RELATIVE = re.compile(
     r"^\s*(?:-e|--editable)[ =]?\s*(?![/~]|\S+:)([^\s\[;#]+)"
     r"|^\s*(\.[^\s\[;#]*|[^\s\[;#:/-][^\s\[;#:]*\.(?:whl|zip|tar\.gz))"
@@ -42,20 +42,20 @@ RELATIVE = re.compile(
 
 
 def list_folders(project: Path, top: Path) -> list[Path]:
-    """Return the folder of manage.py and those above it, up to the top of the source."""
+    """Return the folder of manage.py and its parents, up to the top of the source."""
     return [folder for folder in (project, *project.parents) if folder == top or top in folder.parents]
 
 
 def find_requirements(project: Path, top: Path, wanted: str, wish: Wish | None = None) -> Path:
-    """Return the file to install from: the wanted one, else the first known one of the nearest folder with any."""
+    """Return the file to install from: the wanted one, else the first known file in the nearest folder that has any."""
     folders = list_folders(project, top)
-    # Files to take if there is no other one.
+    # Files to use if there is no other.
     rest = []
     for place, folder in enumerate(folders):
         for name in (wanted,) if wanted else KNOWN:
             path = folder / name
             if name == "uv.lock" and not path.is_file():
-                # The members of a workspace share the lock of its root.
+                # All members of a workspace use the lock of its root.
                 path = next((above / name for above in folders[place + 1 :] if is_member(folder, above)), path)
             if not path.is_file():
                 continue
@@ -87,14 +87,14 @@ def find_requirements(project: Path, top: Path, wanted: str, wish: Wish | None =
 
 
 def names_requirements(path: Path, wish: Wish | None) -> bool:
-    """Whether a pyproject.toml says what to install; many only describe the project for its tools."""
+    """Return whether a pyproject.toml contains requirements; many contain only the configuration of tools."""
     project = read(path).get("project", {})
     dynamic = "dependencies" in project.get("dynamic", [])
     return bool(project.get("dependencies") or dynamic or (wish and (wish.groups or wish.extras)))
 
 
 def is_member(folder: Path, root: Path) -> bool:
-    """Whether a folder is a member of the workspace of uv that has its lock in another one."""
+    """Return whether a folder is a member of the uv workspace that has its lock in `root`."""
     if not (root / "uv.lock").is_file() or not (folder / "pyproject.toml").is_file():
         return False
     workspace = read(root / "pyproject.toml").get("tool", {}).get("uv", {}).get("workspace", {})
@@ -106,7 +106,7 @@ def is_member(folder: Path, root: Path) -> bool:
 
 
 def refuse_incomplete(path: Path, wanted: str) -> None:
-    """Refuse a file that only the tool that it was written for can read completely."""
+    """Refuse a file that only its own tool can read completely."""
     if path.name == "uv.lock" and not path.with_name("pyproject.toml").is_file():
         raise StepError("source", "there is no pyproject.toml beside uv.lock", "Commit both.")
     if path.name != "pyproject.toml":
@@ -135,16 +135,16 @@ def refuse_incomplete(path: Path, wanted: str) -> None:
 
 
 def find_member(lock: Path, project: Path) -> Path:
-    """Return the folder of the package to install from a uv.lock: in a workspace each member has its own."""
+    """Return the folder of the package to install from a uv.lock; in a workspace each member is a package."""
     return next(
         (folder for folder in list_folders(project, lock.parent) if is_member(folder, lock.parent)), lock.parent
     )
 
 
 def find_root_package(path: Path, project: Path) -> Path | None:
-    """Return the folder of a Poetry project to install itself, as manage.py would not find its packages.
+    """Return the folder of a Poetry project that must itself be installed, so that manage.py finds its packages.
 
-    Only a project that says where they are or has them in src/: many have a root that is no package (--no-root).
+    Only a project that sets their place or has them in src/ is one; many have a root that is no package (--no-root).
     """
     facts = read(path.with_name("pyproject.toml")) if path.name == "poetry.lock" else {}
     poetry = facts.get("tool", {}).get("poetry", {})
@@ -162,7 +162,7 @@ def find_root_package(path: Path, project: Path) -> Path | None:
 
 
 def read_texts(path: Path, wish: Wish = NO_WISH, within: tuple[Path, ...] = ()) -> list[str | None]:
-    """Read a file of requirements and those that it includes; None stands for one that cannot be read."""
+    """Read a requirements file and the files that it includes; None stands for a file that cannot be read."""
     if path in within or not path.is_file():
         return [None]
     text = requirements_of(path, wish)
@@ -173,7 +173,7 @@ def read_texts(path: Path, wish: Wish = NO_WISH, within: tuple[Path, ...] = ()) 
 
 
 def read_inputs(path: Path, wish: Wish = NO_WISH, project: Path | None = None) -> list[str] | None:
-    """Read the texts that decide which packages are installed; None when more decides, such as a local folder."""
+    """Read the texts that decide which packages are installed; None when others do too, such as a local folder."""
     project = project or path.parent
     if is_package(path) or find_root_package(path, project):
         return None
@@ -184,14 +184,14 @@ def read_inputs(path: Path, wish: Wish = NO_WISH, project: Path | None = None) -
 
 
 def find_base(path: Path, project: Path, top: Path) -> Path:
-    """Return the folder to run an installer in, which takes relative paths from there.
+    """Return the working directory for an installer, from which it resolves relative paths.
 
-    It is the file's own where the paths lead to packages from it, else one above, as `-e .` of
+    It is the folder of the file if the paths lead to packages from there, else one above, because `-e .` in
     requirements/production.txt means the top.
     """
     if path.name == "pyproject.toml":
         return path.parent
-    # The paths of lock files are written in full.
+    # Translated lock files have absolute paths.
     texts = [] if path.name in LOCKS else read_texts(path)
     paths = ["".join(found) for text in texts if text for found in RELATIVE.findall(text)]
     if not paths:

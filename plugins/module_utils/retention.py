@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Remove the releases beyond those to keep, and the assets that no release has any more."""
+"""Remove old releases, and the assets that no release has any more."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
 
 def prune_releases(site: Site, release: str, keep: int, running: set[str]) -> tuple[list[str], str]:
-    """Remove releases beyond those to keep, and older ones that were never live; none that is needed.
+    """Remove releases beyond the number to keep, and older ones that were never live, but none that is needed.
 
-    Returns the ids of the removed releases, and a message when files of theirs could not be removed.
+    Returns the ids of the removed releases, and a message when some of their files could not be removed.
     """
     complete, switches = site.complete_releases(), site.switches()
     needed = {release, site.live, *running, *(entry["from"] for entry in switches[-1:])}
     needed.add(site.previous(release))
-    # Those that were live last stay longest.
+    # The releases that were live last are kept longest.
     lived = list(dict.fromkeys(entry["to"] for entry in reversed(switches) if entry["to"] in complete))
     kept = {*lived[:keep], *needed, *(name for name in complete if name > release)}
     removed = [name for name in complete if name not in kept]
@@ -32,6 +32,6 @@ def prune_releases(site: Site, release: str, keep: int, running: set[str]) -> tu
         try:
             remove_tree(site.removed)
         except StepError as error:
-            # No reason to call a release bad.
+            # This error must not mark a release as bad.
             return removed, str(error)
     return removed, ""

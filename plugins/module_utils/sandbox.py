@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The folders of a release in the making, and the sandbox in which programs work on them."""
+"""Run programs in a sandbox on the folders of an incomplete release."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ansible_collections.django_vps.stack.plugins.module_utils.commands import r
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import give_to_root
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: Debian's store is what the administrator trusts; both installers bring stores of their own.
+#: Debian's store of CAs, which the administrator controls; both installers bring their own stores.
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
-# What a build may do: write its own folder and the site's cache, and reach the network for packages.
+# A build may write its own folder and the site's cache, and use the network for packages.
 PROPERTIES = (
     "ProtectSystem=strict",
     "ProtectHome=yes",
     "PrivateTmp=yes",
-    # On the disk: /tmp may be of memory, and smaller than what is unpacked.
+    # On the disk, because /tmp can be in memory and too small for unpacked packages.
     "Environment=TMPDIR=/var/tmp",
     "PrivateDevices=yes",
     "ProtectKernelTunables=yes",
@@ -28,27 +28,27 @@ PROPERTIES = (
     "NoNewPrivileges=yes",
     "CapabilityBoundingSet=",
     "RestrictSUIDSGID=yes",
-    # The cloud's metadata service hands out credentials.
+    # The metadata service of a cloud returns credentials.
     "IPAddressDeny=169.254.169.254",
     "UMask=0027",
-    # The live site comes first; niceness counts where there are no weights, as in a container.
+    # The live site has priority; Nice is for hosts without weights, such as containers.
     "CPUWeight=20",
     "IOWeight=20",
     "Nice=10",
-    # A program that hangs must not hold the site's lock for ever.
+    # A program that hangs must not hold the site's lock forever.
     "RuntimeMaxSec=1800",
 )
 
 
 class Workspace:
-    """The folders of one release, and how programs run in them."""
+    """The folders of one release, and the environment of the programs that work on them."""
 
     def __init__(self, site: Site, release: str, options: dict) -> None:
         self.site = site
         self.options = options
         self.path = site.releases / release
         self.code = self.path / "code"
-        #: The folder of manage.py, once the source is there.
+        #: The folder of manage.py, once the source is unpacked.
         self.project = self.code
         self.venv = self.path / "venv"
         self.static = self.path / "static"
@@ -58,9 +58,9 @@ class Workspace:
         self.git_key = self.path / "git_key"
 
     def run_sandboxed(self, step: str, *argv: str, as_project: bool = False, writes: str = "", **options) -> str:
-        """Run a program as the site's user that can write only this release, the cache and the folder `writes`.
+        """Run a program as the site's user, which can write only to this release, the cache and the folder `writes`.
 
-        With `as_project` it has the environment of the release and finds the programs of its packages.
+        With `as_project` the program has the environment of the release and finds the programs of its packages.
         """
         environment = {
             "HOME": self.cache,
@@ -82,7 +82,7 @@ class Workspace:
             f"Group={user}",
             f"CacheDirectory={user}",
             f"ReadWritePaths={self.path} {writes}".rstrip(),
-            # Not as arguments: every user can read those, and the properties of units.
+            # In a file, because every user can read arguments and the properties of units.
             f"EnvironmentFile={self.build_environment}",
         )
         if self.git_key.exists():
@@ -102,13 +102,13 @@ class Workspace:
                 *(f"--property={line}" for line in properties),
                 *(f"--setenv={name}={value}" for name, value in environment.items()),
                 f"--working-directory={self.project if self.project.is_dir() else self.path}",
-                # systemd would expand variables in the arguments.
+                # Doubled, because systemd would expand variables in the arguments.
                 *(word.replace("$", "$$") for word in argv),
             ],
             **options,
         )
 
     def protect(self, folder: Path) -> None:
-        """Make a folder root's, with all that is in it, and let only the site read it."""
+        """Make root the owner of a folder with its content, and let only the site's user read it."""
         give_to_root(folder, self.options["user"])
         folder.chmod(0o750)

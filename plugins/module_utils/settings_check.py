@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the settings of a project have to change before its release can go live."""
+"""Check the settings of a project, and return what must change before its release can go live."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 
-# An empty folder is kept in git by one of these.
+# Files that keep an empty folder in git.
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing is there except what keeps an empty folder in git."""
+    """Return whether the path is missing, or a folder without files except those that keep it in git."""
     if path.is_dir():
         return not {entry.name for entry in path.iterdir()} - PLACEHOLDERS
     return not os.path.lexists(path)
@@ -35,7 +35,7 @@ class Settings:
     shared: Path
 
     def findings(self) -> list[str]:
-        """What is unsafe, loses data, or leaves visitors without files."""
+        """Return the settings that are unsafe, lose data, or leave clients without files."""
         static_url = self.facts["static_url"] if self.facts["collects"] else ""
         media_url = self.facts["media_url"] if self.facts["media_root"] else ""
         return [
@@ -59,7 +59,7 @@ class Settings:
                 f"MEDIA_ROOT is not set, so nothing can be uploaded to {field}; read it:"
                 " MEDIA_ROOT = os.environ['MEDIA_ROOT']"
             )
-        # Under ASGI each request has a thread of its own, and leaves the connection behind that it keeps.
+        # Under ASGI each request has its own thread, whose persistent connection stays open.
         if "asgi" in application and facts["kept"]:
             yield (
                 f"CONN_MAX_AGE is not 0 for {', '.join(facts['kept'])}: under ASGI each request would leave its"
@@ -91,7 +91,7 @@ class Settings:
             )
 
     def parts_of_database(self) -> str:
-        """For a project that reads no DATABASE_URL; the address of a database on another host is in a file."""
+        """Return advice for a project that does not read DATABASE_URL; a file has the address of a remote database."""
         if len(self.facts["parts"]) < 3:
             return ""
         return (
@@ -109,10 +109,10 @@ class Settings:
 
     @property
     def static_root(self) -> Path | None:
-        """Where the static files really are, without dots and links; None where another server has them."""
+        """Return the folder of the static files, with dots and links resolved; None where another server has them."""
         root = Path(os.path.realpath(self.facts["static_root"])) if self.facts["static_root"] else None
         if urlsplit(self.facts["static_url"]).netloc and (root is None or not root.is_dir()):
-            # Another server has the files, such as S3.
+            # Another server, such as S3, has the files.
             return None
         return root
 
@@ -139,7 +139,7 @@ class Settings:
 
     @property
     def media_inside(self) -> Path | None:
-        """The folder of uploads, if it is inside the source."""
+        """Return the folder of uploads, if it is inside the source."""
         root = Path(os.path.realpath(self.facts["media_root"]))
         inside = self.facts["media_root"] and root.is_relative_to(os.path.realpath(self.code))
         return root if inside and not root.is_relative_to(os.path.realpath(self.options["media"])) else None
@@ -155,12 +155,12 @@ class Settings:
             )
 
     def is_unused(self, field: str) -> bool:
-        """Whether a field has the default place of FileField, as in an app of which the project uses other parts."""
+        """Return whether a field has the default place of FileField, so that its app may be used for other features."""
         location = Path(os.path.realpath(self.facts["stored"][field]))
         return not self.facts["media_root"] and location == self.project.resolve()
 
     def storage_findings(self) -> Iterator[str]:
-        """Files that a project keeps elsewhere than among its uploads."""
+        """Yield a finding for each place outside the folder of uploads where the project stores files."""
         writable = [self.options["media"], self.shared, self.facts["media_root"] or "/nowhere"]
         code = os.path.realpath(self.code)
         for field, location in self.facts["stored"].items():
@@ -176,7 +176,7 @@ class Settings:
             )
 
     def sharing_findings(self) -> Iterator[str]:
-        """Files that one of several hosts takes and the others have to serve."""
+        """Yield a finding for files that one of several hosts receives and the others must serve."""
         if not self.options["several"]:
             return
         if self.options["shared_paths"] and not is_shared(str(self.shared)):

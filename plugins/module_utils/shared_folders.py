@@ -14,7 +14,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.settings_check im
 
 
 def link_shared_paths(workspace: Workspace) -> None:
-    """Replace the folders that the project writes by links to ones that outlive the release."""
+    """Replace the folders that the project writes by links to folders that are kept when the release is removed."""
     uid, gid = pwd.getpwnam(workspace.options["user"])[2:4]
     for name in workspace.options["shared_paths"]:
         path = workspace.code / name
@@ -26,7 +26,7 @@ def link_shared_paths(workspace: Workspace) -> None:
             )
         folder = workspace.site.home / "shared"
         for part in ("", *Path(name).parts):
-            # In a folder of the site, a link may lead root anywhere.
+            # In a folder that the site can write, a link could lead root to any path.
             if folder.is_symlink() or (folder.exists() and part and folder.lstat().st_uid != os.geteuid()):
                 raise StepError(
                     "source",
@@ -42,16 +42,16 @@ def link_shared_paths(workspace: Workspace) -> None:
 
 
 def move_media(workspace: Workspace, root: Path) -> None:
-    """Replace the folder where a project keeps its uploads by a link to the shared one."""
+    """Replace the folder of the project's uploads by a link to the shared one."""
     shared = Path(os.path.realpath(workspace.options["media"]))
     if not is_free(root):
-        # Such as default pictures. Uploads of the same name are newer and stay, as do modes of folders.
+        # Files such as default pictures; --no-clobber keeps newer uploads of the same name and modes of folders.
         copy = ("cp", "--recursive", "--no-clobber", f"{root}/.", str(shared))
         workspace.run_sandboxed("media", *copy, writes=str(shared))
     _replace_by_link(workspace, "media", root, shared)
 
 
 def _replace_by_link(workspace: Workspace, step: str, path: Path, target: Path) -> None:
-    # As the site's user: the project's code may have changed this path.
+    # This runs as the site's user, because the project's code can have changed this path.
     link = 'rm -rf "$1" && mkdir -p "$(dirname "$1")" && ln -s "$2" "$1"'
     workspace.run_sandboxed(step, "sh", "-c", link, "sh", str(path), str(target))

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The folder of a site: its releases, the one that is live, and the journal of the switches."""
+"""Read and write the folder of a site: its releases, the live release, and the journal of the switches."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pathlib import Path
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import remove_tree, write_file
 
-#: What makes a release complete; roles and templates use the same name.
+#: The file that marks a release as complete; roles and templates use the same name.
 MARKER = "release.json"
 
 
 class Site:
-    """The releases of a site, the one that is live, and the journal."""
+    """The releases of a site, the live one, and the journal."""
 
     def __init__(self, home: str) -> None:
         self.home = Path(home)
         self.releases = self.home / "releases"
         self.current = self.home / "current"
         self.journal = self.home / "journal"
-        #: Releases to remove; the next run removes what a run that died has left here.
+        #: The folder of releases to remove; the next run removes those that an interrupted run has left here.
         self.removed = self.home / ".removed"
 
     def discard(self, release: str) -> str:
-        """Remove what a build has left; what cannot be removed is moved away, and the message says so."""
+        """Remove the files of a build; if they cannot be removed, move them away and return a message."""
         path = self.releases / release
         try:
             remove_tree(path)
@@ -43,18 +43,18 @@ class Site:
 
     @property
     def live(self) -> str | None:
-        """Id of the release that `current` names."""
+        """Return the id of the release that `current` points to."""
         try:
             return Path(os.readlink(self.current)).name
         except OSError:
             return None
 
     def describe_live(self) -> str:
-        """Return a sentence about the release that is live after a step has failed."""
+        """Return a sentence about the live release for the message of a failed step."""
         return f"{self.live} goes on serving." if self.live else "No release is live yet."
 
     def facts(self, release: str) -> dict | None:
-        """Return what the marker of a release says; None when the release is not complete."""
+        """Return the content of the marker of a release; None when the release is not complete."""
         try:
             return json.loads((self.releases / release / MARKER).read_text())
         except (OSError, ValueError):
@@ -67,7 +67,7 @@ class Site:
         return sorted(entry.name for entry in self.releases.iterdir() if self.facts(entry.name) is not None)
 
     def find_interpreter(self, release: str) -> str:
-        """Return the interpreter that a release was built with; empty when it is gone or another version is there."""
+        """Return the interpreter that a release was built with; empty when it is missing or has another version."""
         venv = self.releases / release / "venv"
         python = os.path.realpath(venv / "bin/python")
         versions = [path.name for path in (venv / "lib").glob("python3.*")]
@@ -81,7 +81,7 @@ class Site:
         write_file(self.releases / release / MARKER, json.dumps(known, indent=2) + "\n")
 
     def previous(self, release: str) -> str | None:
-        """Return the good release that was live before this one; those that were rolled back do not count."""
+        """Return the good release that was live before this one; releases that were rolled back do not count."""
         switches, name = self.switches(), release
         while name:
             before = [entry["from"] for entry in switches if entry["to"] == name and entry["from"] < name]
@@ -93,12 +93,12 @@ class Site:
 
     @property
     def last_left(self) -> str:
-        """Id of the release that was live until the last switch, whose run may have died before it recorded it."""
+        """Return the release that was live until the last switch, which an interrupted run may not have recorded."""
         last = (self.switches() or [{"from": "", "to": ""}])[-1]
         return last["from"] if last["to"] == self.live else last["to"]
 
     def switches(self) -> list[dict]:
-        """Read the journal: one entry for each switch, oldest first. A line that a crash cut short is no entry."""
+        """Read the journal: one entry for each switch, oldest first. A line that a crash truncated is no entry."""
         entries = []
         with contextlib.suppress(OSError):
             for line in self.journal.read_text(errors="replace").splitlines():
@@ -118,7 +118,7 @@ class Site:
         }
         with self.journal.open("a+") as journal:
             journal.seek(0)
-            # After a line that a crash cut short.
+            # Begin a new line after a line that a crash truncated.
             begun = not f"\n{journal.read()}".endswith("\n")
             journal.write("\n" * begun + json.dumps(entry) + "\n")
             journal.flush()
@@ -126,5 +126,5 @@ class Site:
 
     @property
     def last_recorded(self) -> str:
-        """Id of the release that went live last, according to the journal."""
+        """Return the id of the release that went live last, according to the journal."""
         return next((entry["to"] for entry in reversed(self.switches())), "")

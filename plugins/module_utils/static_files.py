@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Bring the static files of a release to where the web server reads them."""
+"""Move the static files of a release to the folder from which nginx serves them, and compress them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.assets import lis
 from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
 
-#: Kinds of files that compression makes smaller, and the size from which on it is worth it.
+#: Types of files that compression makes smaller, and the smallest size worth compressing.
 COMPRESSIBLE = frozenset(
     f".{kind}" for kind in ("css", "eot", "htm", "html", "js", "json", "map", "mjs", "otf", "svg", "ttf", "txt", "xml")
 )
@@ -20,14 +20,14 @@ MIN_COMPRESS_BYTES = 1024
 
 
 def move_static_files(workspace: Workspace, root: Path) -> None:
-    """Move files that the project collects into its own folder, which the web server may not read."""
+    """Move collected files from a folder of the project, which nginx cannot read."""
     if root != Path(os.path.realpath(workspace.static)):
         move = 'cp -a "$1/." "$2/" && rm -rf "$1" && ln -s "$2" "$1"'
         workspace.run_sandboxed("collectstatic", "sh", "-c", move, "sh", str(root), str(workspace.static))
 
 
 def compress_static_files(workspace: Workspace) -> None:
-    """Compress once and not for each request; where names have a hash, no page refers to the files without one."""
+    """Compress files once and not for each request; files whose copy has a hash in its name are not requested."""
     static = workspace.static
     every = (str(path.relative_to(static)) for path in static.rglob("*") if path.is_file())
     names = list_hashed_assets(static) or every

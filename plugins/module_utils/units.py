@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keep a systemd unit enabled, running and as new as its files."""
+"""Keep a systemd unit enabled, running and up to date with its files."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ PROPERTIES = (
     *(f"{stamp}Monotonic" for stamp in STAMPS),
 )
 DROP_INS = "/etc/systemd/system"
-#: The kernel stamps files with its last tick, which may be this far back (100 Hz).
+#: Longest time between a change of a file and its timestamp, which is that of the last tick of the kernel (100 Hz).
 TICK_NS = 10_000_000
-#: Seconds that a process must live to count as started, where it cannot report it itself.
+#: Seconds that a process must live to count as started, if it does not notify systemd.
 START_GRACE_SECONDS = 0.5
 
 
 class UnitError(ModuleError):
-    """The unit is not as it should be."""
+    """A unit that is not in the wanted state."""
 
-    #: Name of the unit, and the files that could not be put back after its failure.
+    #: Name of the unit, and the files that could not be restored after its failure.
     unit = ""
     not_put_back: Sequence[str] = ()
 
@@ -63,7 +63,7 @@ def wall_ns() -> int:
 
 
 def monotonic_ns() -> int:
-    """Read the clock that systemd's Monotonic stamps are read from."""
+    """Read the clock of systemd's Monotonic timestamps."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
@@ -71,12 +71,12 @@ def wall_stamp(text: str) -> int:
     """Convert `Tue 2026-01-06 12:00:00.123456 UTC`, as `--timestamp=us+utc` prints it, to nanoseconds."""
     _weekday, day, clock, _zone = text.split()
     moment = datetime.fromisoformat(f"{day}T{clock}+00:00")
-    # A float holds more than microseconds, but not all of them exactly.
+    # A float cannot hold nanoseconds exactly, so the result is rounded to microseconds.
     return round(moment.timestamp() * 10**6) * 1000
 
 
 def walk(paths: Iterable[str] | None) -> Iterator[Hit]:
-    """Yield each path with its stat: links and their targets both, folders with all that is in them."""
+    """Yield each path with its stat: links as well as their targets, folders with their content."""
     todo, seen = list(paths or []), set()
     while todo:
         path = todo.pop()
@@ -84,7 +84,7 @@ def walk(paths: Iterable[str] | None) -> Iterator[Hit]:
             try:
                 st = os.stat(path, follow_symlinks=follow)
                 yield path, st, follow
-                # Links may lead in circles.
+                # Links can form circles.
                 if stat.S_ISDIR(st.st_mode) and (st.st_dev, st.st_ino) not in seen:
                     seen.add((st.st_dev, st.st_ino))
                     todo += [entry.path for entry in os.scandir(path)]
@@ -98,7 +98,7 @@ class Unit:
         self.read_status()
 
     def read_status(self) -> None:
-        """Read all properties by one call."""
+        """Read all properties of the unit by one call of systemctl."""
         code, out, err = call(
             "systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", "--", self.name
         )
@@ -113,10 +113,10 @@ class Unit:
         return int(self[f"{stamp}Monotonic"] or 0)
 
     def since(self, stamp: str) -> int | None:
-        """Return the time of a stamp in nanoseconds of the wall clock; None if it never was.
+        """Return the time of a timestamp in nanoseconds of the wall clock; None if it is unset.
 
-        If the clock was stepped since, there are two times, by the clock of then and by that of now. The earlier one
-        at worst causes a needless restart; the later one would miss a change.
+        If the clock was stepped since, there are two times, by the old and the present clock. The earlier one causes
+        an unnecessary restart at worst; the later one would miss a change.
         """
         if not self.monotonic(stamp):
             return None
@@ -125,15 +125,15 @@ class Unit:
 
     @property
     def started(self) -> int | None:
-        """When the start began: a file that changed during the start may not have been read."""
+        """Return when the start began, because the unit may not have read a file that changed during the start."""
         return self.since("InactiveExitTimestamp")
 
     @property
     def loaded(self) -> int | None:
-        """When the unit last began to read its files, as far as systemd knows."""
+        """Return when the unit last began to read its files, as far as systemd knows."""
         reloaded = (
             self["CanReload"] == "yes"
-            # Empty where a unit is no service; a failed reload moves the stamp as a good one does.
+            # Empty for a unit that is no service; a failed reload changes the timestamp like a successful one.
             and self["ReloadResult"] in ("", "success")
             and self.monotonic("StateChangeTimestamp") > self.monotonic("ActiveEnterTimestamp")
         )
@@ -141,7 +141,7 @@ class Unit:
 
     @property
     def up(self) -> bool:
-        """Whether it runs, or is a job that has ended well."""
+        """Return whether the unit runs, or is a job that has succeeded."""
         ended_well = (
             self["Type"] == "oneshot"
             and self["ActiveState"] == "inactive"
@@ -152,9 +152,9 @@ class Unit:
 
     @property
     def outdated(self) -> bool:
-        """Whether systemd has yet to read files of the unit.
+        """Return whether systemd must still read files of the unit.
 
-        Up to version 252 it does not see a drop-in of which the folder is new too.
+        Up to version 252, systemd does not notice a drop-in in a new folder.
         """
         read = self["DropInPaths"].split()
         names = {self.name, re.sub("@[^.]*", "@", self.name)}
@@ -179,7 +179,7 @@ class Unit:
 
 
 def is_up(name: str) -> bool:
-    """Whether the unit runs now; one that does not exist does not."""
+    """Return whether the unit runs; a unit that does not exist does not run."""
     try:
         return Unit(name).up
     except UnitError:
@@ -187,23 +187,23 @@ def is_up(name: str) -> bool:
 
 
 def newer(paths: Iterable[str] | None, than: int | None) -> list[Hit]:
-    """Return what changed after a moment."""
+    """Return the paths that changed after a time."""
     if than is None:
-        # A unit that was up before systemd records times, such as the root slice, has no time to compare.
+        # systemd has no start time for units such as the root slice, which exist before it records times.
         return []
     return [hit for hit in walk(paths) if hit[1].st_ctime_ns + TICK_NS >= than]
 
 
 def bring_to_present(changed: list[Hit]) -> None:
-    """Correct stamps in the future, which would cause a restart in every run until that time."""
+    """Correct timestamps in the future, which would cause a restart in every run until that time."""
     for path, st, follow in changed:
         if st.st_ctime_ns > wall_ns():
-            # Setting the times to what they are moves the ctime and nothing else.
+            # Setting the times to their present values changes only the ctime.
             os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns), follow_symlinks=follow)
 
 
 def run_all(wanted: list[dict], check_mode: bool) -> list[str]:
-    """Bring several units to what they should be; returns what was done."""
+    """Bring several units to their wanted state; returns the actions."""
     done = []
     for options in wanted:
         try:
@@ -222,7 +222,7 @@ def run(
     conditional: bool = False,
     check_mode: bool = False,
 ) -> dict:
-    """Bring a unit to what it should be, and return the result of the module."""
+    """Bring a unit to its wanted state, and return the result of the module."""
     unit = Unit(name)
     before = {"enabled": unit["UnitFileState"], "active": unit["ActiveState"], "action": []}
     action: list[str] = []
@@ -242,7 +242,7 @@ def run(
         }
 
     if unit.missing and not check_mode:
-        # Not counted as done: it may be there all the same, or not at all.
+        # Not counted as an action yet, because systemd may not have read an existing unit, or there is none.
         unit.do("daemon-reload")
         unit.read_status()
         if unit.missing:
@@ -258,24 +258,24 @@ def run(
         if not check_mode:
             unit.read_status()
 
-    # Other states (static, generated, alias, indirect, …) are no matter of choice.
+    # Units in other states (static, generated, alias, indirect, …) cannot be enabled or disabled.
     state = unit["UnitFileState"]
     if enabled and state in ("disabled", "enabled-runtime", "linked", "linked-runtime", "masked"):
         act("enable")
     elif enabled is False and state in ("enabled", "enabled-runtime"):
         act("disable")
 
-    # A start that another process began is no change of ours; to start again is to wait for its end.
+    # A start that another process began is no change of this module; a second start waits for its end.
     starting = unit["ActiveState"] == "activating" and "auto-restart" not in unit["SubState"]
     if starting and not check_mode:
         unit.do("start")
         unit.read_status()
     if not unit.up and not (starting and check_mode):
         if unit["ActiveState"] == "failed" and not check_mode:
-            # Else systemd refuses a unit that crashed too often even after its files were repaired.
+            # Otherwise systemd refuses a unit that crashed too often even after its files were fixed.
             unit.do("reset-failed")
         if conditional and not check_mode:
-            # Whether its conditions are met is known once it has been asked to start.
+            # systemd evaluates the conditions of a unit only when it starts the unit.
             unit.do("start")
             unit.read_status()
         if conditional and not unit.up and unit["ConditionResult"] == "no":
@@ -298,7 +298,7 @@ def run(
         active = "active" if "start" in action else before["active"]
         return result({"enabled": (states or [before["enabled"]])[0], "active": active})
     if unit["Type"] in ("simple", "exec") and {"start", "restart"} & set(action):
-        # Of these systemd knows only that the process exists; one that cannot run dies at once.
+        # systemd only knows that the process of such a unit exists; a process that cannot run ends at once.
         time.sleep(START_GRACE_SECONDS)
     if action:
         unit.read_status()

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The pinned uv of this host, and the interpreters that it finds or installs."""
+"""Install the pinned uv on this host, and use it to find or install interpreters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import CE
 
 UV_HOME = Path("/usr/local/lib/django_vps")
 
-#: Folders that the sandbox of the build hides, with all that pyenv has there.
+#: Folders that the sandbox of the build hides, with interpreters such as those of pyenv.
 HIDDEN_FOLDERS = ("/root/", "/home/", "/run/user/")
 
 
 def install_uv(options: dict) -> Path:
-    """Return the pinned uv, one for all sites; its wheel is a program and no more, so pip can unpack it anywhere."""
+    """Return the pinned uv, one for all sites; its wheel contains only a program, so pip can unpack it anywhere."""
     line = options["uv"]
     path = UV_HOME / line.split()[0].replace("==", "-")
     if path.exists():
@@ -49,7 +49,7 @@ def install_uv(options: dict) -> Path:
 
 
 def find_python(options: dict, versions: str) -> str:
-    """Return an interpreter that is on the host, or is installed now where all sites find it."""
+    """Return an interpreter of the host, or install one where all sites find it."""
     environment = {
         **os.environ,
         "UV_CACHE_DIR": str(UV_HOME / "cache"),
@@ -70,6 +70,6 @@ def find_python(options: dict, versions: str) -> str:
             continue
         if not os.path.realpath(python).startswith(HIDDEN_FOLDERS):
             return python
-    # Not there yet.
+    # The host has no such interpreter yet.
     run("python", [uv, "python", "install", "--no-bin", versions], env=environment, timeout=600)
     return run("python", find, env=environment).strip()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check_host
-short_description: Refuse a host that a site cannot run on, before it is changed
+short_description: Check that a host can run a site, before any change
 version_added: 1.0.0
 description:
-  - Reads the distribution, the clock, the packages and the listening programs of the host, and names all problems at
-    once. The action plugin judges them on the controller.
-  - Takes the place of M(ansible.builtin.setup) and M(ansible.builtin.package_facts), which take three times as long.
+  - Reads the distribution, the clock, the packages and the listening programs of the host, and reports all problems at
+    once. The action plugin checks them on the controller.
+  - Replaces M(ansible.builtin.setup) and M(ansible.builtin.package_facts), which take three times as long.
 options:
   web:
     description: Whether the host needs the ports 80 and 443.
@@ -21,15 +21,15 @@ options:
     type: bool
     default: false
   valkey_port:
-    description: Port that Valkey needs on the host. 0 means none.
+    description: Port that Valkey needs on the host. V(0) means none.
     type: int
     default: 0
   http3:
-    description: Whether nginx is to serve HTTP/3.
+    description: Whether nginx will serve HTTP/3.
     type: bool
     default: false
   firewall:
-    description: Whether a firewall is to be set up.
+    description: Whether the host will have a firewall.
     type: bool
     default: false
   ssh_ports:
@@ -85,15 +85,15 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.sys_info import get_distribution, get_distribution_codename, get_distribution_version
 
-#: Units that listen for sshd, and hand the sockets over.
+#: Units that listen for sshd and pass it the sockets.
 SSH_SOCKETS = ("ssh.socket", "sshd.socket", "dropbear.socket")
-#: Written by the role nginx; other sites in the folders below are then its own, or beside them on purpose.
+#: A file of the role nginx; if it exists, other sites in the folders below belong to the role or are there on purpose.
 OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
 NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
 
 
 def lines_of(*argv: str) -> list[str]:
-    """Output of a program; empty where it is missing or fails."""
+    """Return the output of a program; empty where the program is missing or fails."""
     try:
         return subprocess.run(argv, capture_output=True, text=True, check=False, errors="replace").stdout.splitlines()
     except OSError:
@@ -109,7 +109,7 @@ def installed_packages() -> list[str]:
 
 
 def ssh_sockets() -> list[str]:
-    """What active units listen on for sshd, such as V([::]:22 (Stream))."""
+    """Return the addresses on which active units listen for sshd, such as V([::]:22 (Stream))."""
     return [
         line
         for unit in SSH_SOCKETS

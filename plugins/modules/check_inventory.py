@@ -5,34 +5,35 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check_inventory
-short_description: Refuse an inventory that cannot work, before any host is spoken to
+short_description: Check the variables of a host, before Ansible connects to it
 version_added: 1.0.0
 description:
-  - Judges the variables that the inventory and the command line give to a host, and names all that
-    is wrong at once, a line for each, with what to write instead. Values that may be secret are
-    not repeated.
-  - Refused are variables with the prefix C(site_) or of a role that no argument spec knows, those
-    that the playbooks hand to the roles themselves, values of another kind than the spec says,
-    values that would do harm where they end up, and values that contradict each other.
-  - Refused too are names of variables and groups that are nearly one of the stack's, and a C(--limit) that leaves
-    nothing to do.
-  - A value that is made of C(ansible_facts) is not judged, as the host has told nothing yet.
+  - Checks the variables that the inventory and the command line give to a host, and reports all problems at once, one
+    on a line, each with a fix. It does not repeat values that can be secret.
+  - Refuses variables with the prefix C(site_) or the prefix of a role that are in no argument spec, variables that the
+    playbooks pass to the roles themselves, values of another type than that of the spec, values that would do harm in
+    the place where they are used, and values that contradict each other.
+  - Also refuses names of variables and groups that are similar to one of the stack, and a C(--limit) that leaves no
+    host for the run.
+  - Does not check a value that uses C(ansible_facts), because Ansible has not read the facts of the host yet.
 options:
   groups:
-    description: The run needs a host of one of these groups.
+    description: Groups of which the run needs at least one host.
     type: list
     elements: str
     default: [web, app, database, valkey]
   deploys:
-    description: Whether the run brings a release. If not, the source is not judged.
+    description: Whether the run deploys a release. If not, the source is not checked.
     type: bool
     default: true
   source:
-    description: Where the source that C(django_source) names by an address is by now. With it that alone is judged.
+    description: >-
+      Path of the source that was fetched from the address in C(django_source). With this option, only that source is
+      checked.
     type: path
 attributes:
   action:
-    description: Runs on the controller alone.
+    description: Runs only on the controller.
     support: full
   check_mode:
     description: Changes nothing.
@@ -41,13 +42,13 @@ attributes:
     description: Changes nothing.
     support: none
 notes:
-  - There is no module behind it, the action plugin does the work without a connection.
+  - The action plugin does all of the work without a connection, so there is no module on the host.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Refuse variables that cannot work
+- name: Check the variables of the inventory
   django_vps.stack.check_inventory:
     groups: [app]
 """

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: claim
-short_description: Record what belongs to a site on a host, and refuse what is in use
+short_description: Record the names and folders of a site on a host, and refuse those in use
 version_added: 1.0.0
 description:
-  - Sites of one inventory are compared on the controller. Sites of other inventories, and files of people and packages,
-    can only be found on the host.
+  - The controller compares the sites of one inventory. Only the host knows the sites of other inventories, and the
+    files of users and packages.
   - Keeps one file for each site in C(/etc/django_vps/sites), and refuses values that the file of another site contains.
-  - Values that this site has not claimed yet must be free on the host. Refused are a folder with other files, an
+  - Values that this site has not claimed yet must be free on the host. The module refuses a folder with other files, an
     account with a login shell, a unit of the system, a database of another role, and a name that nginx serves already.
-  - Nothing is changed when a value is refused.
+  - Changes nothing when it refuses a value.
 options:
   site:
     description: Name of the site.
@@ -21,25 +21,25 @@ options:
     required: true
   claims:
     description:
-      - Variables of the site, each with a list of its values.
+      - Variables of the site, each with the list of its values.
     type: dict
     required: true
   database_owner:
-    description: Role of PostgreSQL that owns the databases.
+    description: PostgreSQL role that owns the databases.
     type: str
     default: ""
   compared:
-    description: Sites that were compared with this one already, as those of one inventory. Their files are not read.
+    description: Sites of the same inventory, which the controller has compared already. Their files are not read.
     type: list
     elements: str
     default: []
 notes:
-  - Besides the files of other sites the host itself is checked for the folders C(site_home), C(site_media_root) and
-    C(site_config_dir), and for C(site_domains), C(site_user), C(site_service) and C(site_database).
+  - Besides the files of other sites, the module checks the host itself for the folders C(site_home), C(site_media_root)
+    and C(site_config_dir), and for C(site_domains), C(site_user), C(site_service) and C(site_database).
 attributes:
   check_mode:
     support: full
-    description: Refuses the same, and writes nothing.
+    description: Refuses the same values, and writes nothing.
   diff_mode:
     support: full
     description: Shows the file of the site before and after.
@@ -59,7 +59,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 former_services:
-  description: Names of other units that start the live release in C(site_home), of an earlier C(site_service).
+  description: Names of units of an earlier C(site_service) that start the live release in C(site_home).
   returned: success
   type: list
   elements: str
@@ -68,7 +68,7 @@ is_serving:
   returned: success
   type: bool
 processors:
-  description: Number of processors that programs of the host may use, which the workers of the site are sized by.
+  description: Number of processors that programs of the host can use, which decides the number of workers of the site.
   returned: success
   type: int
 """
@@ -90,18 +90,18 @@ from ansible_collections.django_vps.stack.plugins.module_utils.locks import open
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 
 SITES = Path("/etc/django_vps/sites")
-#: Held while claims are checked and written.
+#: The lock that is held while claims are checked and written.
 LOCK = "/run/django_vps-sites.lock"
-#: Folders that nginx reads, and the names that it reads there.
+#: Folders that nginx reads, each with the pattern of the names that it reads.
 NGINX = {Path("/etc/nginx/conf.d"): "*.conf", Path("/etc/nginx/sites-enabled"): "*"}
 UNITS = Path("/etc/systemd/system")
 #: Units of packages and generators.
 OTHER_UNITS = (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"), Path("/run/systemd/system"))
 
-#: The service that a unit of this collection belongs to.
+#: The service to which a unit of this collection belongs.
 OF_SERVICE = re.compile(r"^Description=(?:The live release|Release %i|Socket of release %i) of (\S+)$", re.MULTILINE)
 
-#: For each folder the entries that only a site of this collection has, and those that may exist before it.
+#: For each folder, the entries that only a site of this collection has, and those that can exist before the site.
 OWN = {
     "site_home": ({"releases"}, {"media", "shared", "static"}),
     "site_config_dir": (
@@ -125,7 +125,7 @@ class Claim:
 
     def problems(self) -> list[str]:
         of_sites = list(self.of_other_sites())
-        # The files of another site would only be reported twice.
+        # The second check would only report the files of another site again.
         return of_sites or list(self.of_the_host())
 
     def of_other_sites(self) -> Iterator[str]:
@@ -169,7 +169,7 @@ class Claim:
         except OSError as error:
             return f"cannot be read ({error.strerror}). {fix}"
         if name == "site_home":
-            # .profile and the like of a user with this home directory.
+            # A user with this home directory has files such as .profile.
             found = {entry for entry in found if not entry.startswith(".")}
         marks, allowed = OWN[name]
         if not found or marks & found or not found - allowed:
@@ -178,7 +178,7 @@ class Claim:
         return f"exists and contains other files ({few}). {fix}"
 
     def is_own_media(self, path: Path) -> bool:
-        """In the home of the site, mounted for it, shared with other app hosts, or owned by the site's user."""
+        """Return whether the folder is in the site's home, a mount, shared by app hosts, or owned by its user."""
         in_home = any(path.is_relative_to(home) for home in self.claims.get("site_home", ()))
         uids = [pwd.getpwnam(user).pw_uid for user in self.claims.get("site_user", ()) if exists(user)]
         return in_home or path.is_mount() or is_shared(str(path)) or path.stat().st_uid in uids
@@ -219,14 +219,14 @@ class Claim:
         # The role postgres reports a server that does not run.
         asked = subprocess.run(argv, input=query, capture_output=True, text=True, check=False, cwd="/")
         owner = asked.stdout.strip()
-        # A database of postgres was restored, or created by hand; the role postgres gives it to the site.
+        # A database of the user postgres was restored or created by hand; the role postgres gives it to the site.
         if owner in ("", "postgres", self.database_owner):
             return ""
         alter = f'ALTER DATABASE "{value}" OWNER TO "{self.database_owner}"'
         return f"is a database of role {owner}. Fix: choose another name, or run {alter}"
 
     def former_services(self) -> list[str]:
-        """Units with another name that start the live release of this home."""
+        """Return the units with another name that start the live release of this home."""
         (home,), (service,) = (self.claims.get(name) or [""] for name in ("site_home", "site_service"))
         if not home or not service:
             return []
@@ -236,7 +236,7 @@ class Claim:
 
 
 def text_of(path: Path) -> str:
-    """What is in a file; nothing in one that a broken link names."""
+    """Return the content of a file; empty for a broken link."""
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace")
     return ""
@@ -259,7 +259,7 @@ def exists(user: str) -> bool:
 
 
 def may_meet(name: str, theirs: dict[str, list[str]]) -> list[str]:
-    """Values of another site to compare with: all its folders for a folder, else those of the same variable."""
+    """Return the values of another site to compare with: for a folder all its folders, else those of the variable."""
     return [value for other in (OWN if name in OWN else (name,)) for value in theirs.get(other, ())]
 
 
@@ -285,7 +285,7 @@ def main() -> None:
 
 
 def settle(module: AnsibleModule, claim: Claim) -> None:
-    """Write the claims unless one is refused, and end the module."""
+    """Write the claims unless one of them is refused, and exit the module."""
     if problems := claim.problems():
         module.fail_json(
             msg="\n".join(

@@ -5,43 +5,41 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: config_files
-short_description: Write several files as one change, judged together
+short_description: Write several files as one change, and validate them together
 version_added: 1.0.0
 description:
-  - Writes files, links and folders in one go, then asks one command whether they are right
-    together.
-  - When the command says no, or a write fails midway, every path goes back to exactly what it was,
-    so that no reload and no reboot ever meets a configuration that nobody accepted.
-  - Fragments of nginx, systemd or PostgreSQL can be judged in no other way. It is also a single
-    round trip for all that a role configures, the daemons that read it included.
-  - With O(guard) it also stands for them that people can still log in. It does so over a new connection, made as the
-    play makes its own and with the rights that the play has. When that login does not succeed every path goes back,
-    and what runs goes with it. The host does so by itself 30 seconds after the change, should nobody be able to tell
-    it, and at its next boot, should it lose power meanwhile.
+  - Writes files, links and folders as one change, then runs one command that validates them together.
+  - When the command refuses the files, or a write fails, the module restores every path exactly, so that no reload and
+    no reboot uses a configuration that was not accepted.
+  - Fragments of the configuration of nginx, systemd or PostgreSQL can only be validated together. The module also needs
+    a single round trip for the complete configuration of a role, including the daemons that read it.
+  - With O(guard) the module also tests that logins still work, over a new connection with the options and the rights of
+    the play. When that login fails, the module restores every path and applies the old configuration again. Without a
+    connection to the controller, the host does so 30 seconds after the change; if it loses power before, it does so at
+    its next boot.
 options:
   files:
     description:
-      - What shall stand on the host, done in this order. Missing parent folders are made, C(0755),
-        owned by root.
-      - What each path was is kept beside it, under a hidden name, until O(validate) has spoken.
+      - Files, links and folders to write or remove, in this order. Missing parent folders are created with the mode
+        C(0755) and the owner root.
+      - Until O(validate) has accepted the change, the old state of each path is kept in the same folder under a hidden
+        name.
     type: list
     elements: dict
     required: true
     suboptions:
       path:
         description:
-          - Where it stands, as an absolute path. A path may be given only once.
-          - A symbolic link found there is replaced, never followed.
+          - Absolute path. Each path can be given only once.
+          - A symbolic link at this path is replaced, never followed.
         type: path
         required: true
       state:
         description:
           - V(file) needs O(files[].content) or O(files[].template), and V(link) needs O(files[].target).
-          - V(absent) removes a file, a link, or a folder with nothing in it, and minds no other
-            option.
-          - Without it, O(files[].target) makes it V(link) and O(files[].content) makes it V(file).
-          - A path that is a folder is never turned into something else, nor something else into a
-            folder.
+          - V(absent) removes a file, a link, or an empty folder, and ignores the other options.
+          - The default is V(link) with O(files[].target) and V(file) with O(files[].content).
+          - The module refuses to replace a folder by a file or link, or a file or link by a folder.
         type: str
         choices: [file, directory, link, absent]
       content:
@@ -50,51 +48,51 @@ options:
         type: str
       template:
         description:
-          - Template on the controller to make the content of, found as P(ansible.builtin.template#module) finds it.
-            Excludes O(files[].content). Not rendered with another O(files[].state) than V(file).
+          - Template on the controller that renders to the content, in the search path of
+            P(ansible.builtin.template#module). Excludes O(files[].content). Rendered only with O(files[].state=file).
         type: path
       target:
-        description: What the symbolic link shall point at. It need not exist.
+        description: Target of the symbolic link. It need not exist.
         type: str
       owner:
         description:
           - Name or number of the owner.
-          - In check mode it may be unknown as yet, since the package that makes it may not be
-            there.
+          - In check mode the owner need not exist, because the package that creates it may not be installed yet.
         type: str
         default: root
       group:
-        description: Name or number of the group. In check mode it may be unknown as yet.
+        description: Name or number of the group. In check mode it need not exist.
         type: str
         default: root
       mode:
         description:
-          - Four octal digits in quotes, such as V("0640"). Links have none.
+          - Four octal digits in quotes, such as V("0640"). Links have no mode.
           - The default is V("0644") for files and V("0755") for folders.
         type: raw
       secret:
-        description: Keeps the content out of differences and results.
+        description: Whether to omit the content from differences and results.
         type: bool
         default: false
       pristine:
         description:
-          - Text that only our own file has. A file without it is replaced only when it is as its package brought it, so
-            that nothing is lost that somebody else wrote.
+          - Text that only a file of this module contains. A file without it is replaced only when it is as its package
+            installed it, so that changes by an administrator or another program are not lost.
         type: str
   validate:
     description:
-      - Command that judges the files where they stand, as a list of words or as a string split
-        like a shell would. No shell runs it.
-      - It runs when nothing changed too, since the run that wrote the files may have died before
-        it asked. Only in check mode with changes to come is it left out.
-      - C(/usr/local/sbin), C(/usr/sbin) and C(/sbin) are always searched for it.
+      - Command that validates the files in their final place, as a list of words or as a string that is split like in a
+        shell. No shell runs it.
+      - It also runs when nothing has changed, because the run that wrote the files can have died before the validation.
+        It does not run in check mode when there are changes.
+      - C(/usr/local/sbin), C(/usr/sbin) and C(/sbin) are always in its search path.
     type: raw
   units:
     description:
-      - Units that shall run with these files, each with the options of M(django_vps.stack.unit) and as it keeps them,
-        in this order.
-      - A unit that does not run in the end fails the task. Where it ran before and the files have changed, they go back
-        and it runs with the old ones again; otherwise they stay, except with O(guard).
+      - Units that run with these files, in this order. The options and the effects are those of
+        M(django_vps.stack.unit).
+      - A unit that does not run in the end fails the task. If it ran before and the files have changed, the module
+        restores the files and the unit runs with the old ones again; otherwise the new files stay, except with
+        O(guard).
     type: list
     elements: dict
     default: []
@@ -104,7 +102,7 @@ options:
         type: str
         required: true
       enabled:
-        description: Whether the unit starts at boot. Null leaves that alone.
+        description: Whether the unit starts at boot. Null leaves this unchanged.
         type: bool
         default: true
       restart_when_newer:
@@ -118,50 +116,48 @@ options:
         elements: path
         default: []
       conditional:
-        description: Whether it is well that the unit does not run because one of its own conditions is not met.
+        description: Whether the unit need not run when one of its own conditions is not met.
         type: bool
         default: false
   guard:
     description:
-      - For files that decide who may log in, such as those of sshd, of sudo or of the firewall. A login proves them
-        before they may stay; where nothing has to change nobody logs in.
+      - For files that decide about logins, such as those of sshd, of sudo or of the firewall. The change becomes
+        permanent only after a successful login; without a change there is no login.
     type: dict
     suboptions:
       keep:
         description:
-          - Shell commands that write what else is to come back, such as the state of what runs, into files in the
-            folder where they run.
+          - Shell commands that save other state to restore, such as that of running services, to files in their working
+            directory.
         type: str
         default: ""
       take_back:
         description:
-          - Shell commands that let what runs follow the files once they are what they were. Those that O(guard.keep)
-            wrote are in C(going/). One that fails does not keep the next from running. At boot they run before sshd
-            and the firewall start, so they must not wait for these.
+          - Shell commands that apply the files to running services once the files are restored. The files of
+            O(guard.keep) are in C(going/). After a command that fails, the next one runs. At boot the commands run
+            before sshd and the firewall start, so they must not wait for these.
         type: str
         required: true
   login:
-    description: How the login went, which is for the action plugin to say.
+    description: Result of the login. The action plugin sets it.
     type: str
     choices: [good, refused]
 attributes:
   check_mode:
     support: full
-    description: Tells what would change and touches nothing.
+    description: Reports what would change and changes nothing.
   diff_mode:
     support: full
-    description: Shows each path before and after, except where it is secret or binary.
+    description: Shows each path before and after, except secret or binary content.
 notes:
-  - A run killed in the middle is safe to repeat. The next run over the same paths first puts back
-    what nobody had judged, then does the whole change.
-  - One change at a time happens on a host; a second one waits. The lock ends with the process that
-    holds it.
-  - A run that was killed before the login leaves the way back open. The next run takes the changes back and makes them
-    anew, or proves them where there is nothing else to do.
-  - What was put back counts as changed, since no program can set the time by which that is seen. The next run restarts
-    or reloads the units that read it.
-  - Access control lists and extended attributes of a replaced file are not carried over to the new
-    one.
+  - An interrupted run is safe to repeat. The next run with the same paths first restores the paths that were not
+    validated, then makes the complete change.
+  - A host makes one change at a time; a second one waits. The lock ends with the process that holds it.
+  - After a run that was killed before the login, the host can still revert the changes. The next run reverts them and
+    makes them again, or tests the login if there is nothing else to do.
+  - Restored paths count as changed, because no program can set their ctime. The next run restarts or reloads the units
+    that read them.
+  - A replaced file loses its access control lists and extended attributes.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
@@ -190,7 +186,7 @@ EXAMPLES = r"""
         mode: "0600"
         secret: true
 
-- name: Let people in by key only
+- name: Allow key-based logins only
   django_vps.stack.config_files:
     files:
       - path: /etc/ssh/sshd_config.d/00-keys.conf
@@ -207,30 +203,30 @@ EXAMPLES = r"""
 RETURN = r"""
 paths:
   description:
-    - The paths that were changed, or would be in check mode. Empty when they were put back.
+    - Paths that were changed, or would be in check mode. Empty when they were restored.
   returned: always
   type: list
   elements: str
   sample: [/etc/nginx/conf.d/shop.conf]
 action:
-  description: What was done to the units, or would be in check mode.
+  description: Actions on the units, or those that would follow in check mode.
   returned: success
   type: list
   elements: str
   sample: [reload nginx.service]
 validation:
-  description: What the command printed, both its outputs in one. Empty when it did not run.
+  description: Output of the command, including its errors. Empty when it did not run.
   returned: always
   type: str
   sample: "nginx: configuration file /etc/nginx/nginx.conf test is successful"
 cmd:
-  description: The command that refused the files.
+  description: Command that refused the files.
   returned: when O(validate) failed
   type: list
   elements: str
   sample: [nginx, -t]
 rc:
-  description: How that command ended; V(127) when it could not be run.
+  description: Exit code of that command; V(127) when it could not be run.
   returned: when O(validate) failed
   type: int
   sample: 1
@@ -254,7 +250,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.guard import LOGI
 
 
 def change(options: dict, check_mode: bool) -> dict:
-    """Write the files and bring the units to them; put the files back when a unit that ran cannot run any more."""
+    """Write the files and apply them to the units; restore the files when a unit that ran before does not run."""
     if check_mode:
         result = atomic_change.run(options["files"], options["validate"], check_mode)
         action = units.run_all(options["units"], check_mode)
@@ -262,7 +258,7 @@ def change(options: dict, check_mode: bool) -> dict:
     action, failures = [], []
 
     def prove(has_changed: bool) -> None:
-        # New files alone stop no unit, so those that run now ran before. A guard has a way back of its own.
+        # Writing files stops no unit, so the units that run now ran before. A guard restores the files itself.
         at_risk = options["units"] if has_changed and not options["guard"] else []
         ran = [unit["name"] for unit in at_risk if units.is_up(unit["name"])]
         try:
@@ -290,7 +286,7 @@ def change(options: dict, check_mode: bool) -> dict:
 
 
 def apply(options: dict, check_mode: bool, guard: Guard) -> dict:
-    """Make the change, and return the result of the module, with `prove` where a login has to follow."""
+    """Make the change, and return the result of the module, with `prove` where a login must follow."""
     if check_mode or not options["guard"]:
         return change(options, check_mode)
     foreseen = change(options, check_mode=True)

@@ -5,25 +5,26 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: leads_here
-short_description: Learn whether a CA would find this host by its names
+short_description: Check that the names of a site lead to this host, before a CA does
 version_added: 1.0.0
 description:
-  - A CA that is to certify a name asks for a file at an address that the name has (ACME, HTTP-01), and counts what it
-    does not find against a limit. This asks first, from the host itself, for a file that it puts where the challenges
-    are.
-  - A name that has no address, and an address at which that file is not found within 15 seconds, fail the task. The
-    message names them, and the addresses that this host goes out with.
-  - What cannot be seen from the host is left to the CA. That is a name for which the host has its own word, such as a
-    loopback address in C(/etc/hosts); a name without an address where the CA's own is private or not to be found; and
-    an address of IPv6 (or IPv4) where the host has none, and is found at the others behind something in front of it.
+  - To issue a certificate for a name, a CA requests a file at an address of the name (ACME, HTTP-01), and failures
+    count against a rate limit. This module first requests a file of its own in the folder of the challenges, from the
+    host itself.
+  - A name without an address, and an address that does not serve that file within 15 seconds, fail the task. The
+    message has these names and addresses, and the addresses from which this host connects to others.
+  - The module leaves to the CA what the host cannot check. That is a name that the host itself resolves to a loopback
+    address, such as in C(/etc/hosts); a name without an address where the CA's own address is private or unknown; and
+    an IPv6 (or IPv4) address where the host has none, if the other addresses serve the file through a device in front
+    of the host.
 options:
   domains:
-    description: The names.
+    description: Names of the site.
     type: list
     elements: str
     required: true
   webroot:
-    description: Folder that the web server answers challenges from.
+    description: Folder from which nginx serves the answers to challenges.
     type: path
     required: true
   server:
@@ -31,21 +32,21 @@ options:
     type: str
     required: true
   creates:
-    description: Where this is there already, nothing is asked.
+    description: If this path exists, no request is sent.
     type: path
 attributes:
   check_mode:
     support: full
-    description: Asks nobody, as the web server may not be there yet.
+    description: Sends no requests, because nginx may not be installed yet.
   diff_mode:
     support: none
-    description: It changes no files.
+    description: Changes no files.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Learn whether the site's names lead here
+- name: Check that the names of the site lead to this host
   django_vps.stack.leads_here:
     domains: [shop.example.com, www.shop.example.com]
     webroot: /var/www/acme
@@ -54,7 +55,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 addresses:
-  description: Addresses of each name, null for one of which the host itself says that it leads here.
+  description: Addresses of each name, null for a name that the host itself resolves to a loopback address.
   returned: success
   type: dict
   sample: {"shop.example.com": ["203.0.113.10", "2001:db8::10"]}
@@ -75,22 +76,22 @@ from urllib.parse import urljoin, urlsplit
 from ansible.module_utils.basic import AnsibleModule
 
 CHALLENGES = "/.well-known/acme-challenge"
-# Seconds until which the web server and the names have to be ready, and for which one answer may take.
+# Seconds until nginx and the names must be ready, and seconds that one answer may take.
 READY = 15
 ANSWER = 5
 PORTS = {"http": 80, "https": 443}
-# As many as Let's Encrypt follows.
+# Let's Encrypt follows as many redirects.
 REDIRECTS = 10
 
 
 def addresses_of(name: str) -> list[str] | None:
-    """What the name leads to; None where the host says itself that it is the one."""
+    """Return the addresses of the name; None where the host itself resolves it to a loopback address."""
     try:
         found = {str(where[0]) for *_kind, where in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)}
     except socket.gaierror:
         return []
     if any(is_loopback(address) for address in found):
-        # From /etc/hosts, where Debian writes the host's own name. The DNS may know another.
+        # The loopback address is from /etc/hosts, where Debian writes the host's name. The DNS can have another.
         asked = subprocess.run(["getent", "-s", "dns", "ahosts", name], capture_output=True, text=True, check=False)
         found = {line.split()[0] for line in asked.stdout.splitlines()}
     return None if any(is_loopback(address) for address in found) else sorted(found)
@@ -105,7 +106,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_public(url: str) -> bool:
-    """Whether the server of the URL is one that everybody can reach."""
+    """Return whether the server of the URL has a public address."""
     return any(ip(address).is_global for address in addresses_of(urlsplit(url).hostname or "") or ())
 
 
@@ -119,10 +120,10 @@ def is_here(address: str) -> bool:
 
 
 def own_addresses() -> dict[int, str]:
-    """With which address the host goes out, by the version of IP. No packet is sent for that."""
+    """Return the address from which the host connects to others, by the version of IP; no packet is sent."""
     found = {}
     for version, family, somewhere in ((4, socket.AF_INET, "198.51.100.1"), (6, socket.AF_INET6, "2001:db8::1")):
-        # A kernel may be without IPv6.
+        # A kernel can be built without IPv6.
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as one:
             one.connect((somewhere, 9))
             found[version] = one.getsockname()[0]
@@ -130,7 +131,7 @@ def own_addresses() -> dict[int, str]:
 
 
 def fetch(url: str, address: str) -> http.client.HTTPResponse:
-    """Ask an address for a URL; who certifies it is of no interest to the CA either."""
+    """Request a URL from an address; like the CA, accept any certificate."""
     wanted = urlsplit(url)
     name = wanted.hostname or ""
     line = socket.create_connection((address, wanted.port or PORTS[wanted.scheme]), ANSWER)
@@ -145,7 +146,7 @@ def fetch(url: str, address: str) -> http.client.HTTPResponse:
 
 
 def trouble(name: str, address: str, token: str) -> str:
-    """What is found at the address instead of the file; nothing when it is the file."""
+    """Return the complaint about the answer of the address; empty when it is the file."""
     url = f"http://{name}{CHALLENGES}/{token}"
     for _hop in range(REDIRECTS + 1):
         asked = urlsplit(url).hostname
@@ -176,7 +177,7 @@ def troubles(name: str, addresses: list[str], token: str) -> list[str]:
 
 
 def look(names: list[str], token: str, server: str) -> tuple[dict[str, list[str] | None], list[str]]:
-    """The addresses of the names, and what is wrong with them after some time."""
+    """Return the addresses of the names, and the complaints about them that remain after READY seconds."""
     end = time.monotonic() + READY
     while True:
         found = {name: addresses_of(name) for name in names}
@@ -200,7 +201,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     asked = module.params
-    # The web server reads it, whoever else may not.
+    # nginx must be able to read the file, whatever the umask of the login is.
     os.umask(0o022)
     if module.check_mode or (asked["creates"] and Path(asked["creates"]).exists()):
         module.exit_json(changed=False, addresses={})

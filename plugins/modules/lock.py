@@ -5,28 +5,28 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lock
-short_description: Keep other runs away from a host for as long as this run lives
+short_description: Lock a host against other runs while this run lasts
 version_added: 1.0.0
 description:
-  - Takes a lock on the host that lasts until C(ansible-playbook) ends, however it ends. A process on the host holds it,
-    and that process lives only while the connection to this run's controller does. So a run that was killed, or whose
-    controller lost its power, holds nothing up, and there is no lock to be broken by hand.
-  - A lock that another run holds fails the task within five seconds, and the message says whose it is.
-  - The same run may take the lock more than once.
+  - Takes a lock on the host that lasts until C(ansible-playbook) ends, however it ends. A process on the host holds the
+    lock, and ends with the connection to the controller of this run. So a run that was killed, or whose controller lost
+    its power, blocks no other run, and no lock has to be removed by hand.
+  - A lock that another run holds fails the task within five seconds. The message describes that run.
+  - The same run can take the lock more than once.
 options:
   path:
-    description: File of the lock. It stays when the lock has gone; only who holds it counts.
+    description: File of the lock. It stays after the lock is released; only a process that holds it counts.
     type: path
     required: true
   what:
-    description: What the run does, for whom it keeps waiting.
+    description: What the run does, for the message of a run that fails because of this lock.
     type: str
     required: true
   run:
-    description: What tells this run from all others. The action plugin knows.
+    description: Identifier of this run. The action plugin sets it.
     type: str
   who:
-    description: Who runs it. By default the user and the host of the controller.
+    description: Name of the user for messages. By default the user and the host of the controller.
     type: str
 attributes:
   check_mode:
@@ -34,13 +34,13 @@ attributes:
     description: Takes no lock.
   diff_mode:
     support: none
-    description: It changes no files.
+    description: Changes no files.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Keep other runs out
+- name: Lock the site against other runs
   django_vps.stack.lock:
     path: /run/shop-deploy.lock
     what: deploys shop
@@ -48,7 +48,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 who:
-  description: Who holds the lock now.
+  description: Name of the user whose run holds the lock now.
   returned: success
   type: str
   sample: ana@laptop
@@ -62,16 +62,16 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-#: Seconds in which a run that has just ended lets go, and in which the connection that holds the lock comes up.
+#: Seconds in which a run that has just ended releases the lock, and in which the connection that holds the lock starts.
 PATIENCE = 1
 CONNECT_SECONDS = 20
 
 
 def holder(path: Path) -> dict:
-    """What the run that has the lock wrote into it; that of one that has ended counts no more."""
+    """Return what the run that holds the lock wrote to it; empty if that run has ended."""
     try:
         written = json.loads(path.read_text())
-        # The shell of the action plugin has it there.
+        # The shell of the action plugin has the lock file as file descriptor 9.
         return written if os.path.samefile(f"/proc/{written['process']}/fd/9", path) else {}
     except (OSError, ValueError, KeyError):
         return {}

@@ -8,16 +8,16 @@ module: manage
 short_description: Run commands of a release's C(manage.py)
 version_added: 1.0.0
 description:
-  - Runs them one after the other, as the site does, and stops at the first that fails. The message then begins with the
-    error, and of a traceback has the project's own frames.
-  - A command of a run that was killed may still be under way, and is waited for.
+  - Runs the commands one after the other, in the environment of the site, and stops at the first that fails. The
+    message then begins with the error, and has only the project's own frames of a traceback.
+  - If a command of an interrupted run still runs, the module waits for its end.
 options:
   home:
     description: Folder of the site on the host.
     type: path
     required: true
   manage:
-    description: Program that runs C(manage.py) of a release as the site does, called with C(--release=ID).
+    description: Program that runs C(manage.py) of a release in the environment of the site, with C(--release=ID).
     type: path
     required: true
   release:
@@ -25,26 +25,26 @@ options:
     type: str
     required: true
   commands:
-    description: The commands with their arguments, quoted as for a shell. No shell reads them.
+    description: Commands with their arguments, quoted as for a shell. No shell runs them.
     type: list
     elements: str
     required: true
   creates:
-    description: File that is written once all have run. Where it is there already, none runs.
+    description: File that is written after all commands have run. If it exists, no command runs.
     type: path
 attributes:
   check_mode:
     support: full
-    description: Runs none.
+    description: Runs no command.
   diff_mode:
     support: none
-    description: It changes no files.
+    description: Changes no files.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Bring the first data
+- name: Load the initial data
   django_vps.stack.manage:
     home: /srv/shop
     manage: /usr/local/sbin/shop-manage
@@ -55,7 +55,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 output:
-  description: What each command printed.
+  description: Output of each command.
   returned: success
   type: list
   elements: str
@@ -97,7 +97,7 @@ def main() -> None:
                 argv = [given["manage"], f"--release={given['release']}", *shlex.split(command)]
                 output.append(run(f"manage.py {command}", argv))
             if creates:
-                # Last, so that a run after one that was killed runs all of them.
+                # This comes last, so that the run after an interrupted one runs all commands.
                 write_file(creates, "".join(f"{command}\n" for command in given["commands"]))
     except StepError as error:
         module.fail_json(msg=f"{error}\n{site.describe_live()}", step=error.step)

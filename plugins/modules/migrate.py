@@ -5,46 +5,47 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: migrate
-short_description: Migrate the database, forward for a release or back for an older one
+short_description: Apply the migrations of a release, or undo them for an older one
 version_added: 1.0.0
 description:
-  - Asks the release which migrations its database C(default) lacks. With none nothing changes.
+  - Finds the migrations of the release that are not applied to its database C(default). Without any, nothing changes.
   - While another release is live, reads the SQL of the migrations first and compares it with the models of that
-    release. What it could not live with is refused, with what to do instead.
-  - A migration that waits for a lock makes all others queue behind it, so it gives way after O(lock_timeout), and is
-    tried three times; once only when it is not atomic, as a part of it may be done. Nobody queues behind an index that
-    is built C(CONCURRENTLY), so that waits as long as it takes, and an invalid one of its name is dropped before.
-  - A migration that takes longer than ten seconds is displayed while it runs.
-  - With O(back_to) undoes what the older release does not know, in reverse order, by the code of the newer one. When
-    one of them cannot be undone, or nobody can tell because of a squash, nothing is.
+    release. Changes that would break the live release are refused, with a description of what to do instead.
+  - All other transactions queue behind a migration that waits for a lock, so it fails after O(lock_timeout). Three
+    attempts are made, but only one if the migration is not atomic, because a part of it may be done. No transaction
+    queues behind an index that is built C(CONCURRENTLY), so its wait has no limit; an invalid index of that name is
+    dropped before.
+  - Displays a migration that takes longer than ten seconds while it runs.
+  - With O(back_to) undoes the migrations that the older release does not have, in reverse order, by the code of the
+    newer one. When one of them cannot be undone, or a squash makes that unknown, none is undone.
 options:
   home:
     description: Folder of the site on the host.
     type: path
     required: true
   manage:
-    description: Program that runs C(manage.py) of a release as the site does, called with C(--release=ID).
+    description: Program that runs C(manage.py) of a release in the environment of the site, with C(--release=ID).
     type: path
     required: true
   release:
-    description: Id of the release whose migrations are meant.
+    description: Id of the release whose migrations are applied or undone.
     type: str
     required: true
   back_to:
-    description: Id of an older release. What it does not know of the migrations of O(release) is undone.
+    description: Id of an older release. The migrations of O(release) that it does not have are undone.
     type: str
   lock_timeout:
-    description: How long a statement waits for a lock, as PostgreSQL writes it.
+    description: Longest time that a statement waits for a lock, in the notation of PostgreSQL.
     type: str
     default: 5s
   allow_breaking:
-    description: Migrate although the live release cannot live with it.
+    description: Whether to migrate even if that breaks the live release.
     type: bool
     default: false
 attributes:
   check_mode:
     support: full
-    description: Reads the plan, judges it, and applies none of it.
+    description: Reads and checks the plan, and applies no migration.
   diff_mode:
     support: full
     description: Shows the plan.
@@ -62,18 +63,20 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: One line for each migration, in the order in which they are run.
+  description: One line for each migration, in the order in which they run.
   returned: always
   type: list
   elements: str
   sample: ["notes.0002_note_colour: Add field colour to note"]
 irreversible:
-  description: Of a plan backwards, what cannot be undone and why.
+  description: When O(back_to) is set, the migrations that cannot be undone, each with the reason.
   returned: always
   type: list
   elements: str
 restores:
-  description: Whether a plan backwards brings back tables or columns, which the older release may need to start.
+  description: >-
+    When O(back_to) is set, whether the undone migrations restore tables or columns, which the older release can need to
+    start.
   returned: always
   type: bool
 """
@@ -97,10 +100,10 @@ from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 ATTEMPTS = 3
 RETRY_SECONDS = 5
 
-#: The line that Django prints when it begins with a migration.
+#: The line that Django prints when a migration begins.
 APPLYING = re.compile(r"^  (?:Applying|Unapplying) (\S+?)\.\.\.", re.MULTILINE)
 
-#: Rows from which on a table counts as large: an index on fewer is built in well under a second.
+#: Fewest rows of a large table; an index on a smaller table takes well under a second.
 LARGE_TABLE_ROWS = 100_000
 
 
@@ -112,7 +115,7 @@ class Migrate:
         self.site = Site(options["home"])
         self.manage = options["manage"]
         self.under_way = ""
-        #: The transactions that a migration had to wait for.
+        #: The transactions that a migration has waited for.
         self.waited: list[str] = []
         self.back_to = options["back_to"]
         known = None
@@ -123,7 +126,7 @@ class Migrate:
                 known = ask_project("migrate", argv, scripts.names_of_migrations, {})[0]["migrations"]
         live = self.site.live
         self.running = live if live and live != options["release"] and self.site.facts(live) else None
-        # Without a live release nothing can break.
+        # Without a live release no migration can break it.
         self.arguments = {
             "known": known,
             "sql": bool(self.back_to or self.running),
@@ -154,7 +157,7 @@ class Migrate:
         return bool(self.back_to and re.search(r"(?i)\bADD COLUMN\b|\bCREATE TABLE\b|\bRENAME\b", sql))
 
     def judge(self) -> None:
-        """Refuse changes that break the running release."""
+        """Refuse changes that break the live release."""
         if not self.plan or not self.running or self.back_to or self.options["allow_breaking"]:
             return
         models = self.ask(scripts.tables_of_models, self.running)
@@ -176,15 +179,15 @@ class Migrate:
         )
 
     def apply(self) -> None:
-        """Run the plan, and let transactions that hold a lock for long end first."""
+        """Run the plan, and try again when transactions hold a lock for long."""
         if self.back_to:
-            # Should the run die before another release serves, a deploy has to bring them again.
+            # If the run dies before another release is live, the next deploy must apply them again.
             self.site.note(self.options["release"], undone=True)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self.ask(scripts.undo_migrations if self.back_to else scripts.migrate, watch=self.note_progress)
             except StepError as error:
-                # Of psycopg and psycopg2, in any language of the server.
+                # psycopg and psycopg2 have this name of the exception in any language of the server.
                 if "LockNotAvailable" not in error.output:
                     raise self.failure(error) from None
                 self.waited = self.blockers()
@@ -202,7 +205,7 @@ class Migrate:
             self.site.note(self.options["release"], undone=False)
 
     def note_progress(self, output: str) -> None:
-        """Write the migration that is under way where the action plugin reads it."""
+        """Write the migration that runs to the file that the action plugin reads."""
         migration = (APPLYING.findall(output) or [""])[-1]
         if migration != self.under_way:
             self.under_way = migration
@@ -214,14 +217,14 @@ class Migrate:
         return APPLYING.findall(error.output)[-1:]
 
     def begun_for_good(self, error: StepError) -> bool:
-        """Whether a part of what failed may be done and stay so; then it cannot simply be tried again."""
+        """Return whether a part of the failed migration may be permanent, so that a second attempt is not safe."""
         atomic = {entry["name"]: entry["atomic"] for entry in self.plan}
         return not all(atomic.get(name, True) for name in (self.begun(error) or atomic))
 
     def failure(self, error: StepError) -> StepError:
-        """Which migration failed and why, in the first line; then what of the plan is done and stays so."""
+        """Return an error: first the failed migration and the cause, then the part of the plan that is done."""
         begun = self.begun(error)
-        # The error is the first line of what a traceback explains, and the last one of a message.
+        # The error is the first line of an explained traceback, but the last line of a message.
         first = error.cause if error.details else error.cause.splitlines()[-1]
         plan = self.ask(scripts.describe_plan)["plan"]
         left = {entry["name"]: entry for entry in plan}
@@ -236,7 +239,7 @@ class Migrate:
         return StepError("migrate", ": ".join([*begun, first]), kept, details=error.details or error.cause)
 
     def blockers(self) -> list[str]:
-        """Whose transactions have been open for longer than a moment."""
+        """Return the transactions that have been open for longer than a second."""
         try:
             return self.ask(scripts.open_transactions)["blockers"]
         except StepError:
@@ -258,7 +261,7 @@ def main() -> None:
     result: dict = {"plan": [], "irreversible": [], "restores": False}
     try:
         migrate = Migrate(module.params)
-        # A migration that outlived its run may still be at work.
+        # A migration of an interrupted run can still work.
         with contextlib.nullcontext() if module.check_mode else lock_site(migrate.site.home):
             migrate.read()
             result = {

@@ -5,225 +5,234 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Build a release of a Django project, whole and beside the one that serves
+short_description: Build a complete release of a Django project beside the live one
 version_added: 1.0.0
 description:
-  - Packs the source on the controller, and on the host makes one folder that holds all that the release needs,
-    its code, its virtual environment, its static files and its environment.
-  - The site is not touched. C(current) stays where it is, and a build that fails leaves nothing behind.
-  - A release is known by what went into it. When a whole release of the same source, environment, installer and
-    configuration is on the host already, that one is the answer and nothing changes.
+  - Packs the source on the controller, and on the host builds one folder with all parts of the release, which are its
+    code, its virtual environment, its static files and its environment.
+  - Does not change the live site. C(current) is unchanged, and a failed build leaves no release.
+  - A release is identified by its inputs. When the host has a complete release of the same source, environment,
+    installer and configuration already, the module returns that release and changes nothing.
   - Code of the project and of its packages runs as O(user) in a sandbox, never as root.
 options:
   source:
     description:
-      - Folder or C(.tar.gz) on the controller. Of a git work tree, what git does not ignore is taken, committed or not.
-      - A C(.tar.gz) with one folder at its top is taken without that folder.
+      - Folder or C(.tar.gz) on the controller. Of a git work tree, the source has the files that git does not ignore,
+        committed or not.
+      - The top folder of a C(.tar.gz) that has only one is stripped.
     type: path
     required: true
   digest:
     description: Digest of the packed source. The action plugin computes it.
     type: str
   content:
-    description: The packed source in base64, when it is small. The action plugin packs it.
+    description: Packed source in base64, if it is small. The action plugin packs it.
     type: str
   archive:
-    description: The packed source on the host, when it is large. The action plugin brings it when it is needed.
+    description: Packed source on the host, if it is large. The action plugin transfers it when it is needed.
     type: path
   files:
     description:
-      - Content of further files of the source by their path in it, for a project that reads its configuration from a
-        file. Each takes the place of a file of that name. The action plugin puts them into the packed source.
+      - Content of additional files of the source by their path in it, for a project that reads its configuration from a
+        file. Each replaces a file of that name. The action plugin adds them to the packed source.
     type: dict
     default: {}
   includes:
     description:
-      - Files of a source folder, as paths in which C(*) stands for any part, that are packed though git ignores them or
-        they look like secrets or dumps. The action plugin keeps back the others that git does not track, and warns.
+      - Files of a source folder, as paths in which C(*) matches any part, that are packed although git ignores them or
+        they look like secrets or dumps. The action plugin leaves out the other files of these kinds that git does not
+        track, and warns.
     type: list
     elements: str
     default: []
   force:
-    description: Build a new release, with its packages fetched anew, though there is one of just the same.
+    description: Whether to build a new release with newly fetched packages, even if there is an identical release.
     type: bool
     default: false
   home:
-    description: Folder of the site on the host. It has to exist; C(releases/) and C(static/) are made in it.
+    description: Folder of the site on the host. It must exist; the module creates C(releases/) and C(static/) in it.
     type: path
     required: true
   id:
     description:
-      - Name of the release, digits and letters that sort by time, for hosts that are to call it the same. Only one of
-        this name counts as the same then.
-      - By default it is the one that there is, and the time in UTC for a new one.
+      - Name of the release, digits and letters that sort by time, so that several hosts use the same name. Then only a
+        release of this name counts as identical.
+      - The default is the name of the identical release, or the time in UTC for a new one.
     type: str
   version:
-    description: What people call this version, kept with the release.
+    description: Version for people to read, which is stored with the release.
     type: str
     default: ""
   user:
-    description: System user the site runs as.
+    description: System user that the site runs as.
     type: str
     required: true
   manage:
-    description: Program that runs C(manage.py) of a release as the site does, called with C(--release=ID).
+    description: Program that runs C(manage.py) of a release in the environment of the site, with C(--release=ID).
     type: path
     required: true
   environment:
-    description: Environment of the release in the format of systemd's C(EnvironmentFile), one assignment a line.
+    description: Environment of the release in the format of systemd's C(EnvironmentFile), one assignment on a line.
     type: str
     required: true
   secret_key_file:
-    description: File with the site's secret key. It is made when it is missing, and kept.
+    description: File with the site's secret key. The module generates it when it is missing, and keeps it.
     type: path
     required: true
   copies:
-    description: Further files that each release keeps a copy of.
+    description: Other files, of which each release has a copy.
     type: list
     elements: path
     default: []
   depends_on:
-    description: Files that are shared by all releases, but a change of which makes a new release.
+    description: Files that all releases share. A change of one of them causes a new release.
     type: list
     elements: path
     default: []
   media:
-    description: Folder of the uploads, shared by all releases.
+    description: Folder of the uploads, which all releases share.
     type: path
     required: true
   shared_paths:
     description:
-      - Folders inside the source that the project writes. Each is a link to one in C(shared/) of O(home), which the
-        site owns and all releases share.
+      - Folders inside the source that the project writes to. Each is a link to a folder in C(shared/) of O(home), which
+        the site owns and all releases share.
     type: list
     elements: str
     default: []
   several:
     description:
-      - Whether the site has several hosts. Then what a project keeps on disk needs a O(media) and a C(shared/) that all
-        hosts share, a network file system, or the release is refused.
+      - Whether the site has several hosts. Then a project that stores files on the disk needs a O(media) and a
+        C(shared/) on a network file system that all hosts share, or the release is refused.
     type: bool
     default: false
   python:
     description:
-      - What the virtual environment is made with, the path of an interpreter on the host or versions such as V(3.12) or
-        V(>=3.11,<3.13).
-      - By default what C(.python-version), C(requires-python), Poetry's dependencies, C(Pipfile.lock) or C(runtime.txt)
-        in the source ask for. The
-        distribution's is taken where it fits, else one that is on the host, else uv fetches one that all sites share.
+      - Interpreter of the virtual environment, as the path of an interpreter on the host or as versions such as V(3.12)
+        or V(>=3.11,<3.13).
+      - The default is the version that C(.python-version), C(requires-python), Poetry's dependencies, C(Pipfile.lock)
+        or C(runtime.txt) in the source require.
+      - The module uses the interpreter of the distribution where it fits, else another one on the host, else uv fetches
+        one that all sites share.
     type: str
     default: ""
   installer:
-    description: What installs the packages. V(pip) cannot read C(uv.lock).
+    description: Installer of the packages. V(pip) cannot read C(uv.lock).
     type: str
     choices: [uv, pip]
     default: uv
   uv:
-    description: The pinned uv as a line of a requirements file with its hashes. With V(pip) it is not used.
+    description: The pinned uv as a line of a requirements file with its hashes. Not used with O(installer=pip).
     type: str
     default: ""
   requirements:
     description:
       - Requirements file inside the source, such as V(requirements/production.txt).
-      - By default that of the folder nearest to C(manage.py); in one folder C(uv.lock) comes first, then
+      - The default is the file in the folder nearest to C(manage.py). In one folder C(uv.lock) comes first, then
         C(poetry.lock), C(Pipfile.lock), C(requirements.txt) and C(pyproject.toml).
     type: str
     default: ""
   groups:
     description:
-      - Groups of packages to install beside the main one, those of C(uv.lock), C(poetry.lock) and
+      - Groups of packages to install in addition to the main one, which are those of C(uv.lock), C(poetry.lock) and
         C([dependency-groups]), or the categories of C(Pipfile.lock).
     type: list
     elements: str
     default: []
   extras:
-    description: The same for extras.
+    description: Extras to install, in the same way.
     type: list
     elements: str
     default: []
   extra_packages:
-    description: Packages to install that the project does not require, each as a line of C(requirements.txt).
+    description: Additional packages that the project does not require, each as a line of C(requirements.txt).
     type: list
     elements: str
     default: []
   fetch_environment:
-    description: Environment of what reaches the network while a release is built, such as a proxy.
+    description: Environment of the programs that use the network during a build, such as a proxy.
     type: dict
     default: {}
   build_environment:
-    description: The same, of this project, such as the credentials of its package index. It is kept in no release.
+    description: >-
+      Additional environment of these programs for this project, such as the credentials of its package index. No
+      release contains it.
     type: dict
     default: {}
   git_key:
     description:
-      - Text of a private SSH key, which git fetches packages with. It is kept in no release.
-      - The host key of a server is believed when it is met first and nothing is known in C(/etc/ssh/ssh_known_hosts),
-        and has to be the same from then on.
+      - Text of a private SSH key, with which git fetches packages. No release contains it.
+      - The host key of a server that is not in C(/etc/ssh/ssh_known_hosts) is trusted at the first connection, and must
+        be the same from then on.
     type: str
     default: ""
   packages:
-    description: Packages the stack needs, each as C(name==version), installed when the project does not bring them.
+    description: >-
+      Packages that the stack needs, each as C(name==version), installed when the requirements of the project do not
+      include them.
     type: list
     elements: str
     default: []
   subdirectory:
-    description: Folder of C(manage.py) inside the source. By default the top, or the one folder below it that has it.
+    description: Folder of C(manage.py) inside the source. By default the top, or the only folder below it that has it.
     type: str
     default: ""
   settings_module:
-    description: By default what C(manage.py) names.
+    description: Settings module. By default that of C(manage.py).
     type: str
     default: ""
   application:
-    description: WSGI or ASGI application as C(module:name). By default what C(WSGI_APPLICATION) of the settings names.
+    description: WSGI or ASGI application as C(module:name). By default that of C(WSGI_APPLICATION) in the settings.
     type: str
     default: ""
   before_collectstatic:
     description:
-      - Commands that are run in the folder of C(manage.py) once the packages are installed, as the site's user, in the
+      - Commands that run in the folder of C(manage.py) after the packages are installed, as the site's user, in the
         sandbox of the build, with the environment of the release and the programs of its virtual environment. No shell
-        reads them.
+        runs them.
     type: list
     elements: str
     default: []
   after_collectstatic:
-    description: The same once the static files are collected and the settings are checked.
+    description: Commands that run in the same way after the static files are collected and the settings are checked.
     type: list
     elements: str
     default: []
   collectstatic:
-    description: Whether the static files are collected. If not, C(STATIC_ROOT) is in the source, with all of them.
+    description: Whether to collect the static files. If not, the source must contain C(STATIC_ROOT) with all of them.
     type: bool
     default: true
   after_migrate:
-    description: Commands of C(manage.py) that the site runs once for each release. Here they tell one from another.
+    description: >-
+      Commands of C(manage.py) that the site runs once for each release. Releases with different commands are not
+      identical.
     type: list
     elements: str
     default: []
   host:
-    description: Name of the site that its settings have to answer to.
+    description: Name of the site that its settings must allow.
     type: str
     required: true
   static_url:
-    description: Path under which the web server serves the static files.
+    description: Path at which nginx serves the static files.
     type: str
     default: /static/
   media_url:
-    description: Path under which the web server serves the uploads.
+    description: Path at which nginx serves the uploads.
     type: str
     default: /media/
   check_level:
-    description: Level from which on a finding of C(manage.py check --deploy) fails the release.
+    description: Lowest level of the findings of C(manage.py check --deploy) that fail the release.
     type: str
     choices: [WARNING, ERROR, CRITICAL]
     default: ERROR
 attributes:
   check_mode:
     support: full
-    description: Tells whether a release would be made.
+    description: Reports whether a release would be built.
   diff_mode:
     support: full
-    description: Shows the version that is live and the one that would follow.
+    description: Shows the live version and the next one.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
@@ -249,29 +258,29 @@ release:
   type: str
   sample: 20261121T081500Z
 live:
-  description: Id of the release that C(current) names, empty before the first.
+  description: Id of the live release, to which C(current) points. Empty before the first release.
   returned: always
   type: str
 pending:
-  description: Whether the database may lack migrations of the release.
+  description: Whether migrations of the release may not be applied yet.
   returned: success
   type: bool
 unchecked:
-  description: Whether C(manage.py check --deploy) has to be asked again once the migrations are there.
+  description: Whether C(manage.py check --deploy) must run again after the migrations.
   returned: success
   type: bool
 same:
-  description: Ids of the whole releases that are good and of just the same, and so may be the answer.
+  description: Ids of the complete releases that are good and identical, so that the module can return one of them.
   returned: in check mode
   type: list
   elements: str
 others:
-  description: Ids of the whole releases that are not.
+  description: Ids of the other complete releases.
   returned: in check mode
   type: list
   elements: str
 next:
-  description: Id that a new release would have.
+  description: Id of a new release.
   returned: in check mode
   type: str
 """
@@ -343,13 +352,13 @@ ARGUMENTS = {
 
 
 def describe_change(site: Site, live: str, after: str, version: str) -> dict:
-    """Return the difference to display: the live release, and the one that would follow."""
+    """Return the difference to display, between the live release and the next one."""
     facts = site.facts(live) or {}
     return {"before": f"{live} {facts.get('version', '')}".strip() + "\n", "after": f"{after} {version}".strip() + "\n"}
 
 
 def build(module: AnsibleModule, site: Site, fingerprint: str) -> Build:
-    """Build a new release; first remove what builds that died or failed have left."""
+    """Build a new release; first remove the files of interrupted and failed builds."""
     options = module.params
     end_builds(options["user"])
     with lock_site(site.home):
@@ -362,7 +371,7 @@ def build(module: AnsibleModule, site: Site, fingerprint: str) -> Build:
 
 
 def ensure_release(module: AnsibleModule, site: Site) -> dict:
-    """Find a release of just these options, or build it; returns the result of the module."""
+    """Find a release with the same options, or build it; returns the result of the module."""
     options, live = module.params, site.live or ""
     if not module.check_mode:
         ensure_secret_key(Path(options["secret_key_file"]))
@@ -374,11 +383,11 @@ def ensure_release(module: AnsibleModule, site: Site) -> dict:
         result |= {"same": same, "others": others, "next": next_id(site)}
     if release := choose_release(options, same, live):
         facts, is_live = site.facts(release), release == live
-        # The live release has been migrated: only then it was switched to. But a rollback may have died since.
+        # The live release was migrated before it went live, but an interrupted rollback can have undone its migrations.
         pending = not is_live or bool(facts.get("undone"))
         unchecked = not is_live and bool(facts.get("unchecked"))
         return {"changed": False, "release": release, "pending": pending, "unchecked": unchecked, **result}
-    # The action plugin sends a large source only once it knows that a release has to be built.
+    # The action plugin sends a large source only after the module has reported that it must build a release.
     if module.check_mode or not (options["archive"] or options["content"]):
         diff = describe_change(site, live, "(a new release)", options["version"])
         return {"changed": True, "release": "", "pending": True, "diff": diff, **result}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: releases
-short_description: Tell the releases of a site, and which one a rollback goes to
+short_description: List the releases of a site, and select the one for a rollback
 version_added: 1.0.0
 description:
   - Reads the releases that are kept on a host, and the journal of switches.
@@ -16,63 +16,64 @@ options:
     required: true
   wanted:
     description:
-      - Id of a release to go back to. It has to be whole and not bad.
-      - When empty, it is the good one that was live before the live one.
+      - Id of the release to roll back to. It must be complete and not bad.
+      - When empty, the rollback selects the previous release.
     type: str
   required:
-    description: Fail when there is nothing to go back to.
+    description: Whether to fail when there is no release to roll back to.
     type: bool
     default: false
 attributes:
   check_mode:
     support: full
-    description: It only reads.
+    description: Only reads.
   diff_mode:
     support: none
-    description: It changes no files.
+    description: Changes no files.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
 
 EXAMPLES = r"""
-- name: Learn which releases there are
+- name: List the releases
   django_vps.stack.releases:
     home: /srv/shop
 """
 
 RETURN = r"""
 live:
-  description: Id of the release that is live, empty before the first.
+  description: Id of the live release. Empty before the first release.
   returned: always
   type: str
 previous:
-  description: Id of the release to go back to, empty when there is none.
+  description: Id of the release to roll back to. Empty when there is none.
   returned: success
   type: str
 left:
   description:
-    - Id of the release whose migrations the one to go back to may not know. It is the live one; where the wanted one is
-      live already, after a rollback that died or kept the migrations, it is the one that was live before.
+    - Id of the release with migrations that the release to roll back to may not have. It is the live release, except if
+      the wanted release is live already, after a rollback that was interrupted or kept the migrations. Then it is the
+      release that was live before.
   returned: success
   type: str
 releases:
   description: >-
-    Whole releases, newest first, each with C(id), C(version), C(built), C(live), why it is C(bad), and how often its
-    units restarted in the last hour where they go on to do so (C(restarts)).
+    Complete releases, newest first, each with C(id), C(version), C(built), C(live), the reason why it is C(bad), and
+    the number of C(restarts) of its units in the last hour, if they still restart.
   returned: success
   type: list
   elements: dict
 journal:
-  description: The switches, newest first, each with C(at), C(who), C(what), C(from), C(to) and C(seconds).
+  description: Switches, newest first, each with C(at), C(who), C(what), C(from), C(to) and C(seconds).
   returned: success
   type: list
   elements: dict
 restarts:
-  description: Units of the site that restart again and again, each with how often it did in the last hour.
+  description: Units of the site that restart repeatedly, each with the number of restarts in the last hour.
   returned: success
   type: dict
 lines:
-  description: Both for people to read.
+  description: Releases and journal as lines of text for people to read.
   returned: success
   type: list
   elements: str
@@ -85,16 +86,16 @@ from ansible_collections.django_vps.stack.plugins.module_utils.commands import c
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: Switches to list.
+#: The number of switches to list.
 LAST = 20
-#: What systemd's journal calls a unit that is about to be restarted (SD_MESSAGE_UNIT_RESTART_SCHEDULED).
+#: The message id in systemd's journal for a unit that will restart (SD_MESSAGE_UNIT_RESTART_SCHEDULED).
 RESTART = "5eb03494b6584870a536b337290809b3"
-#: Restarts of a unit within an hour from which on it is reported.
+#: Fewest restarts of a unit in an hour that are reported.
 MANY = 3
 
 
 def count_restarts() -> dict[str, int]:
-    """Units that restarted often in the last hour and have not been stopped since, each with how often."""
+    """Return the units that restarted often in the last hour and were not stopped since, each with the number."""
     units = call("journalctl", "--since=-1h", f"MESSAGE_ID={RESTART}", "--output=cat", "--output-fields=UNIT").stdout
     often = {unit: count for unit, count in Counter(units.split()).items() if count >= MANY}
     return {unit: count for unit, count in sorted(often.items()) if is_restarting(unit)}

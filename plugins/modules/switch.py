@@ -5,18 +5,18 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: switch
-short_description: Make a release live once it has answered, and stop the one before
+short_description: Make a release live once it is healthy, and stop the previous one
 version_added: 1.0.0
 description:
-  - Starts the release on its own socket, asks it over that socket until it has answered well for some seconds and its
-    processes have lived as long, and only then lets C(current) name it, by one atomic rename. The web server goes
-    through C(current), so this one rename moves code, assets and traffic.
-  - A release that does not answer well is stopped, its last journal lines are shown, and C(current) stays where it was.
-    One that never was live is marked bad.
-  - An answer in JSON that names a release has to name this one.
-  - Then waits until no connection is queued for the release before, stops it gracefully, and removes old releases.
-  - When the release is live, runs and answers, over its socket and where there is a web server also as visitors ask,
-    nothing changes. One that does not answer is started anew, with its socket, and asked again.
+  - Starts the release on its own socket, checks it over that socket until it has been healthy for some seconds and its
+    processes have lived as long, and only then lets C(current) point to it, by one atomic rename. nginx uses the paths
+    in C(current), so this one rename switches code, assets and traffic.
+  - A release that is not healthy is stopped, the message shows its last journal lines, and C(current) is unchanged. If
+    the release was never live, it is marked bad.
+  - An answer in JSON that names a release must name this one.
+  - Then drains the previous release, stops it gracefully, and removes old releases.
+  - When the release is live, runs and answers, over its socket and, if the host has nginx, also through nginx, nothing
+    changes. A live release that does not answer is restarted with its socket, and checked again.
 options:
   home:
     description: Folder of the site on the host.
@@ -35,72 +35,72 @@ options:
     type: str
     required: true
   host:
-    description: Name of the site that is asked for. The web server redirects the others to it.
+    description: Canonical name of the site, which the check requests. nginx redirects the other names to it.
     type: str
     required: true
   names:
-    description: Names of the site that the web server redirects to O(host).
+    description: Names of the site that nginx redirects to O(host).
     type: list
     elements: str
     default: []
   served:
-    description: Names of the site that the web server passes on as they are.
+    description: Names of the site that nginx passes to the release without a redirect.
     type: list
     elements: str
     default: []
   health_path:
     description:
-      - Path that has to answer 200.
-      - When empty, C(/) is asked, redirects within the site are followed, and any answer will do in the end that shows
-        a working site, that is, one below 500 but not 400.
+      - Path that must answer 200.
+      - When empty, the check requests C(/), follows redirects within the site, and accepts any final answer of a
+        working site, that is, a status below 500 except 400.
     type: str
     default: ""
   front:
-    description: Name by which the web server of this host is asked for the site as well. Empty where it has none.
+    description: Name by which the check also requests the site from nginx on this host. Empty if the host has no nginx.
     type: str
     default: ""
   closed:
-    description: File by which the site is closed to visitors; while it is there the web server is not asked.
+    description: File that switches maintenance mode on. While it exists, the check sends no requests to nginx.
     type: path
   timeout:
-    description: Seconds in which the release has to answer well.
+    description: Seconds in which the release must become healthy.
     type: int
     default: 60
   services:
-    description: Further template units, without C(@), that are started along and have to keep running.
+    description: Other template units, without C(@), that start with the release and must keep running.
     type: list
     elements: str
     default: []
   single:
     description:
-      - Those of O(services) of which there may never be two. They end in every other release before they start in this
-        one, which is after it went live, so that none of a refused release runs.
+      - Those of O(services) of which only one instance may run. They stop in every other release before they start in
+        this one, and they start after it went live, so that none of a refused release runs.
     type: list
     elements: str
     default: []
   probation:
-    description: Seconds for which the release has to answer well and its processes have to live.
+    description: Seconds for which the release must be healthy and its processes must live.
     type: int
     default: 3
   drain:
-    description: Seconds that queued connections of the release before may take to be accepted.
+    description: Most seconds to drain the previous release.
     type: int
     default: 30
   keep:
-    description: Releases to keep. The live one and the one before stay in any case.
+    description: Number of releases to keep. The live release and the previous one are always kept.
     type: int
     default: 5
   who:
-    description: Who does it, for the journal.
+    description: Name of the user for the journal.
     type: str
     default: ""
 attributes:
   check_mode:
     support: full
-    description: Tells whether the release would be made live.
+    description: Reports whether the release would go live.
   diff_mode:
     support: full
-    description: Shows the release that is live and the one that would be.
+    description: Shows the live release and the next one.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 """
@@ -118,19 +118,19 @@ EXAMPLES = r"""
 
 RETURN = r"""
 live:
-  description: Id of the release that is live.
+  description: Id of the live release.
   returned: always
   type: str
 before:
-  description: Id of the release that was live, empty before the first.
+  description: Id of the release that was live before. Empty before the first release.
   returned: always
   type: str
 wrong:
-  description: What was wrong with the answer of the live release; empty where it answered well.
+  description: Complaint about the answer of the live release. Empty if it was healthy.
   returned: success
   type: str
 removed:
-  description: Ids of the releases that were removed.
+  description: Ids of the removed releases.
   returned: success
   type: list
   elements: str
@@ -158,7 +158,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.release_units imp
 from ansible_collections.django_vps.stack.plugins.module_utils.retention import prune_releases
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 
-#: What is wrong where the live release is not all that runs.
+#: The complaint when units of the live release do not run, or those of another one do.
 UNITS_DIFFER = "not all of its units run, or those of another release still do"
 
 ARGUMENTS = {
@@ -183,7 +183,7 @@ ARGUMENTS = {
 
 
 class Switch:
-    """The way of one release to being live."""
+    """The switch to one release."""
 
     def __init__(self, options: dict) -> None:
         self.options = options
@@ -191,19 +191,19 @@ class Switch:
         self.release = options["release"]
         self.units = ReleaseUnits(options["service"], options["services"], options["single"])
         self.health = HealthCheck(options, self.site.releases / self.release)
-        #: Why files of old releases could not be removed.
+        #: The reason why files of old releases could not be removed.
         self.left = ""
 
     def serves(self) -> bool:
-        """Whether the release is live, all its units run, and no other release does."""
+        """Return whether the release is live, all its units run, and no units of other releases do."""
         return self.site.live == self.release and self.units.are_active(self.release)
 
     def wrong(self) -> str:
-        """Return what is wrong with the answer of the live release; empty where it is good."""
+        """Return the complaint about the answer of the live release; empty if it is healthy."""
         return self.health.ask(time.monotonic() + self.options["timeout"]) or self.health.ask_front()
 
     def clear_socket(self) -> None:
-        """Have the socket of the live release made anew; the web server has no access to the old one anyway."""
+        """Stop the web service and the socket of the live release, because nginx has no access to this socket."""
         (self.site.releases / self.release).chmod(0o755)
         self.units.stop_web(self.release)
 
@@ -228,19 +228,19 @@ class Switch:
             raise StepError(error.step, error.cause, advice, details=log) from None
         if before != self.release:
             replace_link(self.site.current, f"releases/{self.release}")
-        # The next run records a switch whose run died before it could.
+        # The next run records the switch of an interrupted run.
         if self.site.last_recorded != self.release:
             who = self.options["who"] or os.environ.get("SUDO_USER", "root")
             self.site.record_switch(self.site.last_recorded, self.release, who, time.time() - start)
 
     def _put_away(self, error: StepError) -> None:
-        """Stop a release that does not answer well."""
+        """Stop a release that is not healthy, and mark it bad unless it was live before."""
         self.units.stop(self.release)
-        # The user knows it now; systemd need not go on reporting it.
+        # The message reports the failure, so systemd need not report it any more.
         call("systemctl", "reset-failed", *self.units.web(self.release), *self.units.processes(self.release))
-        # A full disk must not hide what was wrong before.
+        # A full disk must not hide the earlier error.
         with contextlib.suppress(OSError, StepError):
-            # A release that was live may be good: the failure may be the database's, or that of a service.
+            # A release that was live can be good, because the database or another service can have caused the failure.
             if not any(entry["to"] == self.release for entry in self.site.switches()):
                 self.site.note(self.release, bad=f"{error.step}: {error.cause.splitlines()[0]}")
             self.prune()
@@ -253,7 +253,7 @@ class Switch:
             complaint = death or self.health.ask(probation.end)
             now = time.monotonic()
             if complaint != probation.complaint:
-                # The processes there are when the good answers begin have to be there when they end.
+                # The processes at the first good answer must be the same at the last one.
                 workers = self.units.list_workers(self.release)
             gave_up = bool(complaint) and self.units.have_failed(self.units.processes(self.release), restarts=1)
             if probation.observe(now, complaint, bool(death), gave_up):
@@ -261,7 +261,7 @@ class Switch:
             time.sleep(POLL_SECONDS)
 
     def watch_singles(self) -> None:
-        """Fail when a single service does not stay up; it cannot run before its release is live."""
+        """Fail when a single service does not keep running; it cannot run before its release is live."""
         start, end = time.time(), time.monotonic() + self.options["probation"]
         units = self.units.singles(self.release)
         while units:
@@ -277,14 +277,14 @@ class Switch:
             time.sleep(POLL_SECONDS)
 
     def retire_others(self) -> None:
-        """Stop the instances of other releases once no connection waits for them."""
+        """Stop the instances of other releases once they are drained."""
         for release in sorted(self.units.running(self.options["service"]) - {self.release}):
             drain(str(self.site.releases / release / self.options["socket"]), self.options["drain"])
             self.units.stop(release)
         self.units.reset_failed(self.release)
 
     def prune(self) -> list[str]:
-        """Remove the releases beyond those to keep."""
+        """Remove the releases beyond the number to keep."""
         removed, self.left = prune_releases(self.site, self.release, self.options["keep"], self.units.running())
         return removed
 
@@ -331,7 +331,7 @@ def main() -> None:
                     f"{switch.release} was live, but {wrong}; {'it was started anew' if curable else 'now it is well'}"
                 )
         result = {"live": switch.release, "before": before, "wrong": wrong, "removed": removed}
-        # What cannot be removed is tried again by each run.
+        # Each run tries to remove the remaining files again.
         changed = not (done and not wrong and switch.left)
         module.exit_json(changed=changed, **result, diff=diff if changed else {})
     except StepError as error:

@@ -5,29 +5,28 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: unit
-short_description: Keep a systemd unit enabled, running and as new as its files
+short_description: Keep a systemd unit enabled, running and up to date with its files
 version_added: 1.0.0
 description:
-  - Takes the place of handlers. A handler is lost when its run dies; this module compares what
-    runs with what is on disk instead, so any later run sees what is still to be done.
-  - What it does, in this order, and only where needed, is daemon-reload, enable or disable, start,
-    then restart or reload.
-  - Fails, with the last lines of the journal, when the unit does not run in the end.
+  - Replaces handlers. A handler is lost when its run dies; this module compares the running unit with the files on the
+    disk instead, so any later run finds the remaining actions.
+  - The actions, in this order and only if needed, are daemon-reload, enable or disable, start, then restart or reload.
+  - Fails with the last lines of the journal when the unit does not run in the end.
 options:
   name:
     description: Full name of the unit, such as V(nginx.service) or V(certbot.timer).
     type: str
     required: true
   enabled:
-    description: Whether the unit starts at boot. Null leaves that alone.
+    description: Whether the unit starts at boot. Null leaves this unchanged.
     type: bool
     default: true
   restart_when_newer:
     description:
       - Restart the unit when one of these paths changed after it began to start.
-      - Of a link both the link and its target count; of a folder, all that is in it, at any depth,
-        and the folder itself, so that a removed file counts too. What is not there is passed over.
-      - Name only what the unit reads and never writes.
+      - A link counts together with its target. A folder counts together with its content at any depth, so that a
+        removed file counts too. A missing path is ignored.
+      - List only paths that the unit reads and never writes.
     type: list
     elements: path
     default: []
@@ -35,34 +34,33 @@ options:
     description:
       - Reload the unit when one of these paths changed after it was last reloaded, or began to
         start.
-      - A unit that cannot reload is restarted. A restart makes a reload needless.
+      - A unit that cannot reload is restarted. After a restart there is no reload.
     type: list
     elements: path
     default: []
   conditional:
     description:
-      - Whether it is well that the unit does not run because one of its own conditions is not met, as in a container.
-        C(systemd) asks them when it is to start, so each run tries.
+      - Whether the unit need not run when one of its own conditions is not met, as in a container. C(systemd) evaluates
+        the conditions only at a start, so each run tries to start the unit.
     type: bool
     default: false
 attributes:
   check_mode:
     support: full
-    description: Tells what would be done and does nothing.
+    description: Reports the actions and does none.
   diff_mode:
     support: full
-    description: Shows the state before and after, and what is done in between.
+    description: Shows the state before and after, and the actions in between.
 notes:
-  - A path counts as changed at its ctime, which no program can set and which every write, rename,
-    C(chmod) and C(chown) moves.
-  - The clock may be stepped. A start counts as early as the clock of then or of now puts it; a
-    path stamped in the future counts as changed, and its ctime is brought to the present.
-  - A reload that systemd saw fail does not count. A daemon that keeps its old configuration and
-    says so nowhere but in its log, as nginx does on SIGHUP, goes unseen. Have the files judged
-    first, as M(django_vps.stack.config_files) does.
-  - A file that changes while the daemon reloads goes unseen too.
-  - A C(Type=oneshot) service without C(RemainAfterExit) is left alone once it has ended well since
-    boot.
+  - A path counts as changed at its ctime, which no program can set and which every write, rename, C(chmod) and
+    C(chown) updates.
+  - After a step of the clock, the time of a start is the earlier one of those by the old and the present clock. A path
+    with a ctime in the future counts as changed, and the module sets its ctime to the present.
+  - A reload that failed according to systemd does not count. The module does not notice when a daemon keeps its old
+    configuration and reports this only in its log, as nginx does on SIGHUP. Validate the files first, as
+    M(django_vps.stack.config_files) does.
+  - The module does not notice a file that changes while the daemon reloads.
+  - A C(Type=oneshot) service without C(RemainAfterExit) is not started again once it has succeeded since the boot.
 author:
   - the django_vps.stack authors (!UNKNOWN)
 seealso:
@@ -71,7 +69,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Keep nginx running with its present configuration
+- name: Keep nginx running with its current configuration
   django_vps.stack.unit:
     name: nginx.service
     restart_when_newer:
@@ -90,13 +88,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 action:
-  description: What was done, or would be in check mode, in this order.
+  description: Actions that were done, or would be in check mode, in this order.
   returned: success
   type: list
   elements: str
   sample: [daemon-reload, enable, start]
 status:
-  description: What C(systemctl show) said of the unit in the end.
+  description: Properties of the unit from C(systemctl show) in the end.
   returned: success
   type: dict
   sample:
@@ -105,19 +103,19 @@ status:
     SubState: running
     UnitFileState: enabled
 diff:
-  description: The state before and after.
+  description: State before and after.
   returned: success
   type: dict
   sample:
     before: {action: [], active: inactive, enabled: disabled}
     after: {action: [enable, start], active: active, enabled: enabled}
 stderr:
-  description: What the failed systemctl command printed.
+  description: Output of the failed systemctl command.
   returned: when a command failed
   type: str
 journal:
-  description: The last lines of the unit's journal.
-  returned: when the unit did not do as it was told
+  description: Last lines of the unit's journal.
+  returned: when an action failed or the unit does not run
   type: list
   elements: str
 """

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks of certificates and the names in them."""
+"""Check certificates and the names in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file, domains
 
 with contextlib.suppress(ImportError):
-    # ansible-core brings it, though not to the import test of ansible-test.
+    # ansible-core requires it, but the import test of ansible-test runs without it.
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
@@ -52,7 +52,7 @@ def check_own_certificate(case: Case) -> Iterator[Problem]:
 
 
 def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
-    """A certificate that nginx or visitors would not take."""
+    """Yield the reasons why nginx or clients would refuse the certificate."""
     certificate, secret = OWN_CERTIFICATE
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
@@ -69,7 +69,7 @@ def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     if own.public_bytes(*form) != leaf.public_key().public_bytes(*form):
         yield Problem(secret, "is not the key of letsencrypt_own_certificate", "use the key of this certificate")
-    # One that nobody certified is for trying things out.
+    # A self-signed certificate is for tests.
     if leaf.issuer == leaf.subject:
         return
     try:
@@ -86,7 +86,7 @@ def check_key_pair(case: Case, chain: bytes, key: bytes) -> Iterator[Problem]:
 
 
 def check_wildcards(case: Case) -> Iterator[Problem]:
-    """One stands beside the canonical name, and is proven by a record in the DNS."""
+    """Check that a wildcard comes after the canonical name, and that a DNS record can prove it."""
     for first in domains(case.values, "site_domains")[:1]:
         if first.startswith("*."):
             what = "expected the canonical name first, got a wildcard"
@@ -102,7 +102,7 @@ def check_wildcards(case: Case) -> Iterator[Problem]:
 
 
 def check_number_of_names(case: Case) -> Iterator[Problem]:
-    """Of one certificate, which Let's Encrypt gives for 100 names; those that a wildcard covers are not ordered."""
+    """Check the limit of Let's Encrypt, 100 names in a certificate; names covered by a wildcard are not requested."""
     names = domains(case.values, "letsencrypt_domains")
     ordered = [name for name in names if name.startswith("*.") or f"*.{name.partition('.')[2]}" not in names]
     of_letsencrypt = "letsencrypt.org" in str(case.values.get("letsencrypt_directory_url"))
@@ -126,11 +126,11 @@ def check_ca_files(case: Case) -> Iterator[Problem]:
 
 
 def said_as(case: Case, name: str) -> str:
-    """Where the domains of a role were written."""
+    """Return the variable that the inventory sets the domains of a role with."""
     return name if name in case.given else "site_domains"
 
 
-#: In the order of their messages.
+#: The checks in the order of their messages.
 CHECKS = (
     check_certificate_paths,
     check_acme_email,

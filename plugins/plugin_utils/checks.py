@@ -1,27 +1,27 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What meta/checks.yml of a role says of its variables.
+"""Read meta/checks.yml of a role, and build the checks of its variables.
 
-`variables` has the check of each variable, beyond the type, choices and default in argument_specs.yml. It is the name
-of a type, one of TYPES, or a dictionary:
+`variables` has the check of each variable, in addition to the type, choices and default in argument_specs.yml. A check
+is the name of a type, one of TYPES, or a dictionary:
 
     type        name of a type
-    pattern     regular expression that the whole value has to match; with it comes
-    expected    what matches it, for the message and the tables of variables
-    range       the least and the greatest number
+    pattern     regular expression that the complete value must match; requires `expected`
+    expected    description of the pattern, for the message and the tables of variables
+    range       minimum and maximum of a number
     managed     for the types `setting`, `header` and `directive`: names that the stack sets, each with the variable
                 to set instead, if there is one
     entries     for a list of dictionaries: the check of each option
     several_lines
-                true where the value may have more than one
-    example     a value to write
-    fix         what to write, where "write one such as" the example is not enough
+                true if the value can have more than one line
+    example     a valid value
+    fix         fix for the message, if "write one such as" the example is not enough
 
-Of a list the check applies to each entry, of a dictionary to each name and value.
+The check applies to each entry of a list, and to each name and value of a dictionary.
 
-Beside `variables` there may be lists of names: `required_together`, `same_on_all_hosts_of_a_site` and
-`same_for_all_sites_of_a_host`; and `renamed`, the names that variables had in an earlier release, each with the present
-one.
+The file can also have the lists of names `required_together`, `same_on_all_hosts_of_a_site` and
+`same_for_all_sites_of_a_host`; and `renamed`, the names of variables in an earlier version of the collection, each with
+the present name.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ TYPES: dict[str, Rule] = {
     "valkey_url": project.valkey_url,
 }
 
-#: Types that are made for what the stack sets itself.
+#: Types whose checks depend on the names that the stack sets itself.
 MANAGED_TYPES: dict[str, Callable[[Mapping[str, Any]], Rule]] = {
     "directive": lambda data: system.directive(data["managed"]),
     "header": lambda data: project.header(data["managed"]),
@@ -114,7 +114,7 @@ NO_CHECK = Check()
 
 
 def build_check(data: str | dict[str, Any]) -> Check:
-    """The check that an entry of `variables` describes."""
+    """Return the check for an entry of `variables`."""
     data = {"type": data} if isinstance(data, str) else data
     kind, example = data.get("type"), data.get("example", "")
     if "entries" in data:

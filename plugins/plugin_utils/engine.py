@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Judges each value by its argument spec and its check, and names that nothing reads."""
+"""Check each value against its argument spec and its check, and report names that no role reads."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types impor
     wrong_kind,
 )
 
-#: What is typed for one run, as -e name=true, and so arrives as a text.
+#: Variables for one run on the command line, such as -e name=true, whose values are strings.
 TYPED = words("django_force_release django_allow_breaking_migrations")
-#: What the playbooks take from the command line, beside the variables of roles.
+#: Variables of the playbooks themselves that come from the command line.
 OF_PLAYBOOKS = words("release host maintenance")
 
-#: Judges several variables of a host at once.
+#: Checks several variables of a host together.
 CrossCheck = Callable[[Case], Iterator[Problem]]
 
 
 def problems(case: Case, cross_checks: Iterable[CrossCheck]) -> list[str]:
-    """All that is wrong, one line each."""
+    """Return all problems, each as one line."""
     return [found.line(case.secret(found.name)) for found in judge(case, cross_checks)]
 
 
@@ -105,7 +105,7 @@ def judge_list(name: str, items: list, spec: dict, check: Check) -> Iterator[Pro
 
 
 def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mapping[str, Check]) -> Iterator[Problem]:
-    """One of a list of dictionaries, which bear the names of the options."""
+    """Check one entry of a list of dictionaries, whose names are options."""
     misspelt = set()
     for key in (key for key in entry if key not in options):
         near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
@@ -121,7 +121,7 @@ def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mappin
 
 
 def entry_name(entry: dict) -> str:
-    """By what name the messages call it."""
+    """Return the name of an entry for the messages; empty if it has none."""
     name = entry.get("name")
     return name if isinstance(name, str) and not job_name(name) else ""
 
@@ -135,10 +135,10 @@ def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
 
 
 def meant(name: str, known: Iterable[str], closeness: float = 0.9) -> str:
-    """The one of the known names that this one is but misspelt, or none."""
+    """Return the known name of which this one is a misspelling; empty if there is none."""
     plain = name.lower().replace("-", "_")
     near = [each for each in known if each[0] == plain[0] and abs(len(each) - len(plain)) <= 2]
-    # Numbers tell things apart.
+    # Names that differ in their digits are different things, not misspellings.
     near = [each for each in near if re.sub(r"\d", "", each) != re.sub(r"\d", "", plain) or each == plain]
     swapped = [each for each in near if sorted(each) == sorted(plain)]
     return next(iter(swapped or difflib.get_close_matches(plain, near, 1, closeness)), "")
@@ -157,7 +157,7 @@ def check_group_names(case: Case) -> Iterator[Problem]:
         if near := meant(name, missing, 0.8):
             yield Problem(name, "is not a group of the stack", f"write {near}")
     for name in sorted(case.group_files - case.groups.keys()):
-        # Other groups may be those of another inventory in the same folder.
+        # Other names can belong to groups of another inventory in the same folder.
         if near := meant(name, GROUPS.keys() - case.group_files, 0.8):
             yield Problem(
                 f"group_vars/{name}", "belongs to a group that does not exist, so nothing reads it", f"write {near}"
@@ -189,7 +189,7 @@ def check_names(case: Case) -> Iterator[Problem]:
             if near:
                 yield Problem(name, "is not a variable of the stack", f"write {near}")
             continue
-        # What begins with host_ may well be somebody else's.
+        # A variable with the common prefix host_ can belong to another collection or playbook.
         other = name.startswith("host_")
         near = meant(name, known) if other else next(iter(difflib.get_close_matches(name, known, 1)), "")
         if near or not other:

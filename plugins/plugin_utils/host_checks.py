@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks of the hosts of one site, and of the sites on one host."""
+"""Check the hosts of one site, and the sites on one host."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, domains
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import names_of
 
-#: What two sites on one host must not share.
+#: Variables whose values two sites on one host must not share.
 ONE_SITE = ("site_name", "site_home", "site_user", "site_database", "site_service")
-#: Folders of a site, of which none may lie in one of another site.
+#: Folders of a site, which must not be inside those of another site.
 FOLDERS = ("site_home", "site_media_root", "site_config_dir")
-#: What all hosts of one site have to say the same of.
+#: Variables that must have the same value on all hosts of a site.
 AGREED = names_of("same_on_all_hosts_of_a_site")
-#: What a host has once, though a role other than host sets it.
+#: Variables of other roles than host that a host has only once.
 HOST_WIDE = names_of("same_for_all_sites_of_a_host")
 
 
@@ -53,7 +53,7 @@ def check_valkey(case: Case) -> Iterator[Problem]:
 
 
 def check_neighbour_sites(case: Case) -> Iterator[Problem]:
-    """Several sites on one host have to differ in all that is named after a site."""
+    """Check that sites on one host differ in all values that are derived from the name of the site."""
     for other, values in case.neighbours.items():
         names = (*ONE_SITE, "site_media_root")
         same = [name for name in names if name in values and case.values.get(name) == values[name]]
@@ -75,7 +75,7 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
                 if {mine, its} <= case.values.keys() & values.keys()
                 and f"{case.values[mine]}/".startswith(f"{values[its]}/")
             )
-            # What is wrong of the home is wrong of all that lies in it.
+            # A problem of the home applies to all folders in it, so one message is enough.
             for mine, its in [] if same else itertools.islice(nested, 1):
                 what = f"lies in the {its} of {other}, which has the same address"
                 yield Problem(mine, what, "use a folder of its own for the site", case.values[mine])
@@ -100,5 +100,5 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
                 yield Problem(name, f"differs from {other} on the same address", advice, case.values[name])
 
 
-#: In the order of their messages.
+#: The checks in the order of their messages.
 CHECKS = (check_host_address, check_same_on_all_hosts, check_valkey, check_neighbour_sites)

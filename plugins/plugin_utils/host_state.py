@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a host must be before a site is set up on it."""
+"""Check the state of a host before a site is set up on it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 SUPPORTED = ("bookworm", "trixie", "noble")
-#: Of these, those whose nginx has no HTTP/3.
+#: Supported distributions whose nginx has no HTTP/3.
 WITHOUT_HTTP3 = ("bookworm", "noble")
-#: Seconds by which clocks may differ; certificates and signatures of packages tolerate that.
+#: Most seconds by which clocks may differ; certificates and signatures of packages tolerate this.
 MAX_CLOCK_DIFFERENCE = 300
-#: Programs that the stack runs itself.
+#: Programs of the stack.
 OWN_PROGRAMS = {"nginx", "postgres", "valkey-server", "redis-server"}
 SSH_SERVERS = {"sshd", "dropbear"}
 FIREWALLS = ("firewalld", "shorewall", "netfilter-persistent", "ufw")
@@ -24,7 +24,7 @@ LISTENING = re.compile(r'(?:\S+ +){3}\S*:(?P<port>\d+) (?:.*users:\(\("(?P<progr
 
 
 def judge_host(host: str, options: Mapping[str, Any], state: Mapping[str, Any], now: float) -> Iterator[str]:
-    """All that is wrong with the host, one message each."""
+    """Yield all problems of the host, each as one message."""
     facts = state["ansible_facts"]
     sockets = [found.groupdict() for line in state["listening"] if (found := LISTENING.match(line))]
     yield from judge_clock(host, state["clock"], now)
@@ -69,7 +69,7 @@ def judge_ports(
 
 
 def judge_firewalls(host: str, facts: Mapping[str, Any]) -> Iterator[str]:
-    # Ubuntu ships ufw switched off.
+    # Ubuntu installs ufw but does not enable it.
     others = [
         name
         for name in FIREWALLS
@@ -89,7 +89,7 @@ def judge_ssh_ports(
     of_sshd += re.findall(r":(\d+) \(Stream\)", "\n".join(ssh_sockets))
     listening = {each["port"] for each in sockets} | set(of_sshd)
     deaf = [str(port) for port in ports if str(port) not in listening]
-    # A host that Ansible reaches in another way may have no sshd.
+    # A host to which Ansible connects in another way can be without sshd.
     if deaf and of_sshd:
         heard = ", ".join(dict.fromkeys(of_sshd))
         yield (

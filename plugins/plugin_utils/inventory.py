@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A host of the inventory, the problems found with it, and how messages show values."""
+"""Describe a host of the inventory and its problems, and format values for messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ansible.parsing.vault import EncryptedString
 
-#: Who plays which part. Other roles are for every host.
+#: The roles of each group. Other roles are for every host.
 GROUPS = {
     "web": ("nginx", "letsencrypt"),
     "app": ("django", "gunicorn", "deployer"),
@@ -21,7 +21,7 @@ GROUPS = {
     "valkey": ("valkey",),
 }
 
-#: What a site can do without.
+#: Groups that a site need not have.
 OPTIONAL = ("valkey",)
 
 SECRET = re.compile(r"key|pass|secret|token|credential|private", re.IGNORECASE)
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
     def line(self, secret: bool) -> str:
         got = ""
-        # A secret may have come into any part of a dictionary.
+        # A dictionary can contain a secret at any place.
         if self.value is not ... and not secret and not isinstance(self.value, dict):
             got = f"{':' if ', got ' in self.what else ', got'} {shown(self.value)}"
         name = re.sub("=.*", "=…", self.name, flags=re.DOTALL)
@@ -48,14 +48,14 @@ class Problem(NamedTuple):
 
 @dataclass
 class Case:
-    """A host as the inventory tells of it, and what the roles say of its variables."""
+    """A host with its variables from the inventory, and the specs of the roles for these variables."""
 
     host: str
     specs: dict[str, dict]
     given: dict[str, Any]
     values: dict[str, Any]
     groups: dict[str, list[str]]
-    #: Parameters that the playbook hands to a role, and the variable it takes each from.
+    #: Parameters that the playbook passes to a role, each with the variable that has its value.
     bound: dict[str, str] = field(default_factory=dict)
     #: Variables that could not be templated.
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -63,19 +63,19 @@ class Case:
     #: The hosts of the run, and the groups of which it needs one.
     run: list[str] = field(default_factory=list)
     needs: frozenset[str] = frozenset(GROUPS)
-    #: What was given on the command line.
+    #: Variables from the command line.
     typed: frozenset[str] = frozenset()
-    #: What was named as an inventory, and is not there.
+    #: Inventories from the command line that do not exist.
     missing: tuple[str, ...] = ()
     #: Names of files and folders in group_vars.
     group_files: frozenset[str] = frozenset()
-    #: Where a file of the inventory says a name twice, and the name.
+    #: Places in files of the inventory that set a name twice, each with the name.
     twice: tuple[tuple[str, str], ...] = ()
-    #: Whether the run brings a release; otherwise the source need not be there, as for a rollback in a hurry.
+    #: Whether the run deploys a release; otherwise the source can be missing, such as for an urgent rollback.
     deploys: bool = True
-    #: Other hosts of the inventory behind the same address, with their values.
+    #: Other hosts of the inventory with the same address, and their values.
     neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: Other hosts of the same site, with their values.
+    #: Other hosts of the same site, and their values.
     colleagues: dict[str, dict[str, Any]] = field(default_factory=dict)
     find_source: Callable[[str], Path] = Path
     find_file: Callable[[str], bool] = os.path.isfile
@@ -90,11 +90,11 @@ class Case:
         return not of_role or bool(of_role & self.parts)
 
     def secret(self, name: str) -> bool:
-        """Whether the value may be a secret, which no message repeats."""
+        """Return whether the value can be a secret, which no message repeats."""
         owner = name.partition(".")[0]
         spec = self.specs.get(owner, {})
         return (
-            # Settings and environments of whatever names.
+            # Settings and environments can have any names.
             (spec.get("type") == "dict" and "options" not in spec)
             or bool(SECRET.search(name))
             or bool(spec.get("no_log"))
@@ -110,20 +110,20 @@ def check_file(case: Case, name: str) -> Iterator[Problem]:
 
 
 def domains(values: dict[str, Any], name: str) -> list[str]:
-    """Those of a list that is one, whatever else may be wrong with it."""
+    """Return the domains of a variable if it is a list, even if some of them are invalid."""
     found = values.get(name)
     return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """The value in short, without the credentials of an address, and without what is set to a name of a secret."""
+    """Return a short form of the value without the credentials of addresses and the values of secrets."""
     text = re.sub(r"//.*@", "//…@", repr(value))
     text = re.sub(rf"(\w*(?:{SECRET.pattern}|auth)\w*[= ]\s*|bearer |basic )\S+", r"\1…", text, flags=re.IGNORECASE)
     return f"{text[: most - 1]}…" if len(text) > most else text
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """The texts of a value that is not templated yet; to look at an encrypted one decrypts it."""
+    """Yield the strings in a value that is not templated yet; reading an encrypted one decrypts it."""
     if isinstance(value, dict):
         for item in value.values():
             yield from leaves(item)

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Types of values that the project and the web server read: source, environment, names, headers."""
+"""Check types of values that the project and nginx read: source, environment, names, headers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types impor
 )
 
 with contextlib.suppress(ImportError):
-    # ansible-core brings it, though not to the import test of ansible-test.
+    # ansible-core requires it, but the import test of ansible-test runs without it.
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
-#: Bytes of one variable of an environment (MAX_ARG_STRLEN in execve(2)).
+#: Most bytes of one variable of an environment (MAX_ARG_STRLEN in execve(2)).
 VARIABLE = 128 * 1024
-#: What the stack sets in the environment and relies on, with the variable to set instead. The rest is for the project
-#: to read in a notation of its own, and the settings are examined after they were read.
+#: Variables of the environment that the stack sets and relies on, each with the variable to set instead. The project
+#: reads the others in its own notation, and the build checks the resulting settings.
 MANAGED_ENV = {
     "DJANGO_SETTINGS_MODULE": "django_settings_module",
     "SECRET_KEY": "django_secret_key",
@@ -42,9 +42,9 @@ MANAGED_ENV = {
     "DATABASE_REPLICA_URL": "site_database",
     "PGSERVICEFILE": "site_database_service_file",
 }
-#: Variables that change how any program starts.
+#: Variables that change the start of any program.
 FOREIGN_ENV = re.compile(
-    # Those of ld.so(8).
+    # Variables of ld.so(8).
     r"LD_(ASSUME_KERNEL|AUDIT|BIND_NO[TW]|DEBUG|DEBUG_OUTPUT|DYNAMIC_WEAK|HWCAP_MASK|LIBRARY_PATH|ORIGIN_PATH"
     r"|POINTER_GUARD|PREFER_MAP_32BIT_EXEC|PRELOAD|PROFILE|PROFILE_OUTPUT|SHOW_AUXV|TRACE_LOADED_OBJECTS"
     r"|USE_LOAD_BIAS|VERBOSE|WARN)|GLIBC_TUNABLES|GCONV_PATH"
@@ -92,7 +92,7 @@ def is_ip_address(value: str) -> bool:
 
 
 def bare_name(value: str) -> str:
-    """The domain name that was probably meant: lower case, punycode, without all around it."""
+    """Return the probable domain name in a value: lower case, punycode, without scheme, port and path; else empty."""
     name = re.split(r"[/:?#;,\s]", re.sub(r"^[\w+.-]+://", "", value.strip()))[0]
     try:
         name = name.rstrip(".").lower().encode("idna").decode()
@@ -121,7 +121,7 @@ def email(value: str) -> Refusal | None:
 
 
 def source(value: str) -> Refusal | None:
-    """The address of a repository. That a folder or an archive is there, check_source sees."""
+    """Check the address of a repository; check_source checks that a folder or an archive exists."""
     if value.startswith("-"):
         return ("starts with a dash, so that git would read it as an option", "write an address, a folder or a .tar.gz")
     if not ADDRESS.match(value):
@@ -176,7 +176,7 @@ def secret_key(value: str) -> Refusal | None:
 
 
 def variable(key: str, value: Any, sample: str) -> Refusal | None:
-    """A variable of an environment, of which `sample` is a name."""
+    """Check a variable of an environment; `sample` is an example of a name."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
         return ("expected the name of a variable", f"use letters, digits and _, as in {sample}")
     if FOREIGN_ENV.fullmatch(key):
@@ -201,14 +201,14 @@ def env_entry(key: str, value: Any) -> Refusal | None:
 
 
 def valkey_url(key: str, value: Any) -> Refusal | None:
-    """A variable of the environment, and the number of the database that it names."""
+    """Check a variable of the environment whose value is the number of a Valkey database."""
     if refusal := managed(MANAGED_ENV, key) or variable(key, "", "CELERY_BROKER_URL"):
         return refusal
     return wrong_kind(value, "int") or between(0, 15)(value)
 
 
 def file_entry(key: str, value: Any) -> Refusal | None:
-    """A file that is put into the source."""
+    """Check a file that is added to the source."""
     if refusal := inside("file")(key):
         return refusal
     if key != posixpath.normpath(key) or key.split("/")[0] == ".git":
@@ -217,7 +217,7 @@ def file_entry(key: str, value: Any) -> Refusal | None:
 
 
 def interpreter(value: str) -> Refusal | None:
-    """A Python by its version, a range of versions, or its path on the host."""
+    """Check an interpreter: a version of Python, a range of versions, or a path on the host."""
     if re.match(r"/(home|root|tmp|var/tmp|run)(/|$)", value):
         return "is in a folder that the site cannot read", "use a path such as /opt/python3.12/bin/python3"
     if re.fullmatch(r"(/[\w.+-]+)+", value):
@@ -233,14 +233,14 @@ def build_variable(key: str, value: Any) -> Refusal | None:
 
 
 def requirement(value: str) -> Refusal | None:
-    """A line of requirements.txt, which is an argument of the installer."""
+    """Check a line of requirements.txt that becomes an argument of the installer."""
     if re.match(r"[A-Za-z0-9][\w.-]*\s*(\[[\w., -]+\])?\s*([<>=!~@;].*)?$", value):
         return None
     return "expected a requirement", "write one such as psycopg[binary]==3.2.9"
 
 
 def build_commands(key: str, value: Any) -> Refusal | None:
-    """Commands of one moment of a build."""
+    """Check the commands of one moment of a build."""
     moments = ("before_collectstatic", "after_collectstatic")
     if key not in moments:
         return f"expected {' or '.join(moments)}", "use one of these"
@@ -251,7 +251,7 @@ def build_commands(key: str, value: Any) -> Refusal | None:
 
 
 def build_command(value: str) -> Refusal | None:
-    """Run by env(1): variables may come first, and the program may be a file of the source."""
+    """Check a command that env(1) runs: variables can come first, and the program can be a file of the source."""
     program = re.sub(r"^(\s*[A-Za-z_]\w*=\S*\s+)+", "", value)
     return command(re.sub(r"^\s*[\w./@+-]*/", "", program)) or for_a_shell(value)
 
@@ -263,7 +263,7 @@ def for_a_shell(value: str) -> Refusal | None:
 
 
 def management_command(value: str) -> Refusal | None:
-    """What is typed behind manage.py."""
+    """Check the arguments of manage.py."""
     words = value.split()
     if words[:1] in (["python"], ["python3"], ["manage.py"], ["./manage.py"]) or not re.match(
         r"[a-z_]\w*(\s|$)", value, re.ASCII
@@ -273,7 +273,7 @@ def management_command(value: str) -> Refusal | None:
 
 
 def header(managed_names: Mapping[str, str | None]) -> Rule:
-    """A header that the web server adds, and that ends up in quotes."""
+    """Return a rule for a header that nginx adds, whose value is in quotes in its configuration."""
 
     def rule(key: str, value: Any) -> Refusal | None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,60}[A-Za-z0-9]", key):

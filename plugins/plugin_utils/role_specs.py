@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the roles say of their variables: argument specs, checks, and what the playbooks bind."""
+"""Read the argument specs and checks of the roles, and the parameters that the playbooks pass to them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ COLLECTION = Path(__file__).parents[2]
 
 
 def read(document: Path) -> Any:
-    # Ten times as fast as Ansible's loader, which notes where each word came from.
+    # Ansible's loader records the origin of each word, which takes ten times as long.
     return yaml_load(document.read_text(encoding="utf-8"))
 
 
 def roles() -> list[str]:
-    # In a clone, people and ansible-galaxy put roles of their own beside these.
+    # In a clone, users and ansible-galaxy can put other roles into the same folder.
     return sorted(path.parents[1].name for path in COLLECTION.glob("roles/*/meta/checks.yml"))
 
 
 def read_specs() -> dict[str, dict]:
-    """The variables of the roles' entry points, each with its check."""
+    """Return the variables of the roles' entry points, each with its spec and check."""
     specs: dict[str, dict] = {}
     for role in roles():
         document = read(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")
         for entry in document["argument_specs"].values():
             for name, spec in entry.get("options", {}).items():
                 specs.setdefault(name, {**spec, "role": role})
-        # A template for anything but a text is in no spec, as tools that read those take none.
+        # Specs have templates only for strings, because tools that read them refuse others; the defaults have all.
         for name, value in read(COLLECTION / "roles" / role / "defaults" / "main.yml").items():
             specs[name].setdefault("default", value)
         for name, check in read_checks(role)["variables"].items():
@@ -49,30 +49,30 @@ def read_checks(role: str) -> dict[str, Any]:
 
 @functools.cache
 def names_of(relation: str) -> tuple:
-    """The entries of one of the lists in the roles' checks."""
+    """Return the entries of one of the lists in the roles' checks."""
     return tuple(entry for role in roles() for entry in read_checks(role).get(relation, ()))
 
 
 @functools.cache
 def read_renamed() -> dict[str, str]:
-    """Names that variables had in an earlier release, each with the present one."""
+    """Return the names of variables in an earlier version of the collection, each with the present name."""
     return {old: new for role in roles() for old, new in read_checks(role).get("renamed", {}).items()}
 
 
 @functools.cache
 def reserved_connections() -> int:
-    """Those of PostgreSQL that the role leaves to others than the site."""
+    """Return the number of PostgreSQL connections that the role reserves for other programs than the site."""
     return read(COLLECTION / "roles/postgres/vars/main.yml")["__postgres_reserved"]
 
 
 @functools.cache
 def headers_of_nginx() -> tuple[str, ...]:
-    """What the role adds by itself."""
+    """Return the headers that the role nginx adds itself."""
     return tuple(read(COLLECTION / "roles/nginx/vars/main.yml")["__nginx_headers"])
 
 
 def read_wiring(specs: dict[str, dict]) -> dict[str, str]:
-    """What the playbooks hand to the roles, and the variable each value comes from."""
+    """Return the parameters that the playbooks pass to the roles, each with the variable that has its value."""
     bound: dict[str, str] = {}
     for playbook in sorted((COLLECTION / "playbooks").glob("*.yml")):
         for name, value in bindings(read(playbook)):

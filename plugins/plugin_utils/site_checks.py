@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks of several variables of one host."""
+"""Check several variables of one host together."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_connections(case: Case) -> Iterator[Problem]:
 
 
 def check_job_names(case: Case) -> Iterator[Problem]:
-    """Services and timers share the names of their units."""
+    """Check that the names of services and timers are unique, because they are the names of their units."""
     taken: dict[str, str] = {}
     for owner in ("django_services", "django_timers"):
         for name in (job["name"] for job in case.values.get(owner, ())):
@@ -143,7 +143,7 @@ def check_hsts_preload(case: Case) -> Iterator[Problem]:
 
 
 def check_locations(case: Case) -> Iterator[Problem]:
-    """What has a location of its own already."""
+    """Refuse paths that already have their own location of nginx."""
     static, media = case.values.get("site_static_url"), case.values.get("site_media_url")
     for name in ("nginx_body_limits", "nginx_streamed_paths", "nginx_websocket_paths"):
         for path in case.values.get(name, ()):
@@ -152,7 +152,7 @@ def check_locations(case: Case) -> Iterator[Problem]:
 
 
 def check_headers(case: Case) -> Iterator[Problem]:
-    """Browsers do not mind the case of a name."""
+    """Refuse headers that differ only in case, because clients ignore the case of a name."""
     written: dict[str, str] = {}
     for key in (*headers_of_nginx(), *case.values.get("nginx_headers", ())):
         known = written.setdefault(key.lower(), key)
@@ -166,7 +166,7 @@ def check_nginx_files(case: Case) -> Iterator[Problem]:
             yield from check_file(case, name)
 
 
-#: In the order of their messages.
+#: The checks in the order of their messages.
 CHECKS = (
     check_served_names,
     check_login,

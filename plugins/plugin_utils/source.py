@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What of a source travels to the hosts, and how it is packed."""
+"""Select the files of a source that are sent to the hosts, and pack them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-#: What a folder without git holds beside the source.
+#: Files in a folder without git that do not belong to the source.
 NOISE = {
     *(".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".idea", ".vscode"),
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
 }
 
-#: Names of secrets and of dumps, in whatever case; what git tracks was meant to travel.
+#: Names of secrets and of dumps, in any case; files that git tracks are sent nevertheless.
 PRIVATE = re.compile(
     r"""
     \.env(rc|\..*)? | .*\.env
@@ -38,23 +38,23 @@ PRIVATE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 PRIVATE_FOLDERS = {".ssh", ".aws", ".azure", ".envs", ".gnupg", ".kube"}
-#: Such as .env.example.
+#: Names of examples, such as .env.example, which are no secrets.
 EXAMPLE = re.compile(r".*[._-](example|sample|template|dist|defaults?)", re.IGNORECASE)
-#: What private keys and dumps of databases begin with.
+#: The beginning of private keys and dumps of databases.
 PRIVATE_CONTENT = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY|PGDMP|(--\s*)+PostgreSQL database (cluster )?dump"
     rb"|(/\*.*\*/;?\s*)?-- (MySQL|MariaDB) dump"
 )
 
-#: Bytes of a source on a disk: it travels whole, and the host keeps some releases of it.
+#: Most bytes of a source on the disk, because all of it is sent and the host keeps several releases of it.
 LARGEST = 1 << 30
-#: Bytes that a file needs on a disk at least.
+#: Fewest bytes that a file needs on the disk.
 BLOCK = 4096
 
-#: What a file begins with that Git LFS has not fetched.
+#: The beginning of a file that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
-#: What reading a source may raise.
+#: Exceptions that reading a source can raise.
 UNREADABLE = (OSError, ValueError, OverflowError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 #: A file or link of the source, and the content of a file.
@@ -62,7 +62,7 @@ Entries = Iterator[tuple[tarfile.TarInfo, bytes | None]]
 
 
 class Packed(NamedTuple):
-    """The digest of names, modes and contents, the names, and what was kept back for its name."""
+    """The digest of names, modes and contents, the names, and the files that were left out because of their names."""
 
     digest: str
     names: list[str]
@@ -70,10 +70,10 @@ class Packed(NamedTuple):
 
 
 def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Packed:
-    """Write the source as a gzipped tar in one order.
+    """Write the source as a gzipped tar in a fixed order.
 
-    Of `files`, each takes the place of the file of that name in the source. What of a folder fits a pattern of
-    `includes` travels whatever its name, and though git ignores it.
+    Each of `files` replaces the file of that name in the source. Files of a folder that match a pattern of `includes`
+    are packed even if they have the name of a secret or git ignores them.
     """
     if not path.exists():
         raise ValueError("there is no such folder or archive on the controller")
@@ -81,7 +81,7 @@ def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Pac
     entries = from_folder(path, includes, kept_back) if path.is_dir() else from_archive(path)
     digest = hashlib.sha256()
     names, pointers = [], []
-    # Fast compression: the way to the host is short beside an install.
+    # Fast compression, because the transfer takes little time in comparison with the installation of packages.
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as packed:
         for info, content in with_files(entries, files):
             if content is not None and content.startswith(LFS_POINTER):
@@ -108,7 +108,7 @@ def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Pac
 
 
 class Scale:
-    """Weighs the files of a source before they are read, which may be more than fits into memory."""
+    """The size of the files of a source, which is checked before they are read, as they may not fit into memory."""
 
     def __init__(self) -> None:
         self.total, self.largest = 0, ("", 0)
@@ -125,7 +125,7 @@ class Scale:
 
 
 def untranslated(names: list[str], commands: list[str]) -> list[str]:
-    """The translations that nobody has compiled, and that no command of the build will."""
+    """Return the translations that are not compiled, and that no command of the build compiles."""
     if any("compilemessages" in command for command in commands):
         return []
     known = set(names)
@@ -135,7 +135,7 @@ def untranslated(names: list[str], commands: list[str]) -> list[str]:
 
 
 def with_files(entries: Entries, files: dict[str, str]) -> Entries:
-    """The source, with further files in it."""
+    """Yield the entries of the source with additional files."""
     for info, content in entries:
         if info.name in files:
             continue
@@ -150,7 +150,7 @@ def with_files(entries: Entries, files: dict[str, str]) -> Entries:
 
 
 def selection(top: Path, includes: list[str], kept_back: list[str]) -> list[str]:
-    """The names of a folder that travel; adds to `kept_back` those that stay for what they seem to be."""
+    """Return the names of a folder to pack; add untracked names of secrets and dumps to `kept_back`."""
     found = names_in(top)
     exported = found.keys() - ignored_by_export(top, found)
     there = found.keys() | ignored_by_git(top) if includes else set()
@@ -200,7 +200,7 @@ def is_private(top: Path, name: str) -> bool:
 
 
 def git(*argv: str | Path, **options) -> subprocess.CompletedProcess:
-    """Run git without the programs that the configuration of a repository names, which may be anybody's."""
+    """Run git without the programs in the configuration of a repository, which is not trusted."""
     trust = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     without = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     environment = {**os.environ, **trust}
@@ -215,15 +215,15 @@ def ignored_by_git(top: Path) -> set[str]:
 
 
 def ignored_by_export(top: Path, names: dict[str, bool]) -> set[str]:
-    """What `git archive` would leave out by export-ignore in .gitattributes."""
+    """Return the names that `git archive` would leave out because of export-ignore in .gitattributes."""
     told = [name for name in names if PurePosixPath(name).name == ".gitattributes" and (top / name).is_file()]
     if not shutil.which("git") or not any(b"export-ignore" in (top / name).read_bytes() for name in told):
         return set()
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents if folder.name}
     with tempfile.TemporaryDirectory() as empty:
-        # A repository of our own, as the source may be in none; only the files in its folder count.
+        # A temporary repository, because the source may not be in one; only .gitattributes in its folder count.
         git("init", "--quiet", "--bare", empty)
-        # A folder with and without a slash, as patterns are written in both ways.
+        # Each folder with and without a slash, because patterns can have both forms.
         asked = b"\0".join(map(os.fsencode, [*names, *folders, *(f"{folder}/" for folder in folders)]))
         where = (f"--git-dir={empty}", f"--work-tree={top}", "-C", top)
         answered = git(*where, "check-attr", "-z", "--stdin", "export-ignore", input=asked + b"\0")
@@ -241,20 +241,20 @@ def ignored_by_export(top: Path, names: dict[str, bool]) -> set[str]:
 
 
 def names_in(top: Path) -> dict[str, bool]:
-    """The files of a folder, and whether git tracks them: what it does not ignore, or without git all but the noise."""
+    """Return the files of a folder and whether git tracks them: those that git does not ignore, else all but NOISE."""
     if not shutil.which("git"):
         if any((folder / ".git").exists() for folder in (top, *top.resolve().parents)):
             raise ValueError("git says which of its files are ignored, and is not installed on this machine")
         return dict.fromkeys(all_in(top), False)
     listed = git("-C", top, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard")
     if listed.returncode and b"not a git repository (or any" not in listed.stderr:
-        # Taking everything instead would take what git was told to ignore, such as secrets.
+        # Packing all files instead would include those that git ignores, such as secrets.
         raise ValueError(listed.stderr.decode(errors="replace").strip())
     if listed.returncode or not listed.stdout:
         return dict.fromkeys(all_in(top), False)
     names = {}
     for line in filter(None, listed.stdout.split(b"\0")):
-        # A tag, a space, the name.
+        # A line has a tag, a space and the name.
         name, tracked = os.fsdecode(line[2:]), not line.startswith(b"?")
         if (top / name).is_dir() and not (top / name).is_symlink():  # a submodule
             if not (top / name / ".git").exists():
@@ -315,9 +315,9 @@ def from_archive(path: Path) -> Entries:
 
 
 def check_link(name: str, links: dict[str, str]) -> None:
-    """A link has to stay inside, also where it leads on through others: the host's files are not the project's."""
+    """Refuse a link that leads outside of the source, also through others, because it would show files of the host."""
     here, steps = name.split("/")[:-1], [name.rpartition("/")[2], "."]
-    # More of them than this go in a circle.
+    # A path with more steps than this goes in a circle.
     for _step in range(1000):
         if not steps:
             return

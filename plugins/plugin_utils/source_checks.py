@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Checks of the project's source."""
+"""Check the project's source."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ADDRESS
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, from_archive, selection
 
-#: What a project is told by, by the end of the name or the whole of it.
+#: Files that describe a project, by the end of the name or the complete name.
 TEXTS = (".py", ".toml", ".lock", ".txt", ".in", ".cfg", "Pipfile", ".python-version")
-#: Of an archive that is fetched by https; the role django knows it by the same.
+#: Address of an archive that is fetched by https; the role django has the same pattern.
 ARCHIVE_ADDRESS = r"https://.*\.(tar\.(gz|xz|bz2)|tgz)"
 
 
@@ -44,7 +44,7 @@ def check_source(case: Case) -> Iterator[Problem]:
 
 
 def check_source_options(case: Case) -> Iterator[Problem]:
-    """A checksum is for an archive, and a key is for a repository by SSH."""
+    """Refuse a checksum without an archive, and a key without a repository by SSH."""
     value, checksum = case.values.get("django_source"), case.values.get("django_source_checksum")
     if not value or not case.plays("django") or not case.deploys:
         return
@@ -70,7 +70,7 @@ def check_source_options(case: Case) -> Iterator[Problem]:
 
 
 def check_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
-    """What a build would find out, as far as it can be seen here; with git, files may be missing there."""
+    """Check the project as a build does, as far as the controller can; with git, the build may lack some files."""
     if not top.is_dir():
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -85,11 +85,11 @@ def check_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
     try:
         project = find_project(top, values.get("django_subdirectory", ""))
         module = settings_of(project, values.get("django_settings_module", ""))
-        # A command of the build may write them.
+        # A command of the build can write the settings.
         if not values.get("django_build", {}).get("before_collectstatic"):
             refuse_settings(project, module, files)
         if not values.get("django_python"):
-            # Which Pythons there are the host knows; what is no range is refused here.
+            # Only the host knows its interpreters, but an invalid range is refused here.
             fits("3", *wanted(project, top))
         if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
             wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
@@ -108,7 +108,7 @@ def check_source_folder(case: Case, top: Path) -> Iterator[Problem]:
 
 
 def unpack_texts(archive: Path, folder: Path) -> None:
-    """What tells of the project: code, settings and what it requires."""
+    """Unpack the files that describe the project: its code, settings and requirements."""
     for info, content in from_archive(archive):
         name = PurePosixPath(info.name)
         if content is not None and (name.suffix in TEXTS or name.name in TEXTS):
@@ -122,5 +122,5 @@ def check_pre_migrate_tasks(case: Case) -> Iterator[Problem]:
         yield from check_file(case, "django_pre_migrate_tasks")
 
 
-#: In the order of their messages.
+#: The checks in the order of their messages.
 CHECKS = (check_source, check_source_options, check_pre_migrate_tasks)

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Types of values that the system reads: paths, users, units, keys, addresses."""
+"""Check types of values that the system reads: paths, users, units, keys, addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Refusal, Rule
 from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import managed, matching, words
 
-#: Names that Debian, the stack and the clouds use for users, services, databases and in /etc.
+#: Names that Debian, the stack and cloud images use for users, services, databases and in /etc.
 RESERVED = words(
     """
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody
@@ -35,7 +35,7 @@ RESERVED = words(
     conf dbus-org snap
     """
 )
-#: Units of the system and templates of them, beside the reserved names.
+#: Units of the system and their templates, in addition to the reserved names.
 UNITS = words(
     """
     apt-daily apt-daily-upgrade autovt console-getty container-getty debug-shell dpkg-db-backup e2scrub emergency fstrim
@@ -43,9 +43,9 @@ UNITS = words(
     user-runtime-dir wg-quick wpa_supplicant
     """
 )
-#: What clouds call the one who may do everything.
+#: Names of the user with sudo rights in cloud images.
 CLOUD_USERS = words("admin administrator debian ubuntu ec2-user azureuser cloud-user vagrant ansible")
-#: Folders of the system that no site may take, and those that it may not lie in either.
+#: Folders of the system that cannot be a folder of a site, and those that cannot contain one either.
 SYSTEM_FOLDERS = words(
     """
     / /etc /home /media /mnt /opt /run /srv /usr /var /var/backups /var/cache /var/lib /var/local
@@ -53,7 +53,7 @@ SYSTEM_FOLDERS = words(
     """
 )
 FOREIGN_FOLDERS = re.compile(r"/(bin|boot|dev|lib(32|64)?|libx32|lost\+found|proc|root|sbin|sys|tmp|usr|var/tmp)(/.*)?")
-#: In /var/lib, of programs that Debian and the stack bring.
+#: Folders in /var/lib of programs of Debian and the stack.
 DATA_FOLDERS = words(
     """
     apt aspell chrony cloud containerd dbus docker dpkg emacsen-common fail2ban git grub initramfs-tools letsencrypt lxc
@@ -62,9 +62,9 @@ DATA_FOLDERS = words(
     xml-core
     """
 )
-#: Bytes of a path to a socket (unix(7)).
+#: Most bytes of a path to a socket (unix(7)).
 SOCKET_PATH = 107
-#: Below the home of a site.
+#: Longest path of a socket below the home of a site.
 SOCKET = "/releases/20261129T120000Z/gunicorn.sock"
 PUBLIC_KEY = (
     r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
@@ -91,7 +91,7 @@ def not_a_unit(value: str) -> Refusal | None:
 
 
 def path(value: str) -> Refusal | None:
-    """A path on the host that needs no quoting anywhere."""
+    """Check a path on the host that needs no quoting in any configuration."""
     if not value.startswith("/"):
         return "expected an absolute path", "write a path that starts with /"
     if not re.fullmatch(r"[A-Za-z0-9_./-]+", value):
@@ -104,7 +104,7 @@ def path(value: str) -> Refusal | None:
 
 
 def folder(value: str) -> Refusal | None:
-    """A folder that the stack fills and that outlives a reboot."""
+    """Check a folder that the stack writes to and that must survive a reboot."""
     if refusal := path(value):
         return refusal
     top, *below = value.strip("/").split("/")
@@ -124,7 +124,7 @@ def home(value: str) -> Refusal | None:
 
 
 def uploads(value: str) -> Refusal | None:
-    """A folder that becomes the site's own, so nobody else may need it."""
+    """Check a folder that the site will own, so that no other program may need it."""
     if refusal := folder(value):
         return refusal
     of_others = re.match(r"/etc/|/home/[^/]+\Z|/var/(cache|log|spool|mail|backups)/", value)
@@ -144,7 +144,7 @@ def file_named(name: str) -> Rule:
 
 
 def job_name(value: str) -> Refusal | None:
-    """A service or a timer."""
+    """Check the name of a service or a timer."""
     if value == "gunicorn":
         return "is the name of the application server", "use another name, such as worker"
     if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", value):
@@ -153,7 +153,7 @@ def job_name(value: str) -> Refusal | None:
 
 
 def command(value: str) -> Refusal | None:
-    """One command of systemd's, which no shell reads, and which runs as the site does."""
+    """Check a command that systemd runs as the site's user without a shell."""
     if re.match(r"\s*[@:+!|-]", value):
         return ("starts with a prefix that systemd interprets", "write the program first")
     if not re.match(r"\s*((/[\w.+-]+)+|\w[\w.+-]*)(\s|$)", value, re.ASCII):
@@ -173,7 +173,7 @@ def command(value: str) -> Refusal | None:
 
 
 def directive(managed_names: Mapping[str, str | None]) -> Rule:
-    """A line of a unit, and an argument of systemd-run."""
+    """Return a rule for a line of a unit, which is also an argument of systemd-run."""
 
     def rule(value: str) -> Refusal | None:
         name = re.fullmatch(r"([A-Z][A-Za-z]+)=[^%]*(?<!\\)", value)
@@ -185,7 +185,7 @@ def directive(managed_names: Mapping[str, str | None]) -> Rule:
 
 
 def public_key(value: str) -> Refusal | None:
-    """A line of authorized_keys."""
+    """Check a line of authorized_keys."""
     if re.fullmatch(rf'([a-zA-Z-]+(="[^"]*")?(,|\s))*{PUBLIC_KEY}', value):
         return None
     if "PRIVATE KEY" in value:

@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Kinds of values, and rules that many types of values are made of."""
+"""Define kinds of values, and the rules from which types of values are built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import SECRET, Refusal, Rule
 
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
-#: What no file has that people write.
+#: Characters that text files do not contain.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -103,7 +103,7 @@ def managed(names: Mapping[str, str | None], key: str) -> Refusal | None:
 
 
 def setting(pattern: str, managed_names: Mapping[str, str | None]) -> Rule:
-    """A setting of a program, by its own name."""
+    """Return a rule for a setting of a program by the name that the program uses."""
 
     def rule(key: str, value: Any) -> Refusal | None:
         if refusal := managed(managed_names, key.lower()):
@@ -118,7 +118,7 @@ def setting(pattern: str, managed_names: Mapping[str, str | None]) -> Rule:
 
 
 def inside(what: str, wild: str = "") -> Rule:
-    """A path inside the source."""
+    """Return a rule for a path inside the source."""
 
     def rule(value: str) -> Refusal | None:
         if ".." in value.split("/") or value.startswith(("/", "~")):

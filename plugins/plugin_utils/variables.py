@@ -1,6 +1,6 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The values that the inventory's expressions evaluate to, and the files they come from."""
+"""Evaluate the expressions of the inventory, and find the files that they come from."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ansible.errors import AnsibleError
 from ansible.template import trust_as_template
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Failure, leaves
 
-#: A PyYAML that was built without libyaml has the slow one only.
+#: A PyYAML that was built without libyaml only has the slow loader.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def variable_files(*folders: str, kinds: Iterable[str] = ("group_vars", "host_vars")) -> Iterator[Path]:
-    """What lies in the folders of variables, a name for each group or host."""
+    """Yield the entries of the folders of variables, which are named after a group or a host."""
     for folder, kind in itertools.product(folders, kinds):
         for path in sorted(Path(folder, kind).glob("[!.]*")):
             if path.is_dir() or path.suffix in ("", ".yml", ".yaml", ".json"):
@@ -30,7 +30,7 @@ def variable_files(*folders: str, kinds: Iterable[str] = ("group_vars", "host_va
 
 
 def said_twice(inventories: tuple[str, ...], *folders: str) -> tuple[tuple[str, str], ...]:
-    """Where a name stands twice in one mapping, if that is not an error of Ansible's already, as by our ansible.cfg."""
+    """Return places with a duplicate name in one mapping, unless Ansible reports it, such as by our ansible.cfg."""
     if constants.DUPLICATE_YAML_DICT_KEY == "error":
         return ()
     found = []
@@ -54,7 +54,7 @@ def second_keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=None):
-    """What the variables come to, defaults included, and why others come to nothing."""
+    """Return the values of the variables with their defaults, and the reasons why others cannot be evaluated."""
     defaults = {name: spec["default"] for name, spec in specs.items() if "default" in spec}
     everything = {**{name: trusted(value) for name, value in defaults.items()}, **variables}
     templar = templar.copy_with_new_env(available_variables=everything)
@@ -66,7 +66,7 @@ def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=Non
         try:
             values[name] = templar.template(everything[name])
         except AnsibleError as error:
-            # Facts are known only once the host has been asked.
+            # Facts are not known before Ansible connects to the host.
             raw = variables.get(name)
             facts = any("ansible_facts" in text for text in leaves(raw) if isinstance(text, str))
             if name in variables and not facts:
@@ -77,7 +77,7 @@ def settle(templar, variables: dict[str, Any], specs: dict[str, dict], names=Non
 
 
 def trusted(default: Any) -> Any:
-    """A default of the roles' own, of which the expressions may be evaluated."""
+    """Return a default of a role, marked so that its expressions are evaluated."""
     return trust_as_template(default) if isinstance(default, str) else default
 
 

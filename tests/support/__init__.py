@@ -1,1 +1,1 @@
-"""What tests and benchmarks have in common: hosts, runs of playbooks, visitors, what a host is like."""
+"""Share hosts, runs of playbooks, load and states of hosts between tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""Commands in a container for testinfra, at a tenth of what a `docker exec` for each costs."""
+"""Run commands in a container for testinfra, in a tenth of the time of a `docker exec` for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import testinfra
 from testinfra.backend.base import CommandResult
 from testinfra.backend.docker import DockerBackend
 
-#: Runs each command that comes in. Files take the output, as a process in the background would keep a pipe open.
+#: Runs each received command. The output goes to files, because a process in the background would keep a pipe open.
 SERVER = """
 import json, subprocess, sys, tempfile
 for line in sys.stdin:
@@ -25,7 +25,7 @@ for line in sys.stdin:
 
 
 class Backend(DockerBackend):
-    """One server for each container and thread; it ends with its container, and the next command starts another."""
+    """A backend with one server per container and thread; the first command after a container's end starts another."""
 
     servers = threading.local()
 

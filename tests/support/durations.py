@@ -1,6 +1,6 @@
-"""How long the steps and the tests of a scenario take, and how busy its containers are meanwhile.
+"""Record the durations of a scenario's steps and tests, and the processor time of its containers.
 
-The hook is for molecule/conftest.py, `Steps` for who runs molecule; tests/durations prints what both noted.
+The hook is for molecule/conftest.py, `Steps` for the caller of molecule; tests/durations prints the records of both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 from .runs import ROOT
 
-#: A file for each scenario, of its last run.
+#: The folder with a file for the last run of each scenario.
 NOTES = ROOT / ".cache/durations"
 NOTES_OF_RUN = "durations.jsonl"
 STEP = re.compile(r"^INFO +\[\w+ > (\w+)\] Executing$")
@@ -30,7 +30,7 @@ def note(folder: Path, **what: str | float) -> None:
 
 
 class Steps:
-    """Notes the steps of a scenario as molecule prints them."""
+    """A recorder of the steps of a scenario from the output of molecule."""
 
     def __init__(self, scenario: str, folder: Path) -> None:
         self.scenario, self.folder = scenario, folder
@@ -51,7 +51,7 @@ class Steps:
     def __exit__(self, *_) -> None:
         self.end()
         NOTES.mkdir(exist_ok=True)
-        # Where molecule did not begin there is none, and its own message counts.
+        # The file is missing if molecule did not start; then the message of molecule is enough.
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(self.folder / NOTES_OF_RUN, NOTES / f"{self.scenario}.jsonl")
 
@@ -62,7 +62,7 @@ def containers() -> list[str]:
 
 
 def processor_seconds(containers: list[str]) -> float:
-    """What this process, the children it waited for and the containers have used so far."""
+    """Return the processor time so far of this process, its ended children and the containers."""
     times = os.times()
     used = times.user + times.system + times.children_user + times.children_system
     for container in containers:
@@ -83,7 +83,7 @@ def pytest_runtest_protocol(item):
         Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]),
         test=item.nodeid,
         seconds=time.monotonic() - began,
-        # A container that has been restarted counts from zero again.
+        # A restarted container counts from zero again.
         processor=max(0, processor_seconds(watched) - used),
     )
     return result

@@ -1,4 +1,4 @@
-"""A Debian server in a container, for what measures a site and for what breaks one."""
+"""Run a Debian server in a container, for benchmarks and for tests that break a site."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SITES = {"bookworm": "site12", "trixie": "site13"}
 
 
 class Failed(Exception):
-    """What went wrong, for the user."""
+    """An error with a message for the user."""
 
 
 def set_up(*images: str) -> None:
-    """Bring what every host stands on, and images: `image trixie`, `site trixie`."""
+    """Set up the requirements of every host, and images: `image trixie`, `site trixie`."""
     for step in ("venv", "collections", "key", "engine", *images):
         subprocess.run([ROOT / "tools/setup", *step.split()], check=True)
     sweep()
 
 
 def run(*argv: str | Path, log: Path | None = None, **options) -> str:
-    """The output of a command, which is in the log too when it fails."""
+    """Return the output of a command; when it fails, the log has the output too."""
     done = subprocess.run(
         argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
     )
@@ -44,18 +44,18 @@ def run(*argv: str | Path, log: Path | None = None, **options) -> str:
 
 
 def copy_project(folder: Path) -> Path:
-    """A sample_project of one's own."""
+    """Return a copy of sample_project in the folder."""
     return shutil.copytree(ROOT / "sample_project", folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def recap(output: str) -> dict[str, int]:
-    """How many tasks were ok, changed, failed…"""
+    """Return how many tasks were ok, changed, failed…"""
     [line] = re.findall(r"^site1[23] +: (ok=.*)$", output, re.MULTILINE)
     return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", line)}
 
 
 def timed(what: str, action, *arguments, **options):
-    """The seconds of a call, which are printed too, and its result."""
+    """Print and return the seconds of a call, and return its result."""
     load = os.getloadavg()[0]
     began = time.monotonic()
     result = action(*arguments, **options)
@@ -64,17 +64,17 @@ def timed(what: str, action, *arguments, **options):
     return seconds, result
 
 
-#: In the environment of ansible-playbook.
+#: Variables for the environment of ansible-playbook.
 PROFILE = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks", "PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all"}
 
 
 def seconds_of_tasks(output: str) -> str:
-    """What PROFILE adds to the output, indented."""
+    """Return the lines that PROFILE adds to the output, indented."""
     return "\n".join(re.findall(r"^.+ -{3,} +\d+\.\d+s$", output, re.MULTILINE)).replace("\n", "\n    ")
 
 
 class Host:
-    """A fresh container; it goes when the block ends, however that is.
+    """A new container, which is removed when the block ends, also by an exception.
 
     Its image is a bare server, with empty package lists and caches, or one that has the test site (tools/vps).
     """
@@ -92,7 +92,7 @@ class Host:
 
     @property
     def connections(self) -> Path:
-        """Where Ansible keeps its connections, which are none to an earlier host: addresses come back."""
+        """Return the folder of Ansible's connections, one for each host because Docker reuses addresses."""
         return self.run.folder
 
     def __enter__(self) -> Host:
@@ -120,7 +120,7 @@ class Host:
         self.address = up.stdout.strip()
 
     def disconnect(self) -> None:
-        """End the connections that Ansible keeps."""
+        """Close the persistent connections of Ansible."""
         for socket in self.connections.iterdir():
             if socket.is_socket():
                 argv = ["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "-"]
@@ -134,7 +134,7 @@ class Host:
 
     @property
     def inventory(self) -> Path:
-        """Written anew each time, as the address may be another one; as JSON, which is YAML."""
+        """Write the inventory with the present address, as JSON, which is YAML, and return its path."""
         host = {
             "ansible_host": self.address,
             "ansible_port": self.port,
@@ -148,13 +148,13 @@ class Host:
         return path
 
     def command(self, *argv: str) -> list[str | Path]:
-        """What its owner types to run a playbook on it, by default site.yml."""
+        """Return the command that runs a playbook on the host, by default site.yml."""
         argv = argv if argv and argv[0].endswith(".yml") else ("site.yml", *argv)
         inventories = ("-i", ROOT / "tests/support/inventory.yml", "-i", self.inventory)
         return [ROOT / ".venv/bin/ansible-playbook", *inventories, *argv]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Of that command."""
+        """Return the environment of that command."""
         return {
             **self.run.environment,
             "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Visitors of a site while something is done to it, and what came of each of their requests.
+"""Send requests of several clients to a site while it changes, and report the result of each request.
 
     tests/support/load.py --address 172.17.0.2 --host shop.example.test --insecure --path /health/ --seconds 60
 
-Most visitors keep their connection for 50 to 200 requests; the others open a new one, with a TLS handshake, for each.
-Together they ask at one rate, so that two cores have room for what else is done. Without --seconds they go on until
-SIGTERM, Ctrl-C or, where the standard input is a pipe, its end; no request is broken off for that. The exit code is 0
-when every request was answered with 2xx.
+Most clients keep their connection for 50 to 200 requests; the others open a new one, with a TLS handshake, for each.
+They share one constant rate, which leaves time of two cores for the other processes. Without --seconds they continue
+until SIGTERM, Ctrl-C or, where the standard input is a pipe, its end; requests in progress are completed. The exit code
+is 0 when every request was answered with 2xx.
 
 In Python the same is
 
@@ -16,11 +16,11 @@ In Python the same is
 
 The result, also written to --out:
 
-    seconds, requests, statuses, errors       how long, how many, how many of each status, how many without an answer
-    failed, failures                          requests that got no 2xx, and when and why for the first 20
+    seconds, requests, statuses, errors       duration, number of requests, number by status, number without an answer
+    failed, failures                          number of requests without 2xx, and time and cause of the first 20
     slowest, p99                              seconds from the first packet of a request to the last of its answer
     late                                      requests that took a second or more: at, seconds, path, status, release
-    releases                                  how many answers of each release, as the JSON of the answer names it
+    releases                                  number of answers by the release that the JSON of the answer names
     seen                                      for `went_back`: the releases that answered on one connection, in order
 """
 
@@ -45,24 +45,24 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-# Visitors of both kinds: a fifth of the requests are made on new connections.
+# Number of clients of both kinds: a fifth of the requests are made on new connections.
 STAYING, PASSING = 8, 2
-# A connection that is kept ends after some number of requests between these.
+# A persistent connection is closed after a random number of requests in this range.
 KEPT = (50, 200)
-# Seconds after which a request has got no answer.
+# Seconds after which a request counts as unanswered.
 PATIENCE = 30
-# Seconds from which on a request is noted as late.
+# Seconds from which a request counts as late.
 LATE = 1
-# Failures and late requests that are told one by one.
+# Most failures and late requests that the result lists.
 TOLD, TOLD_LATE = 20, 1000
-# Requests of one load that may meet a reload of nginx.
+# Most requests of one load that may fail because of a reload of nginx.
 MET_A_RELOAD = 2
 # Seconds by which the whole seconds of a journal, and the writing of its line, may differ from the switch.
 SLACK = 2
 
 
 class Load:
-    """The same in a process of its own, from the first answer until the block ends."""
+    """A load in a separate process, from the first answer until the block ends."""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class Load:
         cafile: str | Path | None = None,
         port: int = 443,
     ) -> None:
-        """Without cafile any certificate is taken."""
-        # Without a name, so that nothing stays of it when this process is killed.
+        """Prepare the process; without cafile it accepts any certificate."""
+        # The file has no name, so that it is removed when this process is killed.
         self.out = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.argv = [
             *(sys.executable, __file__, f"--address={address}", f"--port={port}", f"--host={host}"),
@@ -86,7 +86,7 @@ class Load:
         self.process = subprocess.Popen(
             self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self.out.fileno()]
         )
-        # Its first line says that the first request has come to its end.
+        # The first line reports that the first request has ended.
         self.process.stdout.readline()
         return self
 
@@ -94,16 +94,16 @@ class Load:
         self.process.communicate()
 
     def result(self) -> dict:
-        """What it collected, once the block has ended."""
+        """Return the result once the block has ended."""
         self.out.seek(0)
         return json.load(self.out)
 
 
 def went_back(seen: list[dict], journal: list[dict]) -> list[dict]:
-    """Of `seen`, what the site's journal does not explain.
+    """Return the entries of `seen` that the site's journal does not explain.
 
-    The releases that answered on a connection have to be some of those that were live in its time, in their order. So
-    one that saw B after A sees A again only when a later switch went back to A.
+    The releases that answered on a connection must be among those that were live in its time, in their order. So a
+    connection with B after A gets A again only after a later switch to A.
     """
     switches = [(datetime.fromisoformat(line["at"]).timestamp(), line["to"]) for line in journal]
     unexplained = []
@@ -119,18 +119,18 @@ def went_back(seen: list[dict], journal: list[dict]) -> list[dict]:
 
 
 def apart_from_reloads(failures: list[dict]) -> list[dict]:
-    """Of `failures`, what reloads of nginx do not explain.
+    """Return the `failures` that reloads of nginx do not explain.
 
-    A reload closes the connections on which nothing is asked. A visitor whose request is sent at that very moment gets
-    no answer, and asks again on a new connection, as browsers do by themselves. With nginx from 1.27.4 on,
-    `keepalive_min_timeout` would avoid it. No deploy reloads nginx.
+    A reload closes idle connections. A client that sends a request at that moment gets no answer, and like a browser
+    repeats the request on a new connection. With nginx from 1.27.4 on, `keepalive_min_timeout` would avoid it. No
+    deploy reloads nginx.
     """
     met = [each for each in failures if (each["connection"], each["cause"]) == ("kept", "closed without an answer")]
     return [each for each in failures if each not in met[:MET_A_RELOAD]]
 
 
 class Unanswered(Exception):
-    """A request that got no whole answer, and why."""
+    """A request without a complete answer; the message is the cause."""
 
 
 class Connection:
@@ -143,7 +143,7 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether it takes another request: the server may close it between two, and a visitor does so too."""
+        """Return whether another request can be sent: the server and the client can close it between two requests."""
         return self.left > 0 and not self.reader.at_eof()
 
     async def ask(self, host: str, path: str, keep: bool) -> tuple[int, bytes]:
@@ -189,7 +189,7 @@ def release_in(body: bytes) -> str | None:
 
 
 class Visitors:
-    """All visitors, and what they count together."""
+    """All clients, and their common counts."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -208,9 +208,9 @@ class Visitors:
         await asyncio.gather(*(self.stay() for _ in range(STAYING)), *(self.pass_by() for _ in range(PASSING)))
 
     async def turn(self) -> bool:
-        """Wait until the rate allows one more request; false when it is over."""
+        """Wait until the rate allows another request; False at the end of the load."""
         now = time.monotonic()
-        # What could not be asked in time is asked later, but at most a second's worth of it.
+        # Requests that could not be sent in time are sent later, but at most those of one second.
         self.next_turn = max(self.next_turn + 1 / self.options.rate, now - 1)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stopped.wait(), self.next_turn - now)
@@ -229,7 +229,7 @@ class Visitors:
             self.close(await self.request(None, keep=False))
 
     async def request(self, connection: Connection | None, keep: bool) -> Connection | None:
-        """Make a request and count what comes of it; return the connection if it is still whole."""
+        """Send a request and count its result; return the connection if it is still usable."""
         path = next(self.paths)
         at, began = time.time(), time.monotonic()
         status, release, cause, kind = 0, None, "", "kept" if connection else "new"
@@ -292,7 +292,7 @@ class Visitors:
         connection.writer.close()
         new, last = connection.seen, self.seen[-1] if self.seen else None
         if last and new and last["releases"] == new["releases"] and len(new["releases"]) == 1:
-            # One long connection says as much as many in a row that saw the same.
+            # One long connection has the same information as a series of connections to the same release.
             last["from"], last["to"] = min(last["from"], new["from"]), max(last["to"], new["to"])
         elif new:
             self.seen.append(new)
@@ -330,7 +330,7 @@ async def run(options: argparse.Namespace) -> dict:
     if options.seconds:
         loop.call_later(options.seconds, visitors.stopped.set)
     elif stat.S_ISFIFO(os.fstat(0).st_mode):
-        # Who started this may die without a word; then nobody wants it to go on.
+        # The load ends with its parent, which can be killed.
         loop.add_reader(0, lambda: os.read(0, 4096) or visitors.stopped.set())
     await visitors.visit()
     return visitors.result()
@@ -355,7 +355,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    # Visitors have machines of their own: what the servers do does not slow them down.
+    # Real clients have their own machines, so the servers must not slow these down.
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)
     result = asyncio.run(run(options))

@@ -1,6 +1,6 @@
-"""Runs a test of the browser again that failed while the interfaces of this machine changed.
+"""Repeat a browser test that failed while the network interfaces of this machine changed.
 
-Chrome then ends all requests (ERR_NETWORK_CHANGED) and shows an error page of its own, and other scenarios start and
+Then Chrome cancels all requests (ERR_NETWORK_CHANGED) and shows its own error page, and other scenarios create and
 remove containers and networks at any time. molecule/conftest.py registers this module as a plugin.
 """
 
@@ -16,7 +16,7 @@ TRIES = 4
 
 
 def interfaces() -> list[tuple[int, str]]:
-    # By number too: an interface that is made again bears a new one.
+    # The numbers are included, because an interface that is created again has a new number.
     return socket.if_nameindex()
 
 

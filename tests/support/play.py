@@ -1,4 +1,4 @@
-"""What the owner of a site types, for tests of scenarios."""
+"""Run playbooks as an administrator does, for the tests of scenarios."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from .runs import ROOT
 
-#: Of the scenario's hosts, with the variables that all scenarios have.
+#: The inventory of the scenario's hosts, with the variables that all scenarios have.
 INVENTORY = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."), "inventory")
 
 
 def play(
     playbook: str, *options: str, nice: int = 10, inventory: Path = INVENTORY, **variables
 ) -> subprocess.CompletedProcess:
-    """Run a playbook on the scenario's hosts; what it said is printed too, for a test that fails."""
-    # The controller is another machine than the servers, and takes nothing from them. One that visitors wait for is not
-    # busy with other sites either.
+    """Run a playbook on the scenario's hosts, and print its output for the report of a failed test."""
+    # A real controller is another machine and takes no processor time from the servers. A server with traffic also has
+    # no other busy sites.
     argv = ["nice", f"--adjustment={nice}", "ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(inventory)]
     argv += [*options, "--extra-vars", json.dumps(variables)]
     done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What tells the containers of one run from those of another, so that none outlives its run."""
+"""Label the containers of a run, so that all of them are removed at the end of the run."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Who shares the machine locks it (LOCK_SH), and who wants it alone (LOCK_EX).
+#: The lock of the machine: LOCK_SH for runs that share it, LOCK_EX for a run that needs it alone.
 MACHINE = ROOT / ".cache/machine.lock"
 
 
 def labels(run: str) -> list[str]:
-    """Options of docker by which a sweep finds what belongs to a run."""
+    """Return the options of docker by which a sweep finds the objects of a run."""
     return [f"--label=django-vps.checkout={ROOT}", f"--label=django-vps.run={run}"]
 
 
 class Run:
     """A folder and an id; when the block ends, the folder, the containers and the networks of that id are removed.
 
-    While the run lasts it holds the lock .cache/runs/ID, which has the path of the folder. `tools/vps sweep` removes
-    what belongs to runs that hold none, so the next run removes what a killed one left.
+    While it lasts, the run holds the lock .cache/runs/ID, which has the path of the folder. `tools/vps sweep` removes
+    the objects of runs without a held lock, so the next run removes those of a killed one.
     """
 
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex[:8]
-        # The sockets of SSH's connections lie in the folder, and their paths have to be short.
+        # The folder has the sockets of SSH's connections, whose paths must be short.
         self.folder = Path(tempfile.gettempdir(), f"vps-{self.id}")
-        #: For `tools/vps`, molecule and ansible-playbook.
+        #: The environment for `tools/vps`, molecule and ansible-playbook.
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -43,7 +43,7 @@ class Run:
 
     def __enter__(self) -> Run:
         (ROOT / ".cache/runs").mkdir(parents=True, exist_ok=True)
-        # No sweep may come between the file and its lock.
+        # No sweep may run between the creation of the file and its lock.
         with no_sweep():
             self.lock = (ROOT / ".cache/runs" / self.id).open("w")
             fcntl.flock(self.lock, fcntl.LOCK_EX)
@@ -59,12 +59,12 @@ class Run:
 
 @contextlib.contextmanager
 def no_sweep() -> Iterator[None]:
-    """Keep sweeps waiting."""
+    """Make sweeps wait until the block ends."""
     with (ROOT / ".cache/runs.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def sweep() -> None:
-    """Remove what runs that have ended left behind."""
+    """Remove the containers, networks and folders of ended runs."""
     subprocess.run([ROOT / "tools/vps", "sweep"], check=True)

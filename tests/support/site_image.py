@@ -2,7 +2,7 @@
 
     python -m support.site_image SUITE IMAGE RECIPE
 
-Beside the image, what the host was like before it was shut down is written to .cache/site-SUITE.state.
+It also writes the state of the host before the shutdown to .cache/site-SUITE.state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .host import ROOT, Failed, Host, run
 
 
 def main(suite: str, image: str, recipe: str) -> None:
-    # The containers go on a signal too.
+    # A signal must remove the containers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Host("build", ROOT / ".cache", suite) as host:
         host.playbook(f"site-{suite}")

@@ -1,7 +1,7 @@
-"""Run by Python on a host as root: print its state, one line for each thing, in words that two like hosts share.
+"""Print the state of a host in lines that are equal on two identical hosts; Python runs this as root on the host.
 
-What differs without being another state is given one name: the id of the release, the secret key, keys and
-certificates, the host's name, the day of a password, the header of a managed file.
+Differences that are no other state get a common name: the id of the release, the secret key, keys and certificates,
+the host's name, the day of a password, the header of a managed file.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from pwd import getpwuid
 
 site = sys.argv[1]
 home = Path("/srv", site)
-# The conf files beside the data are the server's; the data is asked for by pg_dumpall.
+# The conf files in the data folder are the server's; pg_dumpall reads the data.
 TREES = ["/etc", str(home), "/usr/local", "/var/www", f"/var/cache/{site}", "/var/lib/postgresql"]
 SKIPPED = re.compile(
-    # Of the container and its first boot.
+    # Files of the container and its first boot.
     r"/etc/(machine-id|hostname|hosts|resolv\.conf|ssh/ssh_host_.*|ld\.so\.cache|\.pwd\.lock|.*\.updated)"
-    # What useradd keeps of the file before its last change.
+    # Backups by useradd of the file before its last change.
     r"|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-"
-    # The stack's own books, which an administrator does not keep.
+    # Records of the stack, which a deployment by hand does not have.
     rf"|{home}/(journal|\.lock|releases/[^/]+/release\.json)"
-    # Where Ansible keeps what it sends when it becomes that user.
+    # Temporary files of Ansible when it becomes that user.
     r"|/var/lib/postgresql/\.ansible(/.*)?"
     # Caches.
     rf"|/var/cache/{site}/uv/.*"
@@ -56,10 +56,10 @@ def content(path: Path) -> str:
     if path.name == "shadow":
         data = re.sub(rb"(?m)^([^:]*:[^:]*):\d*:", rb"\1::", data)
     if path.suffix == ".pyc":
-        # The head holds the time of the source; packages that releases share name the first that had them.
+        # The header has the time of the source; packages that releases share have the path of the first release.
         data = re.sub(rb"/releases/\d{8}T\d{6}Z/", b"/releases/RELEASE/", data[16:])
     if path.name == "RECORD":
-        # It holds digests of the programs of a venv, which name its folder.
+        # It has digests of the programs of a venv, which contain the path of its folder.
         data = re.sub(rb"(?m)^(\.\./.*/bin/[^,]*),.*$", rb"\1", data)
     for before, after in ((HEADER, b""), (release.encode(), b"RELEASE"), (key.encode(), b"KEY")):
         data = data.replace(before, after)
@@ -74,7 +74,7 @@ def describe(path: Path) -> str:
     if path.is_symlink():
         target = os.readlink(path)
         if target.endswith("ssl-cert-snakeoil.pem"):
-            # Named after a digest of the host's name.
+            # The name of this link is a digest of the host's name.
             name = str(path.with_name("HASH"))
         what = f"-> {target}"
     else:
@@ -105,7 +105,7 @@ def units():
     for kind in ("service", "socket", "timer"):
         listed = run("systemctl", "list-units", f"--type={kind}", "--no-legend", "--plain", "--all")
         for unit, _, active, state in (line.split()[:4] for line in listed.splitlines()):
-            # A program that comes for a moment, such as a log-in or the clock of apt, or only at the first boot.
+            # Units that run only for a moment, such as a login or a timer of apt, or only at the first boot.
             passing = ("user", "session", "apt-", "run-", "systemd-", "ldconfig.")
             if active in ("active", "failed") and not unit.startswith(passing):
                 yield plain(f"unit {unit} {active} {state if kind == 'service' else ''}".rstrip())
@@ -119,7 +119,7 @@ def sockets():
 
 
 def database():
-    """Roles, databases, rights and tables, and which migrations ran."""
+    """Yield roles, databases, rights and tables, and the applied migrations."""
     dump = run("runuser", "-u", "postgres", "--", "pg_dumpall", "--schema-only", cwd="/")
     for number, line in enumerate(filter(None, dump.splitlines())):
         if not line.startswith(("--", "\\", "SET ", "SELECT ")):
