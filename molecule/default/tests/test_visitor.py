@@ -44,6 +44,13 @@ def test_browsers_are_told_once_to_insist_on_https(site):
         assert site.get(path).header("strict-transport-security") == "max-age=31536000", path
 
 
+def test_files_have_the_headers_that_django_has_for_pages(site):
+    names = ("x-content-type-options", "x-frame-options", "referrer-policy", "cross-origin-opener-policy")
+    file = site.get(stylesheet(site))
+    values = ["nosniff", "SAMEORIGIN", "strict-origin-when-cross-origin", "same-origin"]
+    assert [file.header(name) for name in names] == values
+
+
 def stylesheet(site) -> str:
     return re.search(r'href="(/static/[^"]+\.css)"', site.get("/").body).group(1)
 
