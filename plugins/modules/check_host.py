@@ -105,7 +105,7 @@ def installed_packages() -> list[str]:
         line.partition(" ")
         for line in lines_of("dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n")
     )
-    return [name for status, _, name in rows if status == "installed"]
+    return [name for status, _space, name in rows if status == "installed"]
 
 
 def ssh_sockets() -> list[str]:
@@ -138,7 +138,7 @@ def main() -> None:
         argument_spec={
             "web": {"type": "bool", "default": False},
             "database": {"type": "bool", "default": False},
-            "valkey_port": {"type": "int", "default": 0},
+            "valkey_port": {"type": "int", "default": 0, "no_log": False},
             "http3": {"type": "bool", "default": False},
             "firewall": {"type": "bool", "default": False},
             "ssh_ports": {"type": "list", "elements": "int", "default": []},
