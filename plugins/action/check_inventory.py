@@ -79,7 +79,7 @@ class ActionModule(ActionBase):
             twice=said_twice(sources, *self.folders(variables)),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
-            colleagues=dict(self.colleagues(variables, specs)),
+            site_members=dict(self.site_members(variables, specs)),
             find_source=self.find_source,
             find_file=self.find_file,
             read_file=self.read_file,
@@ -105,7 +105,7 @@ class ActionModule(ActionBase):
             if self.address(theirs) == here:
                 yield other, settle(self._templar, theirs, specs, names)[0]
 
-    def colleagues(self, variables, specs) -> Iterator[tuple[str, dict]]:
+    def site_members(self, variables, specs) -> Iterator[tuple[str, dict]]:
         site = self.plain(variables, "site_name")
         for other, theirs in self.others(variables):
             if site and self.plain(theirs, "site_name") == site:

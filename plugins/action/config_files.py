@@ -35,10 +35,10 @@ class ActionModule(ActionBase):
             try:
                 after = self.module(task_vars, login="refused" if refusal else "good")
             except AnsibleConnectionFailure:
-                after = {"failed": True, "msg": "The host takes them back by itself within a minute."}
+                after = {"failed": True, "msg": "The host reverts them within a minute."}
             if refusal:
-                back = after["msg"] if after.get("failed") else "They are taken back."
-                after = {"failed": True, "msg": f"With these settings nobody can log in: {refusal}\n{back}"}
+                back = after["msg"] if after.get("failed") else "They are reverted."
+                after = {"failed": True, "msg": f"With these settings no login succeeds: {refusal}\n{back}"}
             done |= {name: after[name] for name in ("failed", "msg") if name in after}
         return {**result, **done}
 

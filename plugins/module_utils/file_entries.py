@@ -163,7 +163,7 @@ def find_foreign(old: Entry, mark: str) -> str | None:
     with open(DPKG_STATUS, encoding="utf-8") as status:
         if old.state == "file" and f" {old.path} {shipped}" in (line.rstrip("\n") for line in status):
             return None
-    return "somebody else wrote what stands there, and it is not replaced"
+    return "the file is not that of its package, and is not replaced"
 
 
 def describe_difference(old: Entry, new: Entry, secret: bool) -> dict[str, str]:

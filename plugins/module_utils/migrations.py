@@ -147,7 +147,7 @@ class Reading:
         elif found := matches(
             rf"CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)(?:(?:IF NOT EXISTS )?{NAME} )?ON (?:ONLY )?{NAME}", statement
         ):
-            self.lock(plain(found[2]), "builds an index on the large table {}, and nobody writes to it meanwhile")
+            self.lock(plain(found[2]), "builds an index on the large table {}, which blocks writes until it is built")
 
     def alter(self, table: str, action: str) -> None:
         if found := matches(rf"RENAME (?:COLUMN )?{NO_COLUMN}{NAME} TO ", action):
@@ -169,7 +169,7 @@ class Reading:
         elif found := matches(rf"ALTER (?:COLUMN )?{NAME} (.*)", action):
             self.alter_column(table, plain(found[1]), found[2])
         elif matches(r"ADD ", action) and not has(r"\b(NOT VALID|USING INDEX)\b", action):
-            self.lock(table, "adds a constraint to the large table {}, and nobody writes to it while rows are checked")
+            self.lock(table, "adds a constraint to the large table {}, which blocks writes while rows are checked")
 
     def lock(self, table: str, what: str) -> None:
         if table in self.database.large:
@@ -195,9 +195,7 @@ class Reading:
         if not fits:
             self.find(f"makes {table}.{column} {kind}, which the running release knows as {old or 'something else'}")
         elif rewrites:
-            self.lock(
-                table, f"makes {column} {kind} in the large table {{}}, and nobody reads it while it is rewritten"
-            )
+            self.lock(table, f"makes {column} {kind} in the large table {{}}, which blocks reads while it is rewritten")
 
     def required(self) -> Iterator[Finding]:
         """Yield the new columns that inserts of the live release would have to fill but do not know."""

@@ -326,8 +326,8 @@ def main():
         if options["login"] == "good":
             if not guard.disarm():
                 module.fail_json(
-                    msg=f"With these settings nobody can log in within {LOGIN_SECONDS} seconds: the host had taken them"
-                    " back when the login came. Run it again where it was slow."
+                    msg=f"With these settings no login succeeds within {LOGIN_SECONDS} seconds: the host had reverted"
+                    " them when the login came. Run it again if the connection was slow."
                 )
             module.exit_json(changed=True)
         result = apply(options, module.check_mode, guard)

@@ -216,7 +216,7 @@ def main() -> None:
     if wrong:
         here = " and ".join(own_addresses().values()) or "no address"
         what = "\n".join(["The CA would not find this host, so no certificate was ordered:", *wrong])
-        advice = "Mend the A and AAAA records, or leave out the name."
+        advice = "Correct the A and AAAA records, or remove the name."
         module.fail_json(msg=f"{what}\nThis host goes out with {here}. {advice}")
     module.exit_json(changed=False, addresses=found)
 

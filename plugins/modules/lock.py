@@ -114,7 +114,7 @@ def main() -> None:
                     holder=other,
                 )
             module.fail_json(
-                msg=f"lock: {path} cannot be taken, and nobody holds it.\n"
+                msg=f"lock: {path} cannot be taken, and no process holds it.\n"
                 "Is the connection to the host lost, or does its sshd refuse a second session (MaxSessions)?"
             )
         time.sleep(0.05)

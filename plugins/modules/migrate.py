@@ -169,7 +169,7 @@ class Migrate:
         if not findings and not unread:
             return
         lines = [f"- {finding}" for finding in findings]
-        lines += [f"- nobody can read beforehand what {line}" for line in unread]
+        lines += [f"- the check cannot read what {line}" for line in unread]
         advice = list(dict.fromkeys(finding.advice for finding in findings))
         accept = "Or accept that requests fail until the switch: -e django_allow_breaking_migrations=true"
         raise StepError(
@@ -193,7 +193,7 @@ class Migrate:
                 self.waited = self.blockers()
                 if attempt == ATTEMPTS or self.begun_for_good(error):
                     times = f"{attempt} times " * (attempt > 1)
-                    held = f"{times}somebody held a lock for more than {self.options['lock_timeout']}"
+                    held = f"{times}another session held a lock for more than {self.options['lock_timeout']}"
                     end = "sudo -u postgres psql -c 'SELECT pg_terminate_backend(PID)'"
                     advice = f"Let them end, or end them on the host: {end}."
                     cause = "\n".join([held, *self.waited, error.cause])

@@ -303,7 +303,7 @@ def main() -> None:
         if switch.site.facts(switch.release) is None:
             raise StepError(
                 "switch",
-                f"there is no whole release {switch.release!r} in {switch.site.releases}",
+                f"there is no complete release {switch.release!r} in {switch.site.releases}",
                 "Run playbooks/deploy.yml again; playbooks/releases.yml lists those there are.",
             )
         with lock_site(switch.site.home):

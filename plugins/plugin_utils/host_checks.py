@@ -21,13 +21,13 @@ HOST_WIDE = names_of("same_for_all_sites_of_a_host")
 
 
 def check_host_address(case: Case) -> Iterator[Problem]:
-    if not case.colleagues or "site_address" in case.failed:
+    if not case.site_members or "site_address" in case.failed:
         return
     address = case.values.get("site_address")
     if address == "":
-        what = f"is not set, and {', '.join(case.colleagues)} of the same site connect to this host"
+        what = f"is not set, and {', '.join(case.site_members)} of the same site connect to this host"
         yield Problem("site_address", what, "write the address of the host, preferably in a private network")
-    same = [other for other, values in case.colleagues.items() if address and values.get("site_address") == address]
+    same = [other for other, values in case.site_members.items() if address and values.get("site_address") == address]
     if same:
         advice = "write an address that only this host has"
         yield Problem("site_address", f"is the address of {', '.join(same)} too", advice, address)
@@ -35,14 +35,14 @@ def check_host_address(case: Case) -> Iterator[Problem]:
 
 def check_same_on_all_hosts(case: Case) -> Iterator[Problem]:
     for name in AGREED:
-        others = [host for host, theirs in case.colleagues.items() if theirs.get(name) != case.values.get(name)]
+        others = [host for host, theirs in case.site_members.items() if theirs.get(name) != case.values.get(name)]
         if others and name in case.values:
             what = f"differs on {', '.join(others)} of the same site"
             yield Problem(name, what, "set it once, in group_vars/all.yml", case.values[name])
 
 
 def check_valkey(case: Case) -> Iterator[Problem]:
-    hosts = [host for host in (case.host, *case.colleagues) if host in case.groups.get("valkey", ())]
+    hosts = [host for host in (case.host, *case.site_members) if host in case.groups.get("valkey", ())]
     if len(hosts) > 1:
         what = f"expected one host of a site in this group, got {' and '.join(sorted(hosts))}"
         yield Problem("valkey", what, "keep one of them")
@@ -79,7 +79,7 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
             for mine, its in [] if same else itertools.islice(nested, 1):
                 what = f"lies in the {its} of {other}, which has the same address"
                 yield Problem(mine, what, "use a folder of its own for the site", case.values[mine])
-        web = [host for host in (case.host, *case.colleagues) if host in case.groups.get("web", ())]
+        web = [host for host in (case.host, *case.site_members) if host in case.groups.get("web", ())]
         both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
         for name, is_used in (
             ("letsencrypt_share_port", len(web) > 1 and case.host in web),

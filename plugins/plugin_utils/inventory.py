@@ -76,7 +76,7 @@ class Case:
     #: Other hosts of the inventory with the same address, and their values.
     neighbours: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Other hosts of the same site, and their values.
-    colleagues: dict[str, dict[str, Any]] = field(default_factory=dict)
+    site_members: dict[str, dict[str, Any]] = field(default_factory=dict)
     find_source: Callable[[str], Path] = Path
     find_file: Callable[[str], bool] = os.path.isfile
     read_file: Callable[[str], str] = lambda name: Path(name).read_text()

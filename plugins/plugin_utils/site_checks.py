@@ -129,8 +129,8 @@ def check_deployer(case: Case) -> Iterator[Problem]:
     admins = [admin["name"] for admin in case.values.get("host_admins", ())]
     if user in (case.login, case.values.get("site_user"), *neighbours, *admins):
         yield Problem("deployer_keys", f"the user {user} exists for another purpose", "rename the other user")
-    if case.colleagues:
-        what = f"would deploy to this host and not to {', '.join(case.colleagues)}"
+    if case.site_members:
+        what = f"would deploy to this host and not to {', '.join(case.site_members)}"
         yield Problem("deployer_keys", what, "remove it, and deploy with playbooks/deploy.yml")
 
 

@@ -660,20 +660,20 @@ def test_two_sites_at_one_address_are_one_customer_of_a_ca():
     assert refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **elsewhere}}) == []
 
 
-COLLEAGUE = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "site_address": "10.0.0.2"}
+MEMBER = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "site_address": "10.0.0.2"}
 
 
 def test_several_hosts_have_to_find_each_other():
-    (line,) = refused(colleagues={"vps2": COLLEAGUE})
+    (line,) = refused(site_members={"vps2": MEMBER})
     assert line.startswith("site_address: is not set, and vps2 of the same site")
-    (line,) = refused({"site_address": "10.0.0.2"}, colleagues={"vps2": COLLEAGUE})
+    (line,) = refused({"site_address": "10.0.0.2"}, site_members={"vps2": MEMBER})
     assert line.startswith("site_address: is the address of vps2 too")
-    assert refused({"site_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}) == []
+    assert refused({"site_address": "10.0.0.1"}, site_members={"vps2": MEMBER}) == []
 
 
 def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_their_own():
     groups = {**GROUPS, "web": ["vps1", "vps2"]}
-    there = {"colleagues": {"vps2": COLLEAGUE}, "groups": groups}
+    there = {"site_members": {"vps2": MEMBER}, "groups": groups}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "letsencrypt_share_port": 8444}}
     (line,) = refused({"site_address": "10.0.0.1"}, neighbours=neighbours, **there)
     assert line.startswith("letsencrypt_share_port: is used by vps1-blog on the same address too")
@@ -681,10 +681,10 @@ def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_t
     assert refused({"site_address": "10.0.0.1"}, neighbours=neighbours, **there) == []
 
 
-@pytest.mark.parametrize("colleagues", [{}, {"vps2": COLLEAGUE}], ids=["one host", "several"])
-def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
-    there = {"colleagues": colleagues, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
-    changes = {"site_address": "10.0.0.1"} if colleagues else {}
+@pytest.mark.parametrize("site_members", [{}, {"vps2": MEMBER}], ids=["one host", "several"])
+def test_two_valkeys_on_one_host_have_ports_of_their_own(site_members):
+    there = {"site_members": site_members, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
+    changes = {"site_address": "10.0.0.1"} if site_members else {}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "valkey_port": 6379}}
     (line,) = refused(changes, neighbours=neighbours, **there)
     assert line.startswith("valkey_port: is used by vps1-blog on the same address too")
@@ -694,7 +694,7 @@ def test_two_valkeys_on_one_host_have_ports_of_their_own(colleagues):
 
 def test_a_site_has_one_valkey():
     groups = {**GROUPS, "valkey": ["vps1", "vps2", "of-another-site"]}
-    (line,) = refused({"site_address": "10.0.0.1"}, colleagues={"vps2": COLLEAGUE}, groups=groups)
+    (line,) = refused({"site_address": "10.0.0.1"}, site_members={"vps2": MEMBER}, groups=groups)
     assert line.startswith("valkey: expected one host of a site in this group, got vps1 and vps2")
 
 
@@ -712,7 +712,7 @@ def test_where_the_own_valkey_is_nobody_else_says():
     ("name", "value"), [("site_database", "other"), ("nginx_peer_port", 9443), ("django_secret_key", KEY)]
 )
 def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
-    (line,) = refused({"site_address": "10.0.0.1", name: value}, colleagues={"vps2": COLLEAGUE})
+    (line,) = refused({"site_address": "10.0.0.1", name: value}, site_members={"vps2": MEMBER})
     assert line.startswith(f"{name}: differs on vps2")
     assert KEY not in line
 
@@ -732,7 +732,7 @@ def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
         ),
         ({}, {"neighbours": {"blog": {"site_user": "shop-deploy"}}}, "the user shop-deploy exists for another purpose"),
         ({"site_name": "a-shop-with-quite-a-long-name"}, {}, "would have more than 32 characters"),
-        ({}, {"colleagues": {"vps2": COLLEAGUE}}, "would deploy to this host and not to vps2"),
+        ({}, {"site_members": {"vps2": MEMBER}}, "would deploy to this host and not to vps2"),
     ],
 )
 def test_who_may_only_deploy_is_nobody_else_and_deploys_everywhere(variables, more, what):

@@ -155,7 +155,7 @@ def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_p
         run(new, YES)
         assert path.read_text() == "new"
         return
-    with pytest.raises(ChangeError, match="somebody else wrote what stands there"):
+    with pytest.raises(ChangeError, match="the file is not that of its package"):
         run(new, YES)
     assert path.read_text() == content
     assert not (etc / "other").exists()

@@ -164,7 +164,7 @@ def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project
     project.migration(ADD)
     refused(
         project.folder,
-        "migrate: 3 times somebody held a lock for more than 1s",
+        "migrate: 3 times another session held a lock for more than 1s",
         # What the other one does, and how to end it.
         *("pg_sleep(300)", "pg_terminate_backend"),
         leaves="unused",

@@ -12,7 +12,7 @@ from conftest import done, site_yml, ssh
 
 #: Seconds, counted from the change; a run takes up to half of it to learn that it was a mistake.
 WITHIN = 60
-NOBODY = "With these settings nobody can log in"
+NOBODY = "With these settings no login succeeds"
 
 
 @pytest.fixture
