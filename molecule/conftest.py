@@ -25,23 +25,29 @@ EPHEMERAL = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
 SCAN = """
 import errno, json, select, socket, sys
 
-address, found = sys.argv[1], []
+address = sys.argv[1]
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
-for first in range(1, 65536, 13107):
-    poll, asked = select.poll(), {}
-    for port in range(first, min(first + 13107, 65536)):
-        one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
-            asked[one.fileno()] = port, one
-            poll.register(one, select.POLLOUT)
-    while ready := poll.poll(1500):
-        for number, _ in ready:
-            port, one = asked[number]
-            poll.unregister(one)
-            found.append(port)
-    for _, one in asked.values():
-        one.close()
-print(json.dumps(found))
+
+def answering(ports):
+    found = []
+    for first in range(0, len(ports), 13107):
+        poll, asked = select.poll(), {}
+        for port in ports[first:first + 13107]:
+            one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+                asked[one.fileno()] = port, one
+                poll.register(one, select.POLLOUT)
+        while ready := poll.poll(1500):
+            for number, _ in ready:
+                port, one = asked[number]
+                poll.unregister(one)
+                found.append(port)
+        for _, one in asked.values():
+            one.close()
+    return sorted(found)
+
+# Twice: after a scan in the other direction the firewall can take a pair of ports for a connection of its own.
+print(json.dumps(answering(answering(range(1, 65536)))))
 """
 
 
