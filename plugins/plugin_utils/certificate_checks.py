@@ -90,7 +90,7 @@ def check_wildcards(case: Case) -> Iterator[Problem]:
     for first in domains(case.values, "site_domains")[:1]:
         if first.startswith("*."):
             what = "expected the canonical name first, got a wildcard"
-            yield Problem(said_as(case, "site_domains"), what, "write the canonical name first", first)
+            yield Problem("site_domains", what, "write the canonical name first", first)
             return
     by_dns = case.values.get("letsencrypt_dns_plugin") or case.values.get("letsencrypt_dns_hook")
     if case.values.get("letsencrypt_enabled") is True and not by_dns:

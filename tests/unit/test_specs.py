@@ -73,3 +73,11 @@ def test_no_role_names_a_variable_of_another_but_of_site(role):
 def test_playbooks_read_no_internal_variable_of_a_role():
     for path in sorted((ROOT / "playbooks").rglob("*.yml")):
         assert re.findall(rf"\b__(?:{'|'.join(ROLES)})_\w+", path.read_text()) == [], path
+
+
+def test_the_folder_of_a_site_in_etc_has_one_owner():
+    files = [path for path in (ROOT / "roles").rglob("*") if path.suffix in (".yml", ".j2")]
+    named = [
+        path.relative_to(ROOT) for path in files if re.search(r"[\"' ]/etc/\{\{ site_name \}\}/", path.read_text())
+    ]
+    assert named == []
