@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from support.durations import Steps
@@ -15,6 +19,11 @@ MAIN = "default"
 QUIET = "redeploy"
 #: The longest, the longest first.
 LONG = ["cluster", "host", "default", "front", "broken_release", "projects", "rollback", "upgrade"]
+
+#: Seconds until a scenario is ended because it hangs; the longest takes 18 minutes on two cores. A test of it has less
+#: time, because pytest then shows what each thread was waiting for.
+LIMIT = 45 * 60
+LIMIT_OF_TEST = 30 * 60
 
 
 def scenarios():
@@ -38,25 +47,37 @@ def test_scenario(scenario, request):
             "NO_COLOR": "1",
             "PYTHONPATH": str(ROOT / "tests/support/controller"),
             "VPS_MODULES": str(run.folder / "modules"),
+            "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -o faulthandler_timeout={LIMIT_OF_TEST}"
+            " -o faulthandler_exit_on_timeout=true",
         }
         argv = ["molecule", "test", "--scenario-name", scenario, "--destroy", "never"]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(argv, cwd=ROOT, env=environment, text=True, errors="replace", **pipes) as molecule:
+        # The output goes to a file, because a process in the background would keep a pipe open.
+        options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, "process_group": 0}
+        with subprocess.Popen(argv, cwd=ROOT, env=environment, **options) as molecule:
             try:
-                for line in molecule.stdout:
-                    output.write(line)
-                    output.flush()
-                    steps.read(line)
+                follow(molecule, log, steps)
             except BaseException:
-                molecule.kill()
+                os.killpg(molecule.pid, signal.SIGKILL)
                 raise
     if molecule.returncode:
-        pytest.fail(f"{log}:\n{told(log.read_text())}", pytrace=False)
+        pytest.fail(f"{log}:\n{told(log)}", pytrace=False)
 
 
-def told(log: str) -> str:
+def follow(molecule: subprocess.Popen, log: Path, steps: Steps) -> None:
+    """Note the steps until molecule ends, or end it."""
+    began = time.monotonic()
+    with log.open(errors="replace") as lines:
+        while molecule.poll() is None:
+            if time.monotonic() - began > LIMIT:
+                pytest.fail(f"{log}: not done after {LIMIT // 60} minutes:\n{told(log)}", pytrace=False)
+            time.sleep(0.2)
+            for line in lines:
+                steps.read(line)
+
+
+def told(log: Path) -> str:
     """What failed and why, without the code of the tests: a CI shows a part of what it is given."""
-    lines = log.splitlines()
+    lines = log.read_text(errors="replace").splitlines()
     failures = [number for number, line in enumerate(lines) if re.match("=+ (FAILURES|ERRORS) =+$", line)]
     if not failures:
         return "\n".join(lines[-60:])

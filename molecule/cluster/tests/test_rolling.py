@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -125,9 +124,11 @@ def sheet(app) -> str:
 def test_a_host_that_dies_amid_a_roll_stops_it_and_one_that_comes_back_is_brought_along(hosts, until):
     (before,) = set(lives(hosts))
     change("code", 21)
-    dead = threading.Thread(target=kill_once_the_first_has_switched, args=(hosts, before))
+    over = threading.Event()
+    dead = threading.Thread(target=kill_once_the_first_has_switched, args=(hosts, before, over))
     dead.start()
     done = play("deploy", django_version="v21")
+    over.set()
     dead.join()
     assert done.returncode != 0
     assert "is not reachable" in done.stdout
@@ -143,9 +144,10 @@ def test_a_host_that_dies_amid_a_roll_stops_it_and_one_that_comes_back_is_brough
     assert len(set(lives(hosts))) == 1
 
 
-def kill_once_the_first_has_switched(hosts, before: str) -> None:
+def kill_once_the_first_has_switched(hosts, before: str, over: threading.Event) -> None:
     while hosts["app1"].live == before:
-        time.sleep(0.2)
+        if over.wait(0.2):
+            return
     hosts["app2"].docker("kill")
 
 
