@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import refer
 from ansible_collections.django_vps.stack.plugins.plugin_utils.host_state import judge_host
 
 
@@ -21,5 +22,5 @@ class ActionModule(ActionBase):
         result |= {"ansible_facts": state["ansible_facts"], "changed": False}
         arguments = state["invocation"]["module_args"]
         if found := list(judge_host(task_vars["inventory_hostname"], arguments, state, time.time())):
-            result |= {"failed": True, "msg": "\n".join(found)}
+            result |= {"failed": True, "msg": "\n".join([*found, refer("the-server")])}
         return result

@@ -17,6 +17,7 @@ from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import refer
 from ansible_collections.django_vps.stack.plugins.plugin_utils import (
     certificate_checks,
     host_checks,
@@ -56,7 +57,7 @@ class ActionModule(ActionBase):
             found = problems(case, CROSS_CHECKS)
         if found:
             count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
-            raise AnsibleActionFail("\n".join([f"{count} in the {where}:", *found]))
+            raise AnsibleActionFail("\n".join([f"{count} in the {where}:", *found, refer(where)]))
         return {**result, "changed": False}
 
     def case(self, variables: dict[str, Any]) -> Case:

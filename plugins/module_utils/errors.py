@@ -14,6 +14,11 @@ CONTROLS = re.compile(
 )
 
 
+def refer(section: str) -> str:
+    """Return the last line of a message: where its causes and fixes are described."""
+    return f"More: docs/troubleshooting.md#{section}"
+
+
 class ModuleError(Exception):
     """An error of a module; the message is for the user, the attributes are for the result of the task."""
 
@@ -25,13 +30,15 @@ class ModuleError(Exception):
 class StepError(ModuleError):
     """A failed step of a deploy.
 
-    The message has the cause, the advice, and the details that lead to the cause. `output` is the complete output.
+    The message has the cause, the advice, the details that lead to the cause, and the section of the documentation,
+    which has the name of the step. `output` is the complete output.
     """
 
     def __init__(self, step: str, cause: str, advice: str = "", output: str = "", details: str = "") -> None:
         cause, advice, details = make_printable([cause.strip(), advice, details])
         self.step, self.cause, self.advice, self.output, self.details = step, cause, advice, output, details
-        super().__init__("\n".join(part for part in (f"{step}: {self.cause}", advice, details) if part))
+        section = refer(step.split()[0].replace(".", ""))
+        super().__init__("\n".join(part for part in (f"{step}: {self.cause}", advice, details, section) if part))
 
 
 def make_printable(value):

@@ -85,6 +85,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import refer
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
 from ansible_collections.django_vps.stack.plugins.module_utils.locks import open_lock_file
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
@@ -289,7 +290,11 @@ def settle(module: AnsibleModule, claim: Claim) -> None:
     if problems := claim.problems():
         module.fail_json(
             msg="\n".join(
-                ["Names or folders of the site are in use on this host:", *(f"- {problem}" for problem in problems)]
+                [
+                    "Names or folders of the site are in use on this host:",
+                    *(f"- {problem}" for problem in problems),
+                    refer("names-in-use"),
+                ]
             )
         )
     before, after = (json.dumps(facts, indent=2) + "\n" for facts in (claim.known, claim.claims))

@@ -244,9 +244,12 @@ diff:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.django_vps.stack.plugins.module_utils import atomic_change, units
-from ansible_collections.django_vps.stack.plugins.module_utils.errors import ModuleError
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import ModuleError, refer
 from ansible_collections.django_vps.stack.plugins.module_utils.file_entries import FILE, ChangeError
 from ansible_collections.django_vps.stack.plugins.module_utils.guard import LOGIN_SECONDS, Guard
+
+#: The section of docs/troubleshooting.md about failures of this module.
+SECTION = "configuration-files-and-units"
 
 
 def change(options: dict, check_mode: bool) -> dict:
@@ -328,13 +331,15 @@ def main():
                 module.fail_json(
                     msg=f"With these settings no login succeeds within {LOGIN_SECONDS} seconds: the host had reverted"
                     " them when the login came. Run it again if the connection was slow."
+                    f"\n{refer(SECTION)}"
                 )
             module.exit_json(changed=True)
         result = apply(options, module.check_mode, guard)
     except ChangeError as error:
-        module.fail_json(msg=str(error), changed=False, paths=[], **{"validation": ""} | error.result)
+        result = {"validation": ""} | error.result
+        module.fail_json(msg=f"{error}\n{refer(SECTION)}", changed=False, paths=[], **result)
     except ModuleError as error:
-        module.fail_json(msg=str(error), **error.result)
+        module.fail_json(msg=f"{error}\n{refer(SECTION)}", **error.result)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
     if not module._diff:

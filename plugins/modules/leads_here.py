@@ -74,6 +74,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import refer
 
 CHALLENGES = "/.well-known/acme-challenge"
 # Seconds until nginx and the names must be ready, and seconds that one answer may take.
@@ -217,7 +218,7 @@ def main() -> None:
         here = " and ".join(own_addresses().values()) or "no address"
         what = "\n".join(["The CA would not find this host, so no certificate was ordered:", *wrong])
         advice = "Correct the A and AAAA records, or remove the name."
-        module.fail_json(msg=f"{what}\nThis host goes out with {here}. {advice}")
+        module.fail_json(msg=f"{what}\nThis host goes out with {here}. {advice}\n{refer('certificates')}")
     module.exit_json(changed=False, addresses=found)
 
 

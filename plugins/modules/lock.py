@@ -61,6 +61,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import refer
 
 #: Seconds in which a run that has just ended releases the lock, and in which the connection that holds the lock starts.
 PATIENCE = 1
@@ -109,13 +110,16 @@ def main() -> None:
                     msg=f"lock: {other['who']} {other['what']}, since {other['since']}.\n"
                     "Wait until that run has ended; when it dies, its lock goes with it."
                     f" Where its machine is gone for good, free it on the host: fuser -k {path}"
+                    f"\n{refer('lock')}"
                     if other
-                    else f"lock: {path} is held, and by no run of the stack.\nSee on the host by what: fuser -v {path}",
+                    else f"lock: {path} is held, and by no run of the stack.\nSee on the host by what: fuser -v {path}"
+                    f"\n{refer('lock')}",
                     holder=other,
                 )
             module.fail_json(
                 msg=f"lock: {path} cannot be taken, and no process holds it.\n"
                 "Is the connection to the host lost, or does its sshd refuse a second session (MaxSessions)?"
+                f"\n{refer('lock')}"
             )
         time.sleep(0.05)
     module.exit_json(changed=False, who=module.params["who"] or "")

@@ -121,6 +121,7 @@ journal:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import refer
 from ansible_collections.django_vps.stack.plugins.module_utils.units import UNIT, UnitError, run
 
 
@@ -129,7 +130,7 @@ def main():
     try:
         module.exit_json(**run(**module.params, check_mode=module.check_mode))
     except UnitError as error:
-        module.fail_json(msg=str(error), **error.result)
+        module.fail_json(msg=f"{error}\n{refer('configuration-files-and-units')}", **error.result)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
 

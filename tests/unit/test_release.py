@@ -485,9 +485,9 @@ def test_nothing_that_a_terminal_acts_upon_is_shown(said, shown):
     program = f"import sys; sys.stdout.buffer.write({said.encode()!r}); sys.exit(3)"
     with pytest.raises(StepError) as told:
         run("build", [sys.executable, "-c", program])
-    assert str(told.value) == f"build: {shown.strip() or 'exit status 3'}"
+    assert str(told.value) == f"build: {shown.strip() or 'exit status 3'}\nMore: docs/troubleshooting.md#build"
     assert str(StepError("a", f"x{said}", f"x{said}", details=f"x{said}")) == "\n".join(
-        (f"a: x{shown}".rstrip(), f"x{shown}", f"x{shown}")
+        (f"a: x{shown}".rstrip(), f"x{shown}", f"x{shown}", "More: docs/troubleshooting.md#a")
     )
     assert parse_answers(f"DJANGO_VPS {json.dumps({'a': [{'b': said}]})}") == {"a": [{"b": shown}]}
 
@@ -1142,7 +1142,7 @@ def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of
     assert lines[:3] == ["settings: KeyError: 'MAIL_KEY'", "Set django_env.", "reading the settings"]
     files = [line.split('"')[1].removeprefix("/srv/shop/releases/1/") for line in lines if line.startswith("  File")]
     assert files == ["code/manage.py", "venv/lib/python3.13/site-packages/environ/environ.py", "code/shop/settings.py"]
-    assert lines[-1].strip() == "~~~~~~~~~~^^^^^^^^^^^^"
+    assert [line.strip() for line in lines[-2:]] == ["~~~~~~~~~~^^^^^^^^^^^^", "More: docs/troubleshooting.md#settings"]
 
 
 def test_what_is_no_traceback_is_told_by_its_end():
