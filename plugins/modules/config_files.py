@@ -335,11 +335,9 @@ def main():
                 )
             module.exit_json(changed=True)
         result = apply(options, module.check_mode, guard)
-    except ChangeError as error:
-        result = {"validation": ""} | error.result
-        module.fail_json(msg=f"{error}\n{refer(SECTION)}", changed=False, paths=[], **result)
     except ModuleError as error:
-        module.fail_json(msg=f"{error}\n{refer(SECTION)}", **error.result)
+        unchanged = {"changed": False, "paths": [], "validation": ""} if isinstance(error, ChangeError) else {}
+        module.fail_json(msg=f"{error}\n{refer(SECTION)}", **unchanged | error.result)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
     if not module._diff:
