@@ -18,6 +18,15 @@ PLUGINS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "limit"), [("plugins/*/*.py", 350), ("playbooks/site.yml", 120), ("README.md", 120)]
+)
+def test_files_stay_short(pattern, limit):
+    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob(pattern)}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > limit} == {}
+
+
 @pytest.fixture(scope="module")
 def installed(root, tmp_path_factory):
     """Build the collection, install it with its dependencies at hand, and run commands with that copy alone."""

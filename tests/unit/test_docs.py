@@ -134,7 +134,9 @@ def test_troubleshooting_has_each_step():
 
 
 def test_messages_link_to_sections_of_troubleshooting():
-    files = [file for part in ("plugins/**/*.py", "playbooks/**/*.yml", "roles/*/tasks/*.yml") for file in ROOT.glob(part)]
+    files = [
+        file for part in ("plugins/**/*.py", "playbooks/**/*.yml", "roles/*/tasks/*.yml") for file in ROOT.glob(part)
+    ]
     code = "\n".join(file.read_text() for file in files)
     links = set(re.findall(r"docs/troubleshooting\.md#([\w-]+)|\brefer\([\"']([\w-]+)[\"']\)", code))
     sections = {"".join(link) for link in links} | {"inventory", "source"}
