@@ -95,7 +95,7 @@ _value:
       description: Address at which app hosts connect to Valkey. Empty where it is on the only app host.
       type: str
     valkey_clients:
-      description: Addresses of the app hosts that connect to Valkey over the network.
+      description: On the host with Valkey, addresses of the app hosts that connect to it over the network.
       type: list
       elements: str
     database_peers:
@@ -110,6 +110,10 @@ _value:
       type: str
     certificate_followers:
       description: On the host that requests the certificate, addresses of the others.
+      type: list
+      elements: str
+    backup_parts:
+      description: Parts of the site that this host backs up.
       type: list
       elements: str
     neighbour_sites:
@@ -173,10 +177,16 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
         if is_multi_host and host in database
         else [],
         "valkey_address": addresses([valkey_host])[0] if valkey_is_remote else "",
-        "valkey_clients": addresses(app) if valkey_is_remote else [],
+        "valkey_clients": addresses(app) if valkey_is_remote and host == valkey_host else [],
         "is_certificate_host": is_certificate_host,
         "certificate_host_address": addresses(web[:1])[0] if len(web) > 1 and host != web[0] else "",
         "certificate_followers": addresses(web[1:]) if is_certificate_host else [],
+        # App hosts have the same uploads, and web hosts the same certificate.
+        "backup_parts": [
+            part
+            for part, names in (("database", database), ("files", app[:1]), ("certificates", web[:1]))
+            if host in names
+        ],
         "neighbour_sites": neighbour_sites(groups, facts, host),
     }
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.filter import batches
+from ansible_collections.django_vps.stack.plugins.filter.site_connections import site_connections
 from ansible_collections.django_vps.stack.plugins.filter.topology import topology
 
 ROOT = Path(__file__).parent.parent.parent
@@ -88,11 +87,8 @@ def test_processors_of_all_app_hosts_are_counted():
     ],
 )
 def test_connections_are_counted_as_gunicorn_sizes_itself(changes, connections):
-    tasks = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())[1]["tasks"]
-    text = next(task["vars"] for task in tasks if task["name"] == "Run PostgreSQL")["postgres_site_connections"]
-    settings = {"gunicorn_threads": 4, "gunicorn_workers": 0, "gunicorn_worker_class": "gthread", "django_services": []}
-    variables = {**settings, "site_topology": seen(SPREAD, "db1"), **changes}
-    assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) == connections
+    settings = {"gunicorn_worker_class": "gthread", "gunicorn_workers": 0, "gunicorn_threads": 4, "django_services": []}
+    assert site_connections(seen(SPREAD, "db1"), *{**settings, **changes}.values()) == connections
 
 
 def test_one_web_host_requests_the_certificate_and_the_others_fetch_it():
@@ -114,7 +110,8 @@ def test_one_web_host_requests_the_certificate_and_the_others_fetch_it():
 def test_the_only_app_host_reaches_its_own_valkey_without_the_network(groups, address):
     found = seen({"web": "vps1", "database": "vps1", **groups}, "vps1")
     assert (found["valkey"] in groups["valkey"], found["valkey_address"]) == (True, address)
-    assert bool(found["valkey_clients"]) is bool(address)
+    clients = seen({"web": "vps1", "database": "vps1", **groups}, found["valkey"])["valkey_clients"]
+    assert bool(clients) is bool(address)
 
 
 def test_a_vps_with_a_second_app_host_keeps_its_local_database():
@@ -168,3 +165,15 @@ def test_app_hosts_switch_in_batches_of_the_role_or_of_the_inventory():
 def test_app_hosts_that_are_sites_of_their_own_switch_at_once(app):
     assert batches.batches(*inventory({"app": app})) == "100%"
     assert batches.batches({"app": app.split()}, {}) == "100%"
+
+
+def test_each_part_of_a_site_is_backed_up_by_the_hosts_that_have_it():
+    def parts(host: str) -> list[str]:
+        return seen(SPREAD, host)["backup_parts"]
+
+    assert seen({"web": "vps1", "app": "vps1", "database": "vps1"}, "vps1")["backup_parts"] == [
+        *("database", "files", "certificates")
+    ]
+    assert (parts("web1"), parts("web2"), parts("app1"), parts("app2")) == (["certificates"], [], ["files"], [])
+    # Whichever is the primary makes the dump.
+    assert parts("db1") == parts("db2") == ["database"]
