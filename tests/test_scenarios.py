@@ -18,7 +18,7 @@ MAIN = "default"
 #: Measures how long visitors wait.
 QUIET = "redeploy"
 #: The longest, the longest first.
-LONG = ["cluster", "host", "default", "front", "broken_release", "projects", "rollback", "upgrade"]
+LONG = ["cluster", "host", "default", "front", "broken_release", "projects", "rollback", "backup", "upgrade"]
 
 #: Seconds until a scenario is ended because it hangs; the longest takes 18 minutes on two cores. A test of it has less
 #: time, because pytest then shows what each thread was waiting for.

@@ -30,9 +30,11 @@ options:
     type: str
     required: true
   new:
-    description: Variable with a new secret. The filter uses that of the first host.
+    description:
+      - Variable with a new secret. The filter uses that of the first host.
+      - By default the filter returns an empty string when no host has a secret.
     type: str
-    required: true
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -46,11 +48,11 @@ _value:
 """
 
 
-def shared_secret(hosts: Iterable[str], hostvars: Mapping[str, Any], known: str, new: str) -> str:
+def shared_secret(hosts: Iterable[str], hostvars: Mapping[str, Any], known: str, new: str = "") -> str:
     names = list(hosts)
     files = (hostvars[host].get(known, {}).get("content", "") for host in names)
     secrets = (base64.b64decode(content).decode().strip() for content in files)
-    return next(filter(None, secrets), None) or hostvars[names[0]][new]
+    return next(filter(None, secrets), None) or (hostvars[names[0]][new] if new else "")
 
 
 class FilterModule:

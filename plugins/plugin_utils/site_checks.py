@@ -95,6 +95,20 @@ def check_folders(case: Case) -> Iterator[Problem]:
         yield Problem("site_config_dir", "is inside site_media_root", "use a folder such as /etc/shop", config)
 
 
+def check_backup(case: Case) -> Iterator[Problem]:
+    repository, environment = case.values.get("backup_repository", ""), case.values.get("backup_environment", {})
+    for name in ("site_media_root", "site_home"):
+        folder = case.values.get(name)
+        if folder and f"{repository}/".startswith(f"{folder}/"):
+            advice = "use a folder such as /var/backups/shop, or another server"
+            yield Problem("backup_repository", f"is inside {name}, which each set has", advice, repository)
+            return
+    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if name not in environment]
+    if repository.startswith("s3:") and missing:
+        advice = f"add {' and '.join(missing)} to backup_environment"
+        yield Problem("backup_repository", "requires credentials", advice, repository)
+
+
 def check_ssh_ports(case: Case) -> Iterator[Problem]:
     taken = {80: "web", 443: "web", 5432: "database", case.values.get("valkey_port"): "valkey"}
     ports = case.values.get("host_ssh_ports")
@@ -175,6 +189,7 @@ CHECKS = (
     check_job_names,
     check_url_paths,
     check_folders,
+    check_backup,
     check_required_together,
     check_ssh_ports,
     check_admins,

@@ -284,9 +284,51 @@ DAY = r"(mon(day)?|tue(sday)?|wed(nesday)?|thu(rsday)?|fri(day)?|sat(urday)?|sun
 DAYS = rf"{DAY}((\.\.|,|-){DAY})*"
 PART = r"[0-9*][0-9*.,/]*"
 DATE, TIME = rf"({PART}-)?{PART}[-~]{PART}", rf"{PART}:{PART}(:{PART})?"
+RESTIC = re.compile(
+    r"sftp:([^@:/\s]+@)?[^@:/\s]+:\S+|sftp://([^@:/\s]+@)?[^@:/\s]+(:\d+)?/\S+|s3:(https?://)?[^/\s]+/[^/\s]+\S*"
+    r"|rest:https?://\S+|(b2|azure|gs|swift):[^:\s]+:\S*|rclone:[^:\s]+:\S*"
+)
+PERIODS = ("daily", "weekly", "monthly", "yearly")
+
+
+def repository(value: str) -> Refusal | None:
+    """Check an address of restic."""
+    if value.startswith("/"):
+        return folder(value)
+    if re.match(r"s3:(https?://)?[^/]+/?$", value):
+        return "has no bucket", "write s3:https://HOST/BUCKET or s3:https://HOST/BUCKET/PATH"
+    if not RESTIC.fullmatch(value):
+        return (
+            "expected a folder on the host or an address of restic",
+            "write one such as sftp:backup@backup.example.com:shop or s3:https://s3.example.com/my-bucket/shop",
+        )
+    return None
+
+
+def retention(period: str, number: object) -> Refusal | None:
+    """Check an entry of a dictionary with the number of sets of each period."""
+    if period not in PERIODS:
+        return f"expected one of {', '.join(PERIODS)}", "write {daily: 7, weekly: 4, monthly: 6}"
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 1000:
+        return "expected a number from 0 to 1000", "write the number of sets to keep"
+    return None
+
+
 CALENDAR = matching(
     r"(?i)(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually"
     rf"|{DAYS}( {DATE})?( {TIME})?|{DATE}( {TIME})?|{TIME})( [a-z][a-z0-9_+-]*(/[a-z0-9_+-]+)*)?",
     "expected a time in systemd's notation",
     'write one such as daily or "Mon *-*-* 03:30"',
 )
+
+
+def calendar(value: str) -> Refusal | None:
+    """Check a time in systemd's notation."""
+    if refusal := CALENDAR(value):
+        return refusal
+    parts = re.search(rf"({PART}):({PART})(?::({PART}))?", value)
+    for part, most in zip(parts.groups(default="") if parts else (), (23, 59, 59), strict=False):
+        # What follows a slash is a distance.
+        if too_large := [number for number in re.findall(r"(?<![/\d.])\d+", part) if int(number) > most]:
+            return f"has {too_large[0]} where at most {most} is possible", "write a time such as 03:30"
+    return None

@@ -47,6 +47,13 @@ def test_services_are_sandboxed(site, unit, limit):
     assert main == "0" or "Seccomp:\t2" in site.host.check_output(f"cat /proc/{main}/status")
 
 
+def test_a_set_is_made_and_can_be_restored(site):
+    # The scenario backup has what happens to sets; the versions of restic and PostgreSQL differ.
+    for unit in (f"{site.name}-backup", f"{site.name}-backup-drill"):
+        site.host.check_output(f"systemctl start {unit}.service")
+    assert "newest set that was restored in a test" in site.host.check_output(f"{site.name}-backup status")
+
+
 def test_gunicorn_logs_to_the_journal(site):
     unit = f"{site.name}-gunicorn@{site.release}.service"
     assert "Booting worker" in site.host.check_output(f"journalctl --no-pager -u {unit}")

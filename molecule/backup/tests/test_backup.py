@@ -1,0 +1,344 @@
+"""One story from first to last: sets, restores, and everything that can happen to a set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+import pytest
+import yaml
+from conftest import EPHEMERAL, Site
+from support.container import host_of
+from support.load import Load
+from support.play import play
+from support.runs import ROOT
+
+RECOVERY = EPHEMERAL / "inventory/site13-recovery.txt"
+LOCAL = "/var/backups/site13"
+SFTP = "sftp:keeper@storage:sets"
+PICTURE = "/srv/site13/media/notices/picture.png"
+
+
+@pytest.fixture(scope="session")
+def site(sites):
+    return sites[0]
+
+
+@pytest.fixture(scope="session")
+def storage():
+    """A server with SFTP and nothing of the stack."""
+    host = host_of(f"storage-{os.environ['VPS_RUN']}")
+    host.check_output("useradd --create-home keeper")
+    return host
+
+
+@pytest.fixture
+def sql(psql):
+    def run(query: str) -> str:
+        done = psql(query)
+        assert done.rc == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
+
+
+def add_notice(sql, title: str) -> None:
+    sql(f"INSERT INTO notes_notice (title, text, created, image, attachment) VALUES ('{title}', 'x', now(), '', '')")
+
+
+def titles(sql) -> list[str]:
+    return sql("SELECT title FROM notes_notice ORDER BY id").splitlines()
+
+
+def run(site, *argv: str):
+    return site.host.run(f"site13-backup {' '.join(argv)}")
+
+
+def make_set(site) -> str:
+    """Make a set as the timer does; return its id."""
+    site.host.check_output("systemctl start site13-backup.service")
+    return json.loads(site.host.check_output("cat /var/lib/django_vps/backup/site13/state.json"))["last"]["id"]
+
+
+def sets(site) -> list[str]:
+    return [line.split()[0] for line in site.host.check_output("site13-backup list").splitlines()]
+
+
+def test_a_set_is_made_each_night_and_tested_each_week(site):
+    for timer in ("site13-backup.timer", "site13-backup-drill.timer"):
+        assert site.host.service(timer).is_enabled
+        assert site.host.service(timer).is_running
+    assert sets(site) == []
+    status = play("status")
+    assert status.returncode == 0
+    assert f"no set yet in {LOCAL}" in status.stdout
+
+
+@pytest.mark.parametrize("unit", ["site13-backup", "site13-backup-drill"])
+def test_the_units_can_do_little_else(site, unit):
+    verified = site.host.run(f"systemd-analyze verify /etc/systemd/system/{unit}.service")
+    assert (verified.rc, verified.stderr) == (0, "")
+    found = site.host.check_output(f"systemd-analyze security --no-pager {unit}.service")
+    assert float(re.search(r"exposure level for \S+: ([\d.]+)", found)[1]) <= 4.5
+
+
+def test_what_reads_the_sets_is_on_the_controller_and_for_its_owner(site):
+    assert stat.S_IMODE(RECOVERY.stat().st_mode) == 0o600
+    secrets = json.loads(RECOVERY.read_text())
+    assert secrets["password"] in site.host.check_output("cat /etc/site13/backup/secrets.json")
+    for path in ("secrets.json", "settings.json"):
+        assert site.host.file(f"/etc/site13/backup/{path}").mode == 0o600
+        assert site.host.run(f"runuser -u site13 -- cat /etc/site13/backup/{path}").rc != 0
+
+
+def test_the_first_set_has_everything_and_nobody_else_can_read_it(site, sql):
+    add_notice(sql, "kept for ever")
+    site.host.check_output(
+        f"install -D -o site13 -g www-data -m 640 /dev/null {PICTURE} && head -c 300000 /dev/urandom > {PICTURE}"
+    )
+    done = play("backup")
+    assert done.returncode == 0
+    assert re.search(r"set [0-9a-f]{8} of \S+: database, files, certificates; \S+ MB", done.stdout)
+    assert len(sets(site)) == 1
+    assert site.host.file(LOCAL).mode == 0o700
+    assert site.host.run(f"grep -r 'kept for ever' {LOCAL}").rc == 1
+    assert "are lost with its disk" in play("status").stdout
+
+
+def test_a_restore_that_does_not_say_what_becomes_of_the_live_data_changes_nothing(site, sql):
+    for wrong in ({}, {"restore_over": "another"}):
+        done = play("restore", **wrong)
+        assert done.returncode != 0
+        assert "-e restore_over=site13 replaces them" in done.stdout
+    done = play("restore", restore_over="site13", restore_to="2020-01-01")
+    assert done.returncode != 0
+    assert "is before the first set" in done.stdout
+    done = play("restore", restore_over="site13", restore_to="2999-01-01")
+    assert "is in the future" in done.stdout
+    done = play("restore", restore_over="site13", restore_to="yesterday")
+    assert "expected latest, the id of a set, or a time" in done.stdout
+    assert titles(sql) == ["kept for ever"]
+    assert site.get("/").status == 200
+
+
+def test_what_was_deleted_after_a_time_comes_back_by_that_time(site, sql):
+    digest = site.host.check_output(f"sha256sum {PICTURE}")
+    then = site.host.check_output("date --utc '+%Y-%m-%d %H:%M:%S'")
+    sql("DELETE FROM notes_notice")
+    add_notice(sql, "written later")
+    site.host.check_output(f"rm {PICTURE} && echo later > /srv/site13/media/later.txt")
+    make_set(site)
+    done = play("restore", restore_to=then, restore_over="site13")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert titles(sql) == ["kept for ever"]
+    assert site.host.check_output(f"sha256sum {PICTURE}") == digest
+    assert site.host.check_output(f"stat -c '%U %G %a' {PICTURE}") == "site13 www-data 640"
+    assert not site.host.file("/srv/site13/media/later.txt").exists
+    assert "kept for ever" in site.get("/").body
+    # What was live before the restore is in a set too.
+    found = site.host.check_output("site13-backup list | grep before-restore | cut -d ' ' -f 1")
+    done = play("restore", restore_to=found, restore_beside=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert titles(sql) == ["kept for ever"]
+    beside = "runuser -u postgres -- psql -XAtqc 'SELECT title FROM notes_notice' site13_restored"
+    assert site.host.check_output(f"cd / && {beside}") == "written later"
+    assert site.host.check_output("cat /srv/site13/restored/srv/site13/media/later.txt") == "later"
+
+
+def test_no_request_fails_while_a_set_is_made_and_tested(site):
+    with Load(site.address, site.canonical, path=["/health/", "/"], rate=20, cafile=site.roots) as visitors:
+        make_set(site)
+        site.host.check_output("systemctl start site13-backup-drill.service")
+    assert visitors.result()["failures"] == []
+    status = play("status").stdout
+    assert "newest set that was restored in a test" in status
+
+
+def test_a_server_that_does_not_know_the_key_yet_is_refused_with_the_line_to_add(site, storage):
+    before = site.host.check_output("cat /etc/site13/backup/settings.json")
+    done = play("site", "--tags=backup", backup_repository=SFTP)
+    assert done.returncode != 0
+    (line,) = set(re.findall(r"ssh-ed25519 \S+ site13-backup", done.stdout))
+    assert site.host.check_output("cat /etc/site13/backup/settings.json") == before
+    storage.check_output(
+        f"install -d -o keeper -m 700 ~keeper/.ssh && echo '{line}' > ~keeper/.ssh/authorized_keys"
+        " && chown keeper ~keeper/.ssh/authorized_keys"
+    )
+    done = play("site", "--tags=backup", backup_repository=SFTP)
+    assert done.returncode == 0, done.stdout[-3000:]
+    again = play("site", "--tags=backup", backup_repository=SFTP)
+    assert re.search(r"changed=0 ", again.stdout)
+    make_set(site)
+    assert len(sets(site)) == 1
+
+
+@pytest.fixture
+def bucket(storage):
+    """A server of S3 with an empty bucket, which believes all credentials."""
+    storage.check_output(
+        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-venv curl"
+        " && python3 -m venv /opt/moto && /opt/moto/bin/pip --quiet install 'moto[s3]==5.2.5' flask flask-cors"
+        " && systemd-run --quiet --unit=moto /opt/moto/bin/moto_server -H 0.0.0.0 -p 5000"
+        " && curl -sS --retry 20 --retry-connrefused --retry-delay 1 --noproxy '*' -X PUT http://127.0.0.1:5000/sets"
+    )
+    return "s3:http://storage:5000/sets/shop"
+
+
+def test_a_bucket_takes_sets_too(site, sql, bucket):
+    variables = {
+        "backup_repository": bucket,
+        "backup_environment": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
+    }
+    done = play("site", "--tags=backup", **variables)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert json.loads(RECOVERY.read_text())["backup_repository"] == bucket
+    kept = titles(sql)
+    make_set(site)
+    site.host.check_output("systemctl start site13-backup-drill.service")
+    add_notice(sql, "after the set")
+    done = play("restore", restore_over="site13", **variables)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert titles(sql) == kept
+    done = play("site", "--tags=backup", backup_repository=SFTP)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.fixture
+def alerts(site):
+    """What the failure command was told since the beginning of the test."""
+    site.host.run("rm -f /run/alerts")
+    yield lambda: site.host.run("cat /run/alerts").stdout.splitlines()  # noqa: PLW0108
+    site.host.run("systemctl reset-failed")
+
+
+CORRUPTIONS = {
+    "corrupt": "printf xyz | dd of={pack} bs=1 seek=200 conv=notrunc status=none",
+    "truncated": "truncate -s 300 {pack}",
+    "empty": "truncate -s 0 {pack}",
+    "lost": "rm {pack}",
+}
+
+
+@pytest.mark.parametrize("command", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_the_test_of_a_damaged_set_fails_loudly(site, storage, alerts, until, command):
+    storage.check_output("cp -a ~keeper/sets ~keeper/good")
+    try:
+        pack = storage.check_output("find ~keeper/sets/data -type f -size +50k -printf '%s %p\\n' | sort -n | tail -1")
+        storage.check_output(f"chmod -R u+w ~keeper/sets && {command.format(pack=pack.split()[1])}")
+        assert site.host.run("systemctl start site13-backup-drill.service").rc != 0
+        until(lambda: alerts() == ["site13 site13-backup-drill"], 10)
+        status = play("status")
+        assert status.returncode != 0
+        assert "site13-backup-drill.service" in status.stdout
+    finally:
+        storage.check_output("rm -rf ~keeper/sets && mv ~keeper/good ~keeper/sets")
+    site.host.check_output("systemctl start site13-backup-drill.service")
+
+
+def test_a_repository_that_does_not_answer_leaves_the_sets_and_is_reported(site, storage, alerts, until):
+    good = sets(site)
+    storage.check_output("systemctl stop ssh.socket ssh.service")
+    try:
+        assert site.host.run("systemctl start site13-backup.service").rc != 0
+        until(lambda: alerts() == ["site13 site13-backup"], 10)
+        assert play("status").returncode != 0
+        assert play("backup").returncode != 0
+    finally:
+        storage.check_output("systemctl start ssh.service")
+    assert sets(site) == good
+    make_set(site)
+
+
+def test_a_backup_that_is_killed_is_made_up_for_by_the_next_one(site):
+    good = sets(site)
+    site.host.check_output("head -c 200000000 /dev/urandom > /srv/site13/media/large")
+    site.host.check_output(
+        "systemctl start --no-block site13-backup.service; until pgrep -x restic; do sleep 0.05; done; sleep 0.3;"
+        " pkill -9 -x restic; pkill -9 -f '[b]ackup/backup.py'; true"
+    )
+    site.host.check_output("rm /srv/site13/media/large; systemctl reset-failed")
+    assert set(good) <= set(sets(site))
+    assert make_set(site) not in good
+
+
+def test_a_full_disk_is_said_before_a_dump_is_begun(site, alerts):
+    good = sets(site)
+    folder = "/var/lib/django_vps/backup/site13"
+    site.host.check_output(f"mount -t tmpfs -o size=60m tmpfs {folder}")
+    try:
+        assert run(site, "create").rc != 0
+        assert "MiB free, and the dump needs" in run(site, "create").stderr
+    finally:
+        site.host.check_output(f"umount {folder}")
+    assert sets(site) == good
+
+
+def test_a_backup_that_is_switched_off_leaves_its_sets(site):
+    good = sets(site)
+    done = play("site", "--tags=backup", backup_repository=SFTP, backup_enabled=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert site.host.run("systemctl list-timers --all | grep site13-backup").rc == 1
+    assert sets(site) == good
+    done = play("site", "--tags=backup", backup_repository=SFTP)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.fixture
+def fresh(site, tmp_path):
+    """A bare server and an inventory with it; the old server is gone."""
+    name = f"fresh-{os.environ['VPS_RUN']}"
+    (tmp_path / "hosts.json").write_text(
+        json.dumps(
+            {
+                "all": {
+                    "hosts": {
+                        "site13-new": {
+                            "ansible_host": (EPHEMERAL / f"{name}.address").read_text(),
+                            "ansible_user": "debian",
+                            "ansible_ssh_private_key_file": str(ROOT / ".cache/ssh/id_ed25519"),
+                        }
+                    },
+                    "children": {group: {"hosts": {"site13-new": {}}} for group in ("web", "app", "database")},
+                }
+            }
+        )
+    )
+    (tmp_path / "group_vars").mkdir()
+    shared = yaml.safe_load((ROOT / "tests/support/inventory.yml").read_text())["all"]["vars"]
+    shared |= {"backup_enabled": True, "backup_repository": SFTP}
+    (tmp_path / "group_vars/all.yml").write_text(json.dumps(shared))
+    shutil.copy(RECOVERY, tmp_path)
+    return Site(host_of(name), name, "site13", site.domains, site.roots), tmp_path
+
+
+def test_a_lost_server_comes_back_on_a_bare_one_by_one_command(site, sql, fresh, tmp_path):
+    jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', site.get("/private/", *jar).body)[1]
+    (tmp_path / "letter.txt").write_text("a letter")
+    form = ["-F", f"csrfmiddlewaretoken={token}", "-F", f"file=@{tmp_path / 'letter.txt'}"]
+    posted = site.get("/private/", *jar, *form, "-H", f"Referer: https://{site.canonical}/private/")
+    assert posted.status == 302
+    (letter,) = re.findall(r'"(/private/[0-9a-f-]{36}/)"', site.get("/private/", *jar).body)
+    digest = site.host.check_output(f"sha256sum {PICTURE}")
+    key = site.host.check_output("cat /etc/site13/secret_key")
+    make_set(site)
+    kept = titles(sql)
+    subprocess.run(["docker", "kill", site.container], check=True, capture_output=True)
+
+    new, folder = fresh
+    done = play("site", inventory=folder / "hosts.json", restore="latest")
+    assert done.returncode == 0, done.stdout[-3000:]
+    query = "cd / && runuser -u site13 -- psql -XAtqc 'SELECT title FROM notes_notice ORDER BY id'"
+    assert new.host.check_output(query).splitlines() == kept
+    assert new.host.check_output(f"sha256sum {PICTURE}") == digest
+    assert new.host.check_output("cat /etc/site13/secret_key") == key
+    # Whoever was logged in still is.
+    assert new.get(letter, *jar, "--insecure").body == "a letter"
+    # What is live now is not replaced by the same command.
+    again = play("site", inventory=folder / "hosts.json", restore="latest")
+    assert again.returncode == 0
+    assert new.host.check_output(query).splitlines() == kept
