@@ -7,7 +7,7 @@ is the name of a type, one of TYPES, or a dictionary:
 
     type        name of a type
     pattern     regular expression that the complete value must match; requires `expected`
-    expected    description of the pattern, for the message and the tables of variables
+    expected    description of the pattern, for the message and the tables of variables; a type has its own
     range       minimum and maximum of a number
     managed     for the types `setting`, `header` and `directive`: names that the stack sets, each with the variable
                 to set instead, if there is one
@@ -15,7 +15,7 @@ is the name of a type, one of TYPES, or a dictionary:
     several_lines
                 true if the value can have more than one line
     example     a valid value
-    fix         fix for the message, if "write one such as" the example is not enough
+    fix         fix for the message of the pattern, if "write one such as" the example is not enough
 
 The check applies to each entry of a list, and to each name and value of a dictionary.
 
@@ -119,6 +119,8 @@ def build_check(data: str | dict[str, Any]) -> Check:
     """Return the check for an entry of `variables`."""
     data = {"type": data} if isinstance(data, str) else data
     kind, example = data.get("type"), data.get("example", "")
+    if {"expected", "fix"} & data.keys() and "pattern" not in data:
+        raise ValueError(f"expected and fix apply only to a pattern: {data}")
     if "entries" in data:
         return Check(example=example, entries={name: build_check(each) for name, each in data["entries"].items()})
     if kind in MANAGED_TYPES:

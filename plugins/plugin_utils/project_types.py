@@ -307,7 +307,7 @@ def private_key(value: str) -> Refusal | None:
     return None
 
 
-BODY = matching(r"[1-9][0-9]*[km]", "expected a size in nginx's notation", "write one such as 20m or 512k")
+BODY = matching(r"[1-9][0-9]*[km]", "expected a number and k or m, without a space", "write one such as 20m or 512k")
 LOCATION = matching(r"/[A-Za-z0-9_./-]*[A-Za-z0-9_/-]", "expected a URL path", "write one such as /accounts/login/")
 LOCATION_OR_ALL = matching(
     r"/([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", "expected a URL path", "write one such as /accounts/login/, or / for all"

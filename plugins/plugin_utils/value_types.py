@@ -88,7 +88,8 @@ def matching(pattern: str, what: str, advice: str) -> Rule:
 
 
 def between(low: int, high: int) -> Rule:
-    return lambda value: None if low <= value <= high else (f"expected a number from {low} to {high}", "")
+    refusal = f"expected a number from {low} to {high}", f"write one from {low} to {high}"
+    return lambda value: None if low <= value <= high else refusal
 
 
 def both(*rules: Rule) -> Rule:
