@@ -43,16 +43,24 @@ class ActionModule(ActionBase):
         """Write the file if it differs from what the host or the file itself has."""
         present = self.read(path)
         try:
-            known = {"password": "", **json.loads(present or "{}"), **json.loads(found or "{}")}
+            of_file, of_host = (json.loads(text or "{}") for text in (present, found))
+            known = {**of_file, **of_host}
         except (ValueError, TypeError) as error:
             raise AnsibleActionFail(f"backup_recovery_file: {path} is not a recovery file: {error}") from error
+        if len({each["password"] for each in (of_file, of_host) if each.get("password")}) > 1:
+            raise AnsibleActionFail(
+                f"backup_recovery_file: {path} has another password than the host, and nothing was changed. Fix: if the"
+                " file has that of the repository, move backup/secrets.json in the site_config_dir of the host away;"
+                " if the host has it, move the file away. Keep what you move."
+            )
         wanted = {
             "backup_repository": repository,
             "password": known.get("password") or secrets.token_hex(32),
             "ssh_key": known.get("ssh_key") or new_ssh_key(),
         }
         content = json.dumps(wanted, indent=1) + "\n"
-        changed = content != present
+        in_vault = path.exists() and path.read_bytes().startswith(b"$ANSIBLE_VAULT")
+        changed = content != present or bool(self._loader._vault.secrets) > in_vault
         if changed and not self._task.check_mode:
             self.write(path, content)
         return changed

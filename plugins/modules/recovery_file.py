@@ -11,7 +11,7 @@ description:
   - Writes the address of the repository, its password and an SSH key as JSON with the mode C(0600). When Ansible has a
     vault password, the file is encrypted by Ansible Vault.
   - The secrets are those that a host of the site has, else those of an existing file, else new ones. So a bare host
-    gets the secrets of the host that it replaces.
+    gets the secrets of the host that it replaces. When both have a password and they differ, the module fails.
 options:
   path:
     description: File on the controller. Its folder must exist.

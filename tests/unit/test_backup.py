@@ -88,7 +88,7 @@ def restic(site, monkeypatch):
     ids=["latest", "short id", "id", "time", "time with an offset"],
 )
 def test_the_set_is_found_by_time_or_id(restic, which, found):
-    assert {one["short_id"][0] for one in restic.find(which).values()} == {found}
+    assert {one["short_id"][0] for one in restic.find(which, ["database", "files"]).values()} == {found}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_set_is_found_by_time_or_id(restic, which, found):
 )
 def test_a_set_that_is_not_there_is_refused(restic, which, said):
     with pytest.raises(settings.BackupError, match=said):
-        restic.find(which)
+        restic.find(which, ["database"])
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,39 @@ def test_rows_and_files_that_differ_are_named(tmp_path):
     with pytest.raises(settings.BackupError, match=r"public\.a 0 instead of 1, public\.b None instead of 2"):
         database.compare_rows({"public.a": 1, "public.b": 2}, {"public.a": 0})
     (tmp_path / "a").write_text("x")
-    sample = files.describe(tmp_path, NOW + 3600)["sample"]
-    assert list(sample) == ["a"]
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/b.tmp").write_text("x")
+    for exclude in (["*.tmp"], [str(tmp_path / "small")], ["small"], ["**/b.tmp"]):
+        assert list(files.describe(tmp_path, NOW + 3600, exclude)["sample"]) == ["a"]
+    assert len(files.describe(tmp_path, NOW + 3600, [])["sample"]) == 2
+    sample = files.describe(tmp_path, NOW + 3600, ["*.tmp"])["sample"]
     files.compare(tmp_path, sample)
+    changed = (tmp_path / "a").stat().st_mtime_ns
     (tmp_path / "a").write_text("y")
+    # One that was written while the set was made is no error.
+    files.compare(tmp_path, sample)
+    os.utime(tmp_path / "a", ns=(changed, changed))
     with pytest.raises(settings.BackupError, match="the restored file a"):
+        files.compare(tmp_path, sample)
+    (tmp_path / "a").unlink()
+    with pytest.raises(settings.BackupError, match="of 1 files that were backed up, 1 were not restored: a"):
+        files.compare(tmp_path, sample)
+
+
+def test_of_many_files_a_few_are_in_the_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SAMPLE", 5)
+    for number in range(20):
+        (tmp_path / f"{number}").write_text(f"{number}")
+    found = files.describe(tmp_path, NOW + 3600, [])
+    assert (found["files"], len(found["sample"])) == (20, 5)
+    # One that was removed in the meantime is no error; what differs is one.
+    monkeypatch.setattr(files, "SAMPLE", 20)
+    sample = files.describe(tmp_path, NOW + 3600, [])["sample"]
+    (tmp_path / "7").unlink()
+    files.compare(tmp_path, sample)
+    (tmp_path / "8").unlink()
+    (tmp_path / "9").unlink()
+    with pytest.raises(settings.BackupError, match="3 were not restored"):
         files.compare(tmp_path, sample)
 
 
@@ -191,11 +219,14 @@ def test_the_secrets_are_made_once_and_kept(tmp_path):
     assert (moved["password"], moved["ssh_key"]) == (known["password"], known["ssh_key"])
 
 
-def test_a_host_that_has_secrets_wins_and_a_bare_one_gets_those_of_the_file(tmp_path):
+def test_the_file_has_the_secrets_of_the_host_and_a_bare_one_gets_those_of_the_file(tmp_path):
     path = tmp_path / "shop-recovery.txt"
     of_host = json.dumps({"password": "of the host", "ssh_key": "key"})
-    keep(path)
-    assert json.loads(keep(path, found=of_host)[1])["password"] == "of the host"
+    text = keep(path)[1]
+    # Neither of two passwords may be lost.
+    with pytest.raises(Exception, match="has another password than the host"):
+        keep(path, found=of_host)
+    assert path.read_text() == text
     path.unlink()
     assert json.loads(keep(path, found=of_host)[1])["password"] == "of the host"
     assert json.loads(keep(path)[1])["password"] == "of the host"
@@ -208,6 +239,10 @@ def test_a_vault_password_encrypts_the_file(tmp_path):
     assert path.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
     assert json.loads(text)["password"] not in path.read_text()
     assert keep(path, secrets=secrets) == (False, text)
+    # Also one that was there before the vault password.
+    path.write_text(text)
+    assert keep(path, secrets=secrets) == (True, text)
+    assert path.read_text().startswith("$ANSIBLE_VAULT")
 
 
 def test_another_file_of_that_name_is_refused_and_kept(tmp_path):
@@ -218,3 +253,36 @@ def test_another_file_of_that_name_is_refused_and_kept(tmp_path):
     assert path.read_text() == "a shopping list\n"
     with pytest.raises(Exception, match="name a file in a folder that you can write to"):
         keep(Path(os.devnull) / "shop-recovery.txt")
+
+
+def test_no_password_in_an_address_is_shown():
+    assert repository.hide("rest:https://me:hunter2@example.com/shop") == "rest:https://example.com/shop"
+    assert repository.hide("sftp://me@example.com:2222/shop") == "sftp://me@example.com:2222/shop"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "counts"),
+    [
+        (0, "", True),
+        (3, '{"message_type":"error","error":{"Op":"lstat","Path":"/a","Err":2}}', True),
+        (3, '{"message_type":"error","error":{"message":"lstat /a: no such file or directory"}}', True),
+        (3, '{"message_type":"error","error":{"message":"read /a: input/output error"}}', False),
+        (1, "Fatal: unable to save snapshot", False),
+    ],
+    ids=["all", "vanished, restic 0.14", "vanished, restic 0.18", "unreadable", "failed"],
+)
+def test_a_set_without_a_file_that_could_not_be_read_is_removed(restic, monkeypatch, code, said, counts):
+    ran = []
+
+    def run(*argv, check=True):
+        ran.append(argv)
+        return SimpleNamespace(returncode=code, stderr=said, stdout='{"snapshot_id": "abc"}')
+
+    monkeypatch.setattr(restic, "run", run)
+    if counts:
+        assert backup.snapshot(restic)["snapshot_id"] == "abc"
+        assert len(ran) == 1
+    else:
+        with pytest.raises(settings.BackupError):
+            backup.snapshot(restic)
+        assert ran[1] == ("forget", "abc")

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -139,6 +140,7 @@ def test_what_was_deleted_after_a_time_comes_back_by_that_time(site, sql):
     assert site.host.check_output(f"stat -c '%U %G %a' {PICTURE}") == "site13 www-data 640"
     assert not site.host.file("/srv/site13/media/later.txt").exists
     assert "kept for ever" in site.get("/").body
+    assert site.host.service("site13.daily.timer").is_running
     # What was live before the restore is in a set too.
     found = site.host.check_output("site13-backup list | grep before-restore | cut -d ' ' -f 1")
     done = play("restore", restore_to=found, restore_beside=True)
@@ -257,12 +259,32 @@ def test_a_backup_that_is_killed_is_made_up_for_by_the_next_one(site):
     good = sets(site)
     site.host.check_output("head -c 200000000 /dev/urandom > /srv/site13/media/large")
     site.host.check_output(
-        "systemctl start --no-block site13-backup.service; until pgrep -x restic; do sleep 0.05; done; sleep 0.3;"
+        "systemctl start --no-block site13-backup.service;"
+        " timeout 60 sh -c 'until pgrep -x restic; do sleep 0.05; done'; sleep 0.3;"
         " pkill -9 -x restic; pkill -9 -f '[b]ackup/backup.py'; true"
     )
     site.host.check_output("rm /srv/site13/media/large; systemctl reset-failed")
     assert set(good) <= set(sets(site))
     assert make_set(site) not in good
+
+
+def test_a_restore_that_is_killed_leaves_the_live_data_and_is_completed_by_another(site, sql):
+    kept = titles(sql)
+    make_set(site)
+    add_notice(sql, "after the set")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(play, "restore", restore_over="site13", backup_repository=SFTP)
+        site.host.check_output(
+            "timeout 120 sh -c 'until pgrep -x pg_restore; do sleep 0.01; done'; pkill -9 -f '[b]ackup/backup.py';"
+            " pkill -9 -x pg_restore; true"
+        )
+        assert first.result().returncode != 0
+    assert site.get("/").status == 503
+    assert titles(sql) == [*kept, "after the set"]
+    done = play("restore", restore_over="site13", backup_repository=SFTP)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert titles(sql) == kept
+    assert site.get("/").status == 200
 
 
 def test_a_full_disk_is_said_before_a_dump_is_begun(site, alerts):

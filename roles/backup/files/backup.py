@@ -15,170 +15,216 @@ from pathlib import Path
 
 import files
 from database import Database, compare_rows, scratch_database
-from repository import Restic, started
+from repository import BEFORE_RESTORE, Restic, hide, started
 from settings import DUMP, MANIFEST, BackupError, Site, require_room, utc
 
 #: A set is too old after this many seconds, two nights and a day; a test after two weeks and a day.
 OLD, OLD_TEST = 60 * 3600, 15 * 86400
-#: What certbot needs on a new host.
-CERTIFICATES = [Path("/etc/letsencrypt", name) for name in ("accounts", "archive", "live", "renewal")]
-
-
 #: Advice for a restore to a host that has data.
 NOT_BARE = "Fix: to replace live data, run playbooks/restore.yml."
 
 
+def active_parts(site: Site) -> list[str]:
+    """Return the parts that this host backs up; the primary has the database."""
+    is_standby = "database" in site.parts and Database(site.socket_dir, site.database).is_standby()
+    return [part for part in site.parts if part != "database" or not is_standby]
+
+
 def create(site: Site, tag: str) -> str:
     """Make a set, and return a sentence about it."""
-    began, restic = time.time(), Restic(site)
+    began, restic, parts = time.time(), Restic(site), active_parts(site)
+    if not parts:
+        site.note(last=None)
+        return "this host has the standby; the primary makes the sets"
     # Locks of processes that have ended, such as by a kill.
     restic.run("unlock")
+    # What a restore that has failed leaves is not what the next one goes back to.
+    tags = [tag or BEFORE_RESTORE] if began - site.state.get("restoring", 0) < 86400 else [tag]
     with site.scratch("set"):
-        parts, manifest, paths = [], {"site": site.name, "time": utc(began)}, [site.set]
-        if "database" in site.parts:
+        manifest, paths = {"site": site.name, "time": utc(began)}, [site.set]
+        if "database" in parts:
             database = Database(site.socket_dir, site.database)
-            # A standby has the same data as the primary, which makes the sets.
-            if not database.is_standby():
-                require_room(site.set, int(database.sql("SELECT pg_database_size(current_database())")), "the dump")
-                manifest["rows"] = database.dump(site.set / DUMP)
-                parts.append("database")
-        if "files" in site.parts:
-            manifest |= files.describe(site.media, began)
+            require_room(site.set, int(database.sql("SELECT pg_database_size(current_database())")), "the dump")
+            manifest |= {"rows": database.dump(site.set / DUMP), "roles": database.roles()}
+            manifest["bytes"] = (site.set / DUMP).stat().st_size
+        if "files" in parts:
+            manifest |= files.describe(site.media, began, site.exclude)
             paths += [*site.uploads, site.config_dir / "secret_key"]
-            parts.append("files")
-        if "certificates" in site.parts:
-            paths += CERTIFICATES
-            parts.append("certificates")
-        if not parts:
-            return "this host has the standby; the primary makes the sets"
+        if "certificates" in parts:
+            paths += site.certificates
         (site.set / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        options = [f"--tag={one}" for one in ("django_vps", *parts, *filter(None, [tag]))]
-        options += [
-            f"--exclude={one}" for one in (*(f"{path}/{files.STAGING}" for path in site.uploads), *site.exclude)
+        exclude = [*(f"{path}/{files.STAGING}" for path in site.uploads), *site.exclude]
+        options = [
+            *(f"--tag={one}" for one in ("django_vps", *parts, *filter(None, tags))),
+            *(f"--exclude={one}" for one in exclude),
         ]
-        argv = ["backup", "--json", f"--host={site.name}", *options, *(str(path) for path in paths if path.exists())]
-        done = restic.run(*argv, check=False)
-        # 3 means that a file could not be read; one that a visitor has just deleted is none of the set.
-        errors = [line for line in done.stderr.splitlines() if '"message_type":"error"' in line or "error:" in line]
-        if done.returncode and (done.returncode != 3 or any("no such file" not in line for line in errors)):
-            raise BackupError(restic.explain("backup", done.stderr))
-    made = json.loads(done.stdout.splitlines()[-1])
+        made = snapshot(restic, *options, *(str(path) for path in paths if path.exists()))
     size, new = made["total_bytes_processed"] / 1e6, made["data_added"] / 1e6
     site.note(last={"id": made["snapshot_id"][:8], "time": began, "megabytes": round(size, 1)})
     keep = [f"--keep-{period}={number}" for period, number in site.keep.items() if number]
     # A set that was asked for stays at least for two days.
-    restic.run("forget", "--prune", f"--host={site.name}", "--tag=django_vps", "--keep-within=2d", *keep)
+    if keep:
+        of_site = (f"--host={site.name}", "--tag=django_vps", "--group-by=host,tags")
+        restic.run("forget", "--prune", *of_site, "--keep-within=2d", *keep)
     return (
         f"set {made['snapshot_id'][:8]} of {utc(began)}: {', '.join(parts)}; {size:.1f} MB, {new:.1f} MB of it new,"
         f" in {time.time() - began:.0f} s"
     )
 
 
-def fetch(site: Site, restic: Restic, one: dict, folder: Path) -> dict:
-    """Restore the dump and the manifest of a set to a folder, and return the manifest."""
-    restic.run("restore", one["id"], f"--target={folder}", f"--include={site.set}")
-    for path in (folder / site.set.relative_to("/")).iterdir():
-        path.rename(folder / path.name)
-    return json.loads((folder / MANIFEST).read_text())
+def snapshot(restic: Restic, *options: str) -> dict:
+    """Let restic make a snapshot, and return its summary."""
+    done = restic.run("backup", "--json", f"--host={restic.site.name}", *options, check=False)
+    made = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    # 3 means that a file could not be read. One that a visitor has just removed is no part of the set; restic names the
+    # error, or has its number only.
+    errors = [line for line in done.stderr.splitlines() if '"error"' in line or line.startswith("error")]
+    if done.returncode == 3 and errors and all("no such file" in line or '"Err":2' in line for line in errors):
+        return made
+    if done.returncode:
+        if made.get("snapshot_id"):
+            restic.run("forget", made["snapshot_id"], check=False)
+        raise BackupError(restic.explain("backup", done.stderr))
+    return made
+
+
+def read_manifest(restic: Restic, one: dict, folder: Path) -> dict:
+    restic.restore(one, str(folder), f"{restic.site.set}/{MANIFEST}")
+    return json.loads((folder / restic.site.set.relative_to("/") / MANIFEST).read_text())
+
+
+def fetch_dump(restic: Restic, one: dict, folder: Path) -> Path:
+    restic.restore(one, str(folder), f"{restic.site.set}/{DUMP}")
+    return folder / restic.site.set.relative_to("/") / DUMP
 
 
 def restore(site: Site, which: str, beside: bool) -> str:
     """Restore the parts of this host, and return a line about each."""
-    restic, lines = Restic(site), []
+    restic = Restic(site)
     restic.run("unlock")
-    for part, one in restic.find(which).items():
-        with site.scratch("restore") as folder:
-            if part == "database":
-                where = restore_database(site, fetch(site, restic, one, folder), folder, beside)
-            elif part == "files":
-                where = restore_files(site, restic, one, fetch(site, restic, one, folder), beside)
-            else:
-                continue
-        lines.append(f"{where}: set {one['short_id']} of {utc(started(one))}")
+    chosen = restic.find(which, active_parts(site))
+    if not beside:
+        site.note(restoring=time.time())
+    lines = replace(site, restic, chosen, beside)
+    if not beside:
+        site.note(restoring=0)
     return "\n".join(lines)
+
+
+def replace(site: Site, restic: Restic, chosen: dict[str, dict], beside: bool = False) -> list[str]:
+    """Restore the uploads and the database; nothing live changes before both are there and compared."""
+    lines = []
+    uploads, rows = chosen.get("files"), chosen.get("database")
+    name = f"{site.database[:50]}_restored" if beside else site.database
+    target = site.home / "restored" if beside else site.media
+    try:
+        if uploads:
+            with site.scratch("restore") as folder:
+                manifest = read_manifest(restic, uploads, folder)
+            require_room(site.home if beside else site.media, restic.size(uploads), "the restored uploads")
+            for live in site.uploads:
+                shutil.rmtree(target / live.relative_to("/") if beside else live / files.STAGING, ignore_errors=True)
+                restored = stage(restic, uploads, live, target if beside else live / files.STAGING / "new")
+                if live == site.media:
+                    files.compare(restored, manifest["sample"])
+                if not beside:
+                    files.change_owner(restored, manifest["owner"], site.media.stat())
+        if rows:
+            with site.scratch("restore") as folder:
+                fill_database(restic, rows, folder).take_name(name)
+            lines.append(f"database {name}: set {rows['short_id']} of {utc(started(rows))}")
+        if uploads:
+            if not beside:
+                for live in site.uploads:
+                    files.exchange(live, live / files.STAGING / "new" / live.relative_to("/"))
+            lines.append(f"uploads {target}: set {uploads['short_id']} of {utc(started(uploads))}")
+    except BaseException:
+        if not beside:
+            for live in site.uploads:
+                files.remove_staged(live)
+        raise
+    return lines
+
+
+def stage(restic: Restic, one: dict, live: Path, target: Path) -> Path:
+    """Restore a folder below another one, and return where it is."""
+    restored = target / live.relative_to("/")
+    restored.mkdir(parents=True)
+    restic.restore(one, str(target), str(live))
+    return restored
+
+
+def fill_database(restic: Restic, one: dict, folder: Path) -> Database:
+    """Restore the dump of a set to a new database, and return it."""
+    site, manifest = restic.site, read_manifest(restic, one, folder)
+    require_room(folder, manifest["bytes"], "the dump")
+    require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 3, "the restored database beside the live one")
+    new = Database(site.socket_dir, f"{site.database[:50]}_restoring")
+    new.create(site.owner, manifest["roles"])
+    new.restore(fetch_dump(restic, one, folder))
+    compare_rows(manifest["rows"], new.count())
+    new.sql("ANALYZE")
+    return new
 
 
 def recover(site: Site, which: str) -> str:
     """Restore what a bare host has of the site, also the secret key and the certificates; return a line about each."""
-    restic, lines = Restic(site), []
+    restic = Restic(site)
     restic.run("unlock")
-    chosen, done = restic.find(which), site.state.get("recovered", {})
-    # What an interrupted run has restored is not restored again.
-    chosen = {part: one for part, one in chosen.items() if done.get(part) != one["id"]}
-    for part in chosen:
+    begun, done = site.state.get("recovering", {}), site.state.get("recovered", [])
+    # What a run that was interrupted a short time ago has begun is restored again; what was restored never is.
+    begun = begun.get("parts", []) if time.time() - begun.get("time", 0) < 86400 else []
+    chosen = {part: one for part, one in restic.find(which, active_parts(site)).items() if part not in done}
+    for part in chosen.keys() - {*begun}:
         if part == "database" and Database(site.socket_dir, site.database).count():
             raise BackupError(f"restore: the database {site.database} has tables. {NOT_BARE}")
-        if part == "files" and any(path.name != files.STAGING for path in site.media.iterdir()):
+        if part == "files" and {path.name for path in site.media.iterdir()} - {files.STAGING, "lost+found"}:
             raise BackupError(f"restore: {site.media} has files. {NOT_BARE}")
-    for part, one in chosen.items():
-        with site.scratch("restore") as folder:
-            manifest = fetch(site, restic, one, folder)
-            if part == "database":
-                restore_database(site, manifest, folder, beside=False)
-            elif part == "files":
-                restore_files(site, restic, one, manifest, beside=False)
-                restic.run("restore", one["id"], "--target=/", f"--include={site.config_dir}/secret_key")
-            else:
-                restic.run("restore", one["id"], "--target=/", *(f"--include={path}" for path in CERTIFICATES))
-        done = {**done, part: one["id"]}
-        site.note(recovered=done)
-        lines.append(f"{part}: set {one['short_id']} of {utc(started(one))}")
+    site.note(recovering={"time": time.time(), "parts": [*chosen]})
+    lines = replace(site, restic, {part: one for part, one in chosen.items() if part != "certificates"})
+    if one := chosen.get("files"):
+        restic.restore(one, "/", f"{site.config_dir}/secret_key")
+    if one := chosen.get("certificates"):
+        # restic 0.14 does not replace links.
+        for path in site.certificates[1:]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if paths := [path for path in one["paths"] if path.startswith("/etc/letsencrypt/")]:
+            restic.restore(one, "/", *paths)
+        lines.append(f"certificates: set {one['short_id']} of {utc(started(one))}")
+    site.note(recovered=[*done, *chosen])
     return "\n".join(lines)
-
-
-def restore_database(site: Site, manifest: dict, folder: Path, beside: bool) -> str:
-    name = f"{site.database[:50]}_restored" if beside else site.database
-    new = Database(site.socket_dir, f"{site.database[:50]}_restoring")
-    if not new.is_standby():
-        require_room(Path("/var/lib/postgresql"), (folder / DUMP).stat().st_size * 2, "the restored database")
-        new.create(site.owner)
-        new.restore(folder / DUMP)
-        compare_rows(manifest["rows"], new.count())
-        new.sql("ANALYZE")
-        new.take_name(name)
-    return f"database {name}"
-
-
-def restore_files(site: Site, restic: Restic, one: dict, manifest: dict, beside: bool) -> str:
-    for live in site.uploads:
-        target = site.home / "restored" if beside else live / files.STAGING / "new"
-        restored = target / live.relative_to("/")
-        shutil.rmtree(restored if beside else live / files.STAGING, ignore_errors=True)
-        target.mkdir(parents=True, exist_ok=True)
-        restic.run("restore", one["id"], f"--target={target}", f"--include={live}")
-        if live == site.media:
-            files.compare(restored, manifest["sample"])
-        if restored.exists() and not beside:
-            files.change_owner(restored, manifest["owner"], site.media.stat())
-            files.exchange(live, restored)
-    return f"uploads {site.home / 'restored' if beside else site.media}"
 
 
 def drill(site: Site) -> str:
     """Restore the newest set beside everything, compare it with its manifest, and return a sentence about it."""
-    restic, began = Restic(site), time.time()
+    restic, began, parts = Restic(site), time.time(), active_parts(site)
+    if not parts:
+        return "this host has the standby; the primary tests the sets"
     restic.run("unlock")
-    sets = restic.find("latest")
+    sets = restic.find("latest", parts)
     for part, one in sets.items():
         if began - started(one) > OLD:
             raise BackupError(
                 f"the newest set of the {part} is of {utc(started(one))}; read the log of its timer's unit"
             )
-    # Reads a tenth of all data, in addition to the set below.
-    restic.run("check", "--read-data-subset=10%")
+    # Reads 1 GiB of all data or a tenth, whichever is more, in addition to what is restored below.
+    share = min(100, max(10, 100 * 2**30 // max(1, restic.stored())))
+    restic.run("check", f"--read-data-subset={share}%")
     for part, one in sets.items():
         with site.scratch("drill") as folder:
-            size = json.loads(restic.run("stats", "--json", "--mode=restore-size", one["id"]).stdout)["total_size"]
-            require_room(folder, size * 2, "the test of the newest set")
+            manifest = read_manifest(restic, one, folder)
             if part == "database":
-                manifest = fetch(site, restic, one, folder)
-                with scratch_database(site) as database:
-                    database.restore(folder / DUMP, "--no-owner", "--no-privileges")
+                require_room(folder, manifest["bytes"], "the dump")
+                require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 2, "the test of the newest dump")
+                with scratch_database(site, manifest["roles"]) as database:
+                    database.restore(fetch_dump(restic, one, folder))
                     compare_rows(manifest["rows"], database.count())
-            elif part == "files":
-                sample = fetch(site, restic, one, folder)["sample"]
-                restic.run("restore", one["id"], f"--target={folder}", f"--include={site.media}")
-                files.compare(folder / site.media.relative_to("/"), sample)
+            elif part == "files" and manifest["sample"]:
+                require_room(
+                    folder, sum(size for *_facts, size in manifest["sample"].values()), "the sample of uploads"
+                )
+                restic.restore(one, str(folder), *(f"{site.media}/{name}" for name in manifest["sample"]))
+                files.compare(folder / site.media.relative_to("/"), manifest["sample"])
     newest = max(started(one) for one in sets.values())
     site.note(proven={"set": newest, "time": began})
     return f"the set of {utc(newest)} can be restored: {', '.join(sets)}; tested in {time.time() - began:.0f} s"
@@ -186,12 +232,12 @@ def drill(site: Site) -> str:
 
 def describe_state(site: Site) -> str:
     """Return lines about the newest set and the last test; a problem starts with an exclamation mark."""
-    state, now, lines = site.state, time.time(), []
+    state, now, lines, shown = site.state, time.time(), [], hide(site.repository)
     if last := state.get("last"):
-        what = f"newest set: {last['id']} of {utc(last['time'])}, {last['megabytes']} MB, in {site.repository}"
+        what = f"newest set: {last['id']} of {utc(last['time'])}, {last['megabytes']} MB, in {shown}"
         lines.append(f"! {what}, which is too old" if now - last["time"] > OLD else what)
     else:
-        lines.append(f"no set yet in {site.repository}; the next night makes one, or playbooks/backup.yml")
+        lines.append(f"no set yet in {shown}; the next night makes one, or playbooks/backup.yml")
     if proven := state.get("proven"):
         what = f"newest set that was restored in a test: of {utc(proven['set'])}, on {utc(proven['time'])}"
         lines.append(f"! {what}, which is too long ago" if now - proven["time"] > OLD_TEST else what)
@@ -237,11 +283,8 @@ def main() -> int:
 def run(site: Site, options: argparse.Namespace) -> str:
     match options.command:
         case "open":
-            # No connection for a repository that was there in an earlier run.
-            if site.state.get("repository") != site.repository:
-                Restic(site).open()
-                site.note(repository=site.repository)
-            return f"{site.repository} is open"
+            Restic(site).open()
+            return "the repository is open"
         case "create":
             return create(site, options.tag)
         case "drill":
@@ -252,7 +295,7 @@ def run(site: Site, options: argparse.Namespace) -> str:
             sets = Restic(site).sets()
             return "\n".join(f"{one['short_id']}  {utc(started(one))}  {' '.join(one['tags'][1:])}" for one in sets)
         case "find":
-            chosen = Restic(site).find(options.which)
+            chosen = Restic(site).find(options.which, active_parts(site))
             return "\n".join(f"{part}: set {one['short_id']} of {utc(started(one))}" for part, one in chosen.items())
         case _:
             return restore(site, options.which, options.beside)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -11,12 +13,20 @@ from datetime import UTC, datetime
 
 from settings import BackupError, Site, utc, write
 
-#: What restic says of a repository that does not exist yet.
+#: What restic says of a repository that does not exist, or no more.
 MISSING = ("Is there a repository", "no such file", "does not exist", "NoSuchKey", "NoSuchBucket")
-
-
+#: What it says while another host of the site has an exclusive lock, and for how many seconds that may last.
+LOCKED, PATIENCE = "already locked", 4 * 3600
 #: Tag of the set that a restore makes of the live data.
 BEFORE_RESTORE = "before-restore"
+
+
+#: Characters that have a meaning in restic's patterns.
+PATTERN = re.compile(r"[*?\[\\]")
+
+
+def escaped(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"
 
 
 class Restic:
@@ -24,7 +34,12 @@ class Restic:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        secrets = json.loads((site.private / "secrets.json").read_text())
+        text = (site.private / "secrets.json").read_text()
+        secrets = json.loads(text or "{}")
+        if not secrets.get("password"):
+            raise BackupError(f"{site.private}/secrets.json has no password. Fix: run site.yml with the recovery file.")
+        #: Changes with the repository and its secrets.
+        self.identity = hashlib.sha256(f"{site.repository} {text}".encode()).hexdigest()
         self.environment = {
             "PATH": os.environ["PATH"],
             "LC_ALL": "C.UTF-8",
@@ -32,6 +47,8 @@ class Restic:
             "RESTIC_REPOSITORY": site.repository,
             "RESTIC_PASSWORD": secrets["password"],
             "RESTIC_CACHE_DIR": f"/var/cache/{site.name}-backup",
+            # Otherwise a long backup writes millions of lines about its progress.
+            "RESTIC_PROGRESS_FPS": "0.01",
             **site.environment,
         }
         self.options = []
@@ -58,14 +75,22 @@ class Restic:
         )
 
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            ["restic", *self.options, *argv],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        began = time.monotonic()
+        while True:
+            done = subprocess.run(
+                ["restic", *self.options, *argv],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if not done.returncode or LOCKED not in done.stderr or time.monotonic() - began > PATIENCE:
+                break
+            time.sleep(10)
+        if done.returncode and any(words in done.stderr for words in MISSING):
+            # The next run of site.yml looks for the repository again.
+            self.site.note(opened="")
         if check and done.returncode:
             raise BackupError(self.explain(argv[0], done.stderr))
         return done
@@ -82,13 +107,16 @@ class Restic:
             )
         elif "wrong password" in said or "no key found" in said:
             advice = (
-                "\nFix: the repository was made with another password. Name the recovery file that has it by"
-                " backup_recovery_file, or set backup_repository to an empty folder."
+                "\nFix: the repository was made with another password. Move"
+                f" {self.site.private}/secrets.json on the host and the recovery file away, put the recovery file with"
+                " that password in its place, and run site.yml; or set backup_repository to an empty folder"
             )
-        return f"restic {command}: {self.site.repository}: {cause}{advice}"
+        return hide(f"restic {command}: {self.site.repository}: {cause}{advice}")
 
     def open(self) -> None:
         """Create the repository if it does not exist."""
+        if self.site.state.get("opened") == self.identity:
+            return
         if self.site.repository.startswith("sftp:"):
             # restic often ends before it has read what SSH says.
             argv = [*shlex.split(self.ssh()), "-s", "sftp"]
@@ -100,33 +128,57 @@ class Restic:
             if not any(words in done.stderr for words in MISSING):
                 raise BackupError(self.explain("cat config", done.stderr))
             self.run("init")
+        self.site.note(opened=self.identity)
 
-    def sets(self, part: str = "") -> list[dict]:
-        """Return the sets of the site, of those that have a part, the oldest first."""
-        tags = ",".join(filter(None, ["django_vps", part]))
-        sets = json.loads(self.run("snapshots", "--json", f"--host={self.site.name}", f"--tag={tags}").stdout) or []
+    def sets(self) -> list[dict]:
+        """Return the sets of the site, the oldest first; the tags say which parts they have."""
+        sets = json.loads(self.run("snapshots", "--json", f"--host={self.site.name}", "--tag=django_vps").stdout) or []
         return sorted(sets, key=started)
 
-    def find(self, which: str) -> dict[str, dict]:
-        """Return for each part of this host the set that `which` means: latest, an id, or the last one up to a time."""
-        at = time.time()
-        wanted = "" if which == "latest" else which
+    def find(self, which: str, parts: list[str]) -> dict[str, dict]:
+        """Return for each part the set that `which` means: latest, an id, or the last one up to a time."""
+        sets = self.sets()
+        if named := [one for one in sets if len(which) >= 8 and one["id"].startswith(which)]:
+            return {part: one for one in named for part in parts if part in one["tags"]}
+        at = time.time() if which == "latest" else parse_time(which)
         chosen = {}
-        for part in self.site.parts:
-            sets = self.sets(part)
-            if not sets:
-                raise BackupError(f"{self.site.repository} has no set of {self.site.name} with the part {part}")
-            named = [one for one in sets if wanted and one["id"].startswith(wanted) and len(wanted) >= 8]
-            if not named and wanted:
-                at = parse_time(wanted)
+        for part in parts:
             # `latest` is not the set that a restore has just made of the live data.
-            fitting = named or [
-                one for one in sets if started(one) <= at and (wanted or BEFORE_RESTORE not in one["tags"])
+            known = [
+                one for one in sets if part in one["tags"] and (which != "latest" or BEFORE_RESTORE not in one["tags"])
             ]
+            fitting = [one for one in known if started(one) <= at]
+            if not known:
+                raise BackupError(hide(f"{self.site.repository} has no set of {self.site.name} with its {part}"))
             if not fitting:
-                raise BackupError(f"restore_to: {utc(at)} is before the first set, which is of {utc(started(sets[0]))}")
+                raise BackupError(
+                    f"restore_to: {utc(at)} is before the first set, which is of {utc(started(known[0]))}"
+                )
             chosen[part] = fitting[-1]
         return chosen
+
+    def restore(self, one: dict, target: str, path: str, *others: str) -> None:
+        """Restore some paths of a set, without which it would be all of it, below a folder."""
+        # A name can have characters of a pattern.
+        includes = [f"--include={PATTERN.sub(escaped, each)}" for each in (path, *others)]
+        done = self.run("restore", one["id"], f"--target={target}", *includes, check=False)
+        errors = [line for line in done.stderr.splitlines() if "ignoring error" in line]
+        # A network file system may refuse another owner than its own.
+        if done.returncode and not (errors and all("lchown" in line for line in errors)):
+            raise BackupError(self.explain("restore", done.stderr))
+
+    def size(self, one: dict) -> int:
+        """Return the bytes of all files of a set."""
+        return json.loads(self.run("stats", "--json", "--mode=restore-size", one["id"]).stdout)["total_size"]
+
+    def stored(self) -> int:
+        """Return the bytes of all data in the repository."""
+        return json.loads(self.run("stats", "--json", "--mode=raw-data").stdout)["total_size"]
+
+
+def hide(text: str) -> str:
+    """Remove the password from an address such as rest:https://USER:PASSWORD@HOST/."""
+    return re.sub(r"//[^/@\s]*:[^/@\s]*@", "//", text)
 
 
 def parse_time(text: str) -> float:

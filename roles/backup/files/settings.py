@@ -51,6 +51,13 @@ class Site:
         return [path for path in (self.media, self.home / "shared") if path.exists()]
 
     @property
+    def certificates(self) -> list[Path]:
+        """What certbot needs on a new host: its accounts, and the certificates of this site."""
+        folder, of_site = Path("/etc/letsencrypt"), f"{self.name}-{'[0-9a-f]' * 8}"
+        found = [path for part in ("live", "archive") for path in folder.glob(f"{part}/{of_site}")]
+        return [folder / "accounts", *found, *folder.glob(f"renewal/{of_site}.conf")]
+
+    @property
     def state(self) -> dict:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return json.loads((self.folder / "state.json").read_text())
