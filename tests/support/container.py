@@ -43,6 +43,12 @@ class Backend(DockerBackend):
         code, out, err = json.loads(answer)
         return self.result(code, self.encode(line), out.encode("latin-1"), err.encode("latin-1"))
 
+    def forget(self) -> None:
+        """End the connection to a container that was killed: its client can wait for an answer for ever."""
+        if client := self.servers.__dict__.pop(self.name, None):
+            client.kill()
+            client.wait()
+
     def server(self) -> subprocess.Popen:
         known = self.servers.__dict__
         if self.name not in known or known[self.name].poll() is not None:

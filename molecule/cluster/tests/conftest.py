@@ -52,6 +52,7 @@ class Host:
 
     def docker(self, verb: str) -> None:
         subprocess.run(["docker", verb, self.container], check=True, capture_output=True)
+        self.host.backend.forget()
 
 
 def visit(web: Host, path: str, *options: str) -> subprocess.CompletedProcess:
