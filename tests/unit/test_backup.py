@@ -286,3 +286,12 @@ def test_a_set_without_a_file_that_could_not_be_read_is_removed(restic, monkeypa
         with pytest.raises(settings.BackupError):
             backup.snapshot(restic)
         assert ran[1] == ("forget", "abc")
+
+
+def test_a_name_of_an_upload_is_no_pattern(restic, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        restic, "run", lambda *argv, check: ran.append(argv) or SimpleNamespace(returncode=0, stderr="")
+    )
+    restic.restore({"id": "abc"}, "/x", "/srv/a[1]*?\\b.png")
+    assert ran == [("restore", "abc", "--target=/x", "--include=/srv/a\\[1]\\*\\?\\\\b.png")]

@@ -20,6 +20,8 @@ from settings import DUMP, MANIFEST, BackupError, Site, require_room, utc
 
 #: A set is too old after this many seconds, two nights and a day; a test after two weeks and a day.
 OLD, OLD_TEST = 60 * 3600, 15 * 86400
+#: A restore that began within so many seconds may be the one that this run repeats.
+RECENT = 86400
 #: Advice for a restore to a host that has data.
 NOT_BARE = "Fix: to replace live data, run playbooks/restore.yml."
 
@@ -39,7 +41,7 @@ def create(site: Site, tag: str) -> str:
     # Locks of processes that have ended, such as by a kill.
     restic.run("unlock")
     # What a restore that has failed leaves is not what the next one goes back to.
-    tags = [tag or BEFORE_RESTORE] if began - site.state.get("restoring", 0) < 86400 else [tag]
+    tags = [tag or BEFORE_RESTORE] if began - site.state.get("restoring", 0) < RECENT else [tag]
     with site.scratch("set"):
         manifest, paths = {"site": site.name, "time": utc(began)}, [site.set]
         if "database" in parts:
@@ -173,7 +175,7 @@ def recover(site: Site, which: str) -> str:
     restic.run("unlock")
     begun, done = site.state.get("recovering", {}), site.state.get("recovered", [])
     # What a run that was interrupted a short time ago has begun is restored again; what was restored never is.
-    begun = begun.get("parts", []) if time.time() - begun.get("time", 0) < 86400 else []
+    begun = begun.get("parts", []) if time.time() - begun.get("time", 0) < RECENT else []
     chosen = {part: one for part, one in restic.find(which, active_parts(site)).items() if part not in done}
     for part in chosen.keys() - {*begun}:
         if part == "database" and Database(site.socket_dir, site.database).count():

@@ -19,14 +19,8 @@ MISSING = ("Is there a repository", "no such file", "does not exist", "NoSuchKey
 LOCKED, PATIENCE = "already locked", 4 * 3600
 #: Tag of the set that a restore makes of the live data.
 BEFORE_RESTORE = "before-restore"
-
-
 #: Characters that have a meaning in restic's patterns.
 PATTERN = re.compile(r"[*?\[\\]")
-
-
-def escaped(found: re.Match[str]) -> str:
-    return f"\\{found[0]}"
 
 
 class Restic:
@@ -160,7 +154,7 @@ class Restic:
     def restore(self, one: dict, target: str, path: str, *others: str) -> None:
         """Restore some paths of a set, without which it would be all of it, below a folder."""
         # A name can have characters of a pattern.
-        includes = [f"--include={PATTERN.sub(escaped, each)}" for each in (path, *others)]
+        includes = ["--include=" + PATTERN.sub(r"\\\g<0>", each) for each in (path, *others)]
         done = self.run("restore", one["id"], f"--target={target}", *includes, check=False)
         errors = [line for line in done.stderr.splitlines() if "ignoring error" in line]
         # A network file system may refuse another owner than its own.
