@@ -28,6 +28,7 @@ def start(process):
 def is_skipped(worker):
     """Whether the task's condition is not met, which its strategy has been told then; in doubt it is not."""
     from ansible.executor.task_result import _RawTaskResult
+    from ansible.utils.display import Display
 
     task, host = worker._task, copy.copy(worker._host)
     if not task.when or task.loop is not None or task.loop_with or task.delegate_to or task.no_log:
@@ -41,7 +42,13 @@ def is_skipped(worker):
     host.vars, host.groups = {}, []
     data = {"changed": False, "skipped": True, "skip_reason": "Conditional result was False", **said}
     result = _RawTaskResult(host=host, task=task, return_data=data, task_fields=task.dump_attrs())
-    worker._final_q.send_task_result(result)
+    # Ansible holds this lock while it forks. The queue can be full of the output of other tasks, and the thread that
+    # empties it needs the lock for each line.
+    Display()._lock.release()
+    try:
+        worker._final_q.send_task_result(result)
+    finally:
+        Display()._lock.acquire()
     return True
 
 
