@@ -80,6 +80,19 @@ class Site:
         known = {**(self.facts(release) or {}), **facts}
         write_file(self.releases / release / MARKER, json.dumps(known, indent=2) + "\n")
 
+    def add_restore_point(self, release: str, restore_point: dict) -> None:
+        """Note the set that restores the database as it is for a live release, until the journal has its successor."""
+        known = (self.facts(release) or {}).get("restore_points", [])
+        added = {name: restore_point[name] for name in ("set", "time")}
+        self.note(release, restore_points=[*known, *([] if added in known else [added])])
+
+    def restore_points(self, release: str) -> list[dict]:
+        """Return the sets that restore the database as it was when a release was live last, the oldest first."""
+        switches = self.switches()
+        left = max((number for number, entry in enumerate(switches) if entry["from"] == release), default=None)
+        since = [] if left is None else switches[left:]
+        return [restore_point for entry in since for restore_point in entry.get("restore_points", [])]
+
     def previous(self, release: str) -> str | None:
         """Return the good release that was live before this one; releases that were rolled back do not count."""
         switches, name = self.switches(), release
@@ -116,6 +129,8 @@ class Site:
             "to": release,
             "seconds": round(seconds, 1),
         }
+        if restore_points := (self.facts(before) or {}).get("restore_points") if before else None:
+            entry["restore_points"] = restore_points
         with self.journal.open("a+") as journal:
             journal.seek(0)
             # Begin a new line after a line that a crash truncated.
@@ -123,6 +138,8 @@ class Site:
             journal.write("\n" * begun + json.dumps(entry) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
+        if restore_points:
+            self.note(before, restore_points=[])
 
     @property
     def last_recorded(self) -> str:

@@ -42,6 +42,12 @@ options:
     description: Whether to migrate even if that breaks the live release.
     type: bool
     default: false
+  restore_point:
+    description:
+      - The set of the backup that restores the database as it was before, with its C(set) and C(time). The journal of
+        the switch to O(release) has it.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -183,6 +189,8 @@ class Migrate:
         if self.back_to:
             # If the run dies before another release is live, the next deploy must apply them again.
             self.site.note(self.options["release"], undone=True)
+        elif self.running and (restore_point := self.options["restore_point"]).get("set"):
+            self.site.add_restore_point(self.running, restore_point)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self.ask(scripts.undo_migrations if self.back_to else scripts.migrate, watch=self.note_progress)
@@ -255,6 +263,7 @@ def main() -> None:
             "back_to": {"type": "str"},
             "lock_timeout": {"type": "str", "default": "5s"},
             "allow_breaking": {"type": "bool", "default": False},
+            "restore_point": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )

@@ -64,7 +64,16 @@ releases:
   type: list
   elements: dict
 journal:
-  description: Switches, newest first, each with C(at), C(who), C(what), C(from), C(to) and C(seconds).
+  description: >-
+    Switches, newest first, each with C(at), C(who), C(what), C(from), C(to) and C(seconds), and C(restore_points) if
+    the database was migrated.
+  returned: success
+  type: list
+  elements: dict
+restore_points:
+  description: >-
+    The sets of the backup that restore the database as it was for the release to roll back to, the oldest first, each
+    with C(set) and C(time).
   returned: success
   type: list
   elements: dict
@@ -160,6 +169,7 @@ def lines(releases: list[dict], previous: str, journal: list[dict]) -> list[str]
     switches = [
         f"{entry['at']}  {entry['who']}  {entry['from'] or 'nothing'} -> {entry['to']}"
         f"  {entry.get('what', '')}  in {entry['seconds']} s"
+        + "".join(f", restore point {one['set']}" for one in entry.get("restore_points", []))
         for entry in journal[:LAST]
     ]
     return (
@@ -197,6 +207,7 @@ def main() -> None:
         left=leaves(site, previous),
         releases=releases,
         journal=journal,
+        restore_points=site.restore_points(previous),
         restarts={unit: count for release in releases for unit, count in release["restarts"].items()},
         lines=lines(releases, previous, journal),
     )

@@ -11,6 +11,7 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.filter.database_state import database_state
 from ansible_collections.django_vps.stack.plugins.filter.furthest_host import furthest_host
 from ansible_collections.django_vps.stack.plugins.filter.release_name import release_name
+from ansible_collections.django_vps.stack.plugins.filter.restore_point import restore_point
 from ansible_collections.django_vps.stack.plugins.filter.shared_secret import shared_secret
 
 ROLES = Path(__file__).parent.parent.parent / "roles"
@@ -175,3 +176,37 @@ def test_what_would_lose_data_is_refused(tasks, said, wanted, goes_on):
             conditions.append(agreed("postgres", condition, hosts, **variables, **mine))
     assert conditions
     assert all(conditions) is goes_on
+
+
+SET = {"item": "db1", "rc": 0, "stdout": '{"set": "1a2b", "time": "now", "made": true, "message": "set 1a2b of now"}'}
+STANDBY = {"item": "db2", "rc": 0, "stdout": "{}"}
+DEAD = {"item": "db2", "unreachable": True, "msg": "no route"}
+REFUSED = {"item": "db1", "rc": 1, "stdout": "", "stderr": "restic backup: no answer"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "named", "message", "failures"),
+    [
+        ([], "", "", []),
+        ([SET], "1a2b", "set 1a2b of now", []),
+        ([STANDBY, SET], "1a2b", "set 1a2b of now", []),
+        # A standby can be down, and the primary cannot.
+        ([DEAD, SET], "1a2b", "set 1a2b of now", []),
+        ([{**DEAD, "item": "db1"}, STANDBY], "", "", ["db1: no route"]),
+        # Before the first deploy.
+        ([STANDBY], "", "", []),
+        ([REFUSED], "", "", ["db1: restic backup: no answer"]),
+        ([{**REFUSED, "rc": 2}], "", "", ["db1: its backup is of an earlier version of the stack; run site.yml"]),
+        (
+            [{"item": "db1", "rc": 0, "stdout": "skipped, since /usr/local/sbin/shop-backup does not exist"}],
+            "",
+            "db1 has no backup yet, so there is no set to go back to; site.yml sets it up",
+            [],
+        ),
+        # A dry run.
+        ([{"item": "db1", "skipped": True, "stdout": ""}], "", "", []),
+    ],
+)
+def test_restore_point_is_that_of_the_primary(answers, named, message, failures):
+    found = restore_point({"results": answers} if answers else {})
+    assert (found["set"], found["message"], found["failures"]) == (named, message, failures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ import backup  # noqa: E402
 import database  # noqa: E402
 import files  # noqa: E402
 import repository  # noqa: E402
+import restore_point  # noqa: E402
+import sets  # noqa: E402
 import settings  # noqa: E402
 
 NOW = time.time()
@@ -44,6 +47,7 @@ def site(tmp_path, monkeypatch):
         "environment": {},
         "keep": {"daily": 7},
         "exclude": [],
+        "priority": ["Nice=10"],
         "database": "shop",
         "database_user": "shop",
         "socket_dir": "/run/postgresql",
@@ -280,11 +284,11 @@ def test_a_set_without_a_file_that_could_not_be_read_is_removed(restic, monkeypa
 
     monkeypatch.setattr(restic, "run", run)
     if counts:
-        assert backup.snapshot(restic)["snapshot_id"] == "abc"
+        assert sets.snapshot(restic)["snapshot_id"] == "abc"
         assert len(ran) == 1
     else:
         with pytest.raises(settings.BackupError):
-            backup.snapshot(restic)
+            sets.snapshot(restic)
         assert ran[1] == ("forget", "abc")
 
 
@@ -295,3 +299,144 @@ def test_a_name_of_an_upload_is_no_pattern(restic, monkeypatch):
     )
     restic.restore({"id": "abc"}, "/x", "/srv/a[1]*?\\b.png")
     assert ran == [("restore", "abc", "--target=/x", "--include=/srv/a\\[1]\\*\\?\\\\b.png")]
+
+
+def test_a_part_that_a_set_does_not_have_is_said_to_stay(site, restic, monkeypatch):
+    monkeypatch.setattr(backup, "active_parts", lambda site: ["database", "files", "certificates"])
+    monkeypatch.setattr(backup, "Restic", lambda site: restic)
+    restic.sets = lambda: [{"id": "4" * 64, "short_id": "4" * 8, "time": iso(NOW), "tags": ["django_vps", "database"]}]
+    found, stays = backup.find(site, "4" * 8).splitlines()
+    assert found.startswith("database: set 44444444 of ")
+    assert stays == "files: not in this set, so a restore does not change them"
+
+
+@pytest.fixture
+def server(site, monkeypatch):
+    """A primary with one table, and a repository that has a set of 8 hours ago."""
+    facts = SimpleNamespace(standby=False, tables=["public.a"], size=10**9)
+    monkeypatch.setattr(database.Database, "is_standby", lambda self: facts.standby)
+    monkeypatch.setattr(database.Database, "tables", lambda self, begin="": facts.tables)
+    monkeypatch.setattr(database.Database, "size", lambda self: facts.size)
+    facts.sets = [{"id": "5" * 64, "short_id": "5" * 8, "time": iso(NOW - 8 * 3600), "tags": ["database", "files"]}]
+    monkeypatch.setattr(repository.Restic, "sets", lambda self: facts.sets)
+    return facts
+
+
+@pytest.fixture
+def set_of(monkeypatch):
+    """Let a set end in some way after some seconds; the commands that were to make one."""
+
+    def end(code: int = 0, seconds: float = 4, stderr: str = "") -> list[list[str]]:
+        ran, clock = [], iter([0, seconds])
+        made = {"id": "9" * 8, "began": NOW, "seconds": seconds, "megabytes": 12.3}
+
+        def run(argv, **options):
+            ran.append(argv)
+            return SimpleNamespace(returncode=code, stdout=json.dumps(made), stderr=stderr)
+
+        monkeypatch.setattr(restore_point, "subprocess", SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL))
+        monkeypatch.setattr(restore_point, "time", SimpleNamespace(monotonic=lambda: next(clock), time=lambda: NOW))
+        return ran
+
+    return end
+
+
+def test_restore_point_is_a_new_set_of_a_small_database(site, server, set_of):
+    ran = set_of()
+    found = json.loads(restore_point.make_restore_point(site))
+    assert (found["set"], found["made"], found["time"]) == ("9" * 8, True, settings.utc(NOW))
+    assert found["message"].startswith("restore point: set 99999999 of 2")
+    [argv] = ran
+    assert {"--property=RuntimeMaxSec=90", "--property=Nice=10", "--collect"} <= set(argv)
+    assert argv[-1] == "quick-set"
+
+
+@pytest.mark.parametrize("facts", [{"standby": True}, {"tables": []}], ids=["standby", "empty"])
+def test_standby_and_empty_database_have_no_restore_point(site, server, set_of, facts):
+    vars(server).update(facts)
+    ran = set_of()
+    assert restore_point.make_restore_point(site) == "{}"
+    assert ran == []
+
+
+def test_restore_point_of_a_large_database_is_the_newest_set(site, server, set_of):
+    ran = set_of()
+    server.size = 20 * 10**9
+    found = json.loads(restore_point.make_restore_point(site))
+    assert ran == []
+    assert (found["set"], found["made"]) == ("5" * 8, False)
+    assert "8 h old; a new one of the database (20.0 GB) would take about 20 min" in found["message"]
+
+
+def test_set_that_takes_too_long_is_ended_and_the_newest_named(site, server, set_of):
+    set_of(code=1, seconds=90.2)
+    found = json.loads(restore_point.make_restore_point(site))
+    assert (found["set"], found["made"]) == ("5" * 8, False)
+    assert "was not complete after 90 s" in found["message"]
+    # Without any set there is no restore point.
+    server.sets = []
+    set_of(code=1, seconds=90.2)
+    with pytest.raises(settings.BackupError, match="has no set of shop with its database"):
+        restore_point.make_restore_point(site)
+
+
+def test_set_that_fails_is_no_restore_point(site, server, set_of):
+    set_of(code=1, stderr="restic backup: connection refused\n")
+    with pytest.raises(settings.BackupError, match="connection refused"):
+        restore_point.make_restore_point(site)
+
+
+def test_duration_is_expected_by_the_last_set_and_the_growth_since(site):
+    assert restore_point.expect_seconds(site, 2**30) == 64
+    site.note(dump={"bytes": 2**30, "seconds": 20})
+    assert restore_point.expect_seconds(site, 2**30) == 20
+    assert restore_point.expect_seconds(site, 2**30 + 2**28) == 36
+
+
+def test_quick_set_that_is_ended_is_not_tried_again(site, server, monkeypatch):
+    made = {"id": "9" * 8, "began": NOW, "seconds": 4, "megabytes": 12.3}
+    monkeypatch.setattr(restore_point.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(restore_point, "make_set", lambda restic, parts, tag: {**made, "parts": parts, "tag": tag})
+    assert json.loads(restore_point.quick_set(site)) == {**made, "parts": ["database"], "tag": "before-migrations"}
+    assert restore_point.expect_seconds(site, server.size) == 4
+
+    def end(*_):
+        sys.exit(1)
+
+    monkeypatch.setattr(restore_point, "make_set", end)
+    with pytest.raises(SystemExit):
+        restore_point.quick_set(site)
+    assert restore_point.expect_seconds(site, server.size) == 90
+
+
+@pytest.mark.parametrize(
+    ("restoring", "more"), [(0, []), (NOW, ["before-restore"])], ids=["", "after a failed restore"]
+)
+def test_set_of_the_database_leaves_out_the_uploads(site, server, restic, monkeypatch, restoring, more):
+    ran = []
+    site.note(restoring=restoring)
+    site.media.mkdir()
+    monkeypatch.setattr(database.Database, "dump", lambda self, path: path.write_text("dump") and {"public.a": 1})
+    monkeypatch.setattr(database.Database, "roles", lambda self: [])
+    monkeypatch.setattr(sets, "require_room", lambda *_: None)
+    summary = {"snapshot_id": "abcdef0123", "total_bytes_processed": 2e6, "data_added": 1e6}
+    monkeypatch.setattr(sets, "snapshot", lambda restic, *options: ran.append(options) or summary)
+    site.set = site.folder / "set"
+    made = sets.make_set(restic, ["database"], "before-migrations")
+    assert made["id"] == "abcdef01"
+    [options] = ran
+    tags = [option.removeprefix("--tag=") for option in options if option.startswith("--tag")]
+    assert tags == ["django_vps", "database", "before-migrations", *more]
+    assert [option for option in options if not option.startswith("--")] == [str(site.set)]
+    assert not site.set.exists()
+
+
+def test_restic_with_a_timeout_waits_for_no_lock_and_no_server(site, tmp_path, monkeypatch):
+    program = tmp_path / "bin/restic"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" = --no-lock ] && exec sleep 30\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(settings.BackupError, match=r"restic snapshots: /var/backups/shop: no answer within 0\.2 s"):
+        repository.Restic(site, timeout=0.2).sets()
+    assert repository.Restic(site).options == []

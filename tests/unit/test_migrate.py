@@ -9,6 +9,7 @@ import sys
 import pytest
 from ansible_collections.django_vps.stack.plugins.action.migrate import describe
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
 from ansible_collections.django_vps.stack.plugins.module_utils.migrations import (
     CONCURRENTLY,
     Database,
@@ -18,6 +19,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.migrations import
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.project_scripts import describe_plan
 from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program
+from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 from ansible_collections.django_vps.stack.plugins.modules import migrate
 from ansible_collections.django_vps.stack.plugins.modules.migrate import Migrate
 
@@ -258,3 +260,21 @@ def test_progress_names_the_migration_under_way(tmp_path, monkeypatch):
     assert run("migrate", ["sh", "-c", script], watch=watch).endswith("b.0002...")
     assert seen == ["", "a.0001_x has been running for 30 s", "b.0002 has been running for 30 s"]
     assert describe("") == describe("cat: no such file") == ""
+
+
+@pytest.mark.parametrize(
+    ("live", "back_to", "noted"),
+    [("a", None, True), ("b", None, False), ("a", "c", False)],
+    ids=["deploy", "release that is live", "rollback"],
+)
+def test_restore_point_is_noted_before_the_migrations_run(tmp_path, live, back_to, noted):
+    site, asked = Site(str(tmp_path)), []
+    for name in "abc":
+        (site.releases / name).mkdir(parents=True)
+        write_file(site.releases / name / "release.json", '{"migrations": []}')
+    replace_link(site.current, f"releases/{live}")
+    options = {"home": str(tmp_path), "manage": "shop-manage", "release": "b", "back_to": back_to, "lock_timeout": "5s"}
+    made = Migrate({**options, "restore_point": {"set": "1a2b", "time": "monday", "message": "set"}})
+    made.ask = lambda *_, **__: asked.append(site.facts(live).get("restore_points"))
+    made.apply()
+    assert asked == [[{"set": "1a2b", "time": "monday"}] if noted else None]

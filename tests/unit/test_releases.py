@@ -122,6 +122,37 @@ def test_what_was_left_and_is_gone_cannot_be_asked(site):
     assert leaves(site, "d") == "d"
 
 
+POINTS = [{"set": "1a2b", "time": "monday"}, {"set": "3c4d", "time": "tuesday"}]
+
+
+def test_restore_points_are_in_the_journal_once_the_next_release_is_live(site):
+    # The first deploy has failed after its migrations.
+    for point in (*POINTS, POINTS[1]):
+        site.add_restore_point("d", {**point, "message": "set", "failures": []})
+    (site.releases / "e").mkdir()
+    site.record_switch("d", "e", "ana", 1)
+    site.record_switch("e", "d", "ana", 1)
+    site.record_switch("d", "e", "ana", 1)
+    assert [entry.get("restore_points") for entry in site.switches()[-3:]] == [POINTS, None, None]
+    assert ", restore point 1a2b, restore point 3c4d" in lines(read(site, {}), "c", site.switches()[-3:])[-3]
+
+
+def test_restore_points_are_those_since_the_release_was_live(site):
+    for release, point in zip("cd", POINTS, strict=True):
+        site.add_restore_point(release, point)
+    site.record_switch("c", "d", "ana", 1)
+    assert site.restore_points("d") == []
+    site.record_switch("d", "e", "ana", 1)
+    assert site.restore_points("d") == POINTS[1:]
+    assert site.restore_points("c") == POINTS
+    assert site.restore_points("b") == []
+    # It is live again, and was left for a release that the database was not migrated for.
+    site.record_switch("e", "c", "ana", 1)
+    assert site.restore_points("c") == POINTS
+    site.record_switch("c", "e", "ana", 1)
+    assert site.restore_points("c") == []
+
+
 def test_the_list_says_what_is_live_what_is_bad_and_who_switched(site):
     said = lines(read(site, {}), "c", site.switches()[::-1])
     assert said[:4] == ["d  vd  live", "c  vc  the one before", "b  vb  bad: health: answers 500", "a  va"]

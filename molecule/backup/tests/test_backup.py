@@ -309,6 +309,76 @@ def test_a_backup_that_is_switched_off_leaves_its_sets(site):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.fixture(scope="module")
+def deploy():
+    """Deploy a copy of the sample project with other files."""
+    folder = EPHEMERAL / "project"
+    shutil.copytree(ROOT / "sample_project", folder)
+
+    def run(version: str, **files: str) -> subprocess.CompletedProcess:
+        for name, text in files.items():
+            (folder / f"notes/{name}.py").write_text(text)
+        return play("deploy", django_source=str(folder), django_version=version)
+
+    return run
+
+
+PURGE = """
+from django.db import migrations
+
+def purge(apps, editor):
+    apps.get_model("notes", "Notice").objects.all().delete()
+
+class Migration(migrations.Migration):
+    dependencies = [("notes", "0001_initial")]
+    operations = [migrations.RunPython(purge)]
+"""
+
+
+def test_deploy_without_migrations_makes_no_set(site, deploy):
+    good, before = sets(site), site.release
+    assert deploy("v2", other="NUMBER = 2").returncode == 0
+    assert site.release != before
+    assert sets(site) == good
+
+
+def test_deploy_migrates_nothing_when_its_set_fails(site, sql, storage, deploy):
+    add_notice(sql, "before the migration")
+    kept, before = titles(sql), site.release
+    storage.check_output("systemctl stop ssh.socket ssh.service")
+    try:
+        done = deploy("v3", **{"migrations/0002_purge": PURGE})
+    finally:
+        storage.check_output("systemctl start ssh.service")
+    assert done.returncode != 0
+    assert "so no migration was applied" in done.stdout
+    assert "-e backup_before_migrations=false" in done.stdout
+    assert (titles(sql), site.release) == (kept, before)
+    assert "before the migration" in site.get("/").body
+
+
+def test_database_before_a_migration_comes_back_with_its_release(site, sql, deploy):
+    kept, before = titles(sql), site.release
+    done = deploy("v3")
+    assert done.returncode == 0, done.stdout[-3000:]
+    (named,) = re.findall(r"restore point: set (\w{8}) of \S+Z, \S+ MB", done.stdout)
+    assert titles(sql) == []
+    assert re.search(rf"^{named} .* database before-migrations$", site.host.check_output("site13-backup list"), re.M)
+    journal = site.host.check_output("tail -n 1 /srv/site13/journal")
+    assert [point["set"] for point in json.loads(journal)["restore_points"]] == [named]
+    site.host.check_output("echo later > /srv/site13/media/later.txt")
+
+    refused = play("rollback")
+    assert refused.returncode != 0
+    assert f"-e restore_to={named} -e restore_over=site13 -e release={before}" in refused.stdout
+    done = play("restore", restore_to=named, restore_over="site13", release=before)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "files: not in this set" in done.stdout
+    assert (titles(sql), site.release) == (kept, before)
+    assert "before the migration" in site.get("/").body
+    assert site.host.check_output("cat /srv/site13/media/later.txt") == "later"
+
+
 @pytest.fixture
 def fresh(site, tmp_path):
     """A bare server and an inventory with it; the old server is gone."""

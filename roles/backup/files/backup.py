@@ -15,79 +15,15 @@ from pathlib import Path
 
 import files
 from database import Database, compare_rows, scratch_database
-from repository import BEFORE_RESTORE, Restic, hide, started
-from settings import DUMP, MANIFEST, BackupError, Site, require_room, utc
+from repository import Restic, hide, started
+from restore_point import make_restore_point, quick_set
+from sets import active_parts, create
+from settings import DUMP, MANIFEST, RECENT, BackupError, Site, require_room, utc
 
 #: A set is too old after this many seconds, two nights and a day; a test after two weeks and a day.
 OLD, OLD_TEST = 60 * 3600, 15 * 86400
-#: A restore that began within so many seconds may be the one that this run repeats.
-RECENT = 86400
 #: Advice for a restore to a host that has data.
 NOT_BARE = "Fix: to replace live data, run playbooks/restore.yml."
-
-
-def active_parts(site: Site) -> list[str]:
-    """Return the parts that this host backs up; the primary has the database."""
-    is_standby = "database" in site.parts and Database(site.socket_dir, site.database).is_standby()
-    return [part for part in site.parts if part != "database" or not is_standby]
-
-
-def create(site: Site, tag: str) -> str:
-    """Make a set, and return a sentence about it."""
-    began, restic, parts = time.time(), Restic(site), active_parts(site)
-    if not parts:
-        site.note(last=None)
-        return "this host has the standby; the primary makes the sets"
-    # Locks of processes that have ended, such as by a kill.
-    restic.run("unlock")
-    # What a restore that has failed leaves is not what the next one goes back to.
-    tags = [tag or BEFORE_RESTORE] if began - site.state.get("restoring", 0) < RECENT else [tag]
-    with site.scratch("set"):
-        manifest, paths = {"site": site.name, "time": utc(began)}, [site.set]
-        if "database" in parts:
-            database = Database(site.socket_dir, site.database)
-            require_room(site.set, int(database.sql("SELECT pg_database_size(current_database())")), "the dump")
-            manifest |= {"rows": database.dump(site.set / DUMP), "roles": database.roles()}
-            manifest["bytes"] = (site.set / DUMP).stat().st_size
-        if "files" in parts:
-            manifest |= files.describe(site.media, began, site.exclude)
-            paths += [*site.uploads, site.config_dir / "secret_key"]
-        if "certificates" in parts:
-            paths += site.certificates
-        (site.set / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        exclude = [*(f"{path}/{files.STAGING}" for path in site.uploads), *site.exclude]
-        options = [
-            *(f"--tag={one}" for one in ("django_vps", *parts, *filter(None, tags))),
-            *(f"--exclude={one}" for one in exclude),
-        ]
-        made = snapshot(restic, *options, *(str(path) for path in paths if path.exists()))
-    size, new = made["total_bytes_processed"] / 1e6, made["data_added"] / 1e6
-    site.note(last={"id": made["snapshot_id"][:8], "time": began, "megabytes": round(size, 1)})
-    keep = [f"--keep-{period}={number}" for period, number in site.keep.items() if number]
-    # A set that was asked for stays at least for two days.
-    if keep:
-        of_site = (f"--host={site.name}", "--tag=django_vps", "--group-by=host,tags")
-        restic.run("forget", "--prune", *of_site, "--keep-within=2d", *keep)
-    return (
-        f"set {made['snapshot_id'][:8]} of {utc(began)}: {', '.join(parts)}; {size:.1f} MB, {new:.1f} MB of it new,"
-        f" in {time.time() - began:.0f} s"
-    )
-
-
-def snapshot(restic: Restic, *options: str) -> dict:
-    """Let restic make a snapshot, and return its summary."""
-    done = restic.run("backup", "--json", f"--host={restic.site.name}", *options, check=False)
-    made = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
-    # 3 means that a file could not be read. One that a visitor has just removed is no part of the set; restic names the
-    # error, or has its number only.
-    errors = [line for line in done.stderr.splitlines() if '"error"' in line or line.startswith("error")]
-    if done.returncode == 3 and errors and all("no such file" in line or '"Err":2' in line for line in errors):
-        return made
-    if done.returncode:
-        if made.get("snapshot_id"):
-            restic.run("forget", made["snapshot_id"], check=False)
-        raise BackupError(restic.explain("backup", done.stderr))
-    return made
 
 
 def read_manifest(restic: Restic, one: dict, folder: Path) -> dict:
@@ -98,6 +34,16 @@ def read_manifest(restic: Restic, one: dict, folder: Path) -> dict:
 def fetch_dump(restic: Restic, one: dict, folder: Path) -> Path:
     restic.restore(one, str(folder), f"{restic.site.set}/{DUMP}")
     return folder / restic.site.set.relative_to("/") / DUMP
+
+
+def find(site: Site, which: str) -> str:
+    """Return a line about each part that a restore would restore, or leave as it is."""
+    parts = active_parts(site)
+    chosen = Restic(site).find(which, parts)
+    lines = [f"{part}: set {one['short_id']} of {utc(started(one))}" for part, one in chosen.items()]
+    # A set that a deploy has made has the database only.
+    missing = [part for part in parts if part not in chosen and part != "certificates"]
+    return "\n".join([*lines, *(f"{part}: not in this set, so a restore does not change them" for part in missing)])
 
 
 def restore(site: Site, which: str, beside: bool) -> str:
@@ -259,6 +205,8 @@ def main() -> int:
     commands.add_parser("list", help="list the sets")
     commands.add_parser("drill", help="restore the newest set in a test")
     commands.add_parser("status", help="show the age of the newest set and of the last test")
+    commands.add_parser("restore-point", help="make a quick set of the database, or name the newest set; for a deploy")
+    commands.add_parser("quick-set", help="make the set of restore-point")
     for name, what in (
         ("find", "say which set a restore would use"),
         ("recover", "restore a set to a bare host"),
@@ -273,6 +221,9 @@ def main() -> int:
     try:
         if options.command == "status":
             print(describe_state(site))
+            return 0
+        if options.command == "restore-point":
+            print(make_restore_point(site))
             return 0
         with site.lock():
             print(run(site, options))
@@ -289,6 +240,8 @@ def run(site: Site, options: argparse.Namespace) -> str:
             return "the repository is open"
         case "create":
             return create(site, options.tag)
+        case "quick-set":
+            return quick_set(site)
         case "drill":
             return drill(site)
         case "recover":
@@ -297,8 +250,7 @@ def run(site: Site, options: argparse.Namespace) -> str:
             sets = Restic(site).sets()
             return "\n".join(f"{one['short_id']}  {utc(started(one))}  {' '.join(one['tags'][1:])}" for one in sets)
         case "find":
-            chosen = Restic(site).find(options.which, active_parts(site))
-            return "\n".join(f"{part}: set {one['short_id']} of {utc(started(one))}" for part, one in chosen.items())
+            return find(site, options.which)
         case _:
             return restore(site, options.which, options.beside)
 

@@ -48,9 +48,16 @@ class Database:
     def is_standby(self) -> bool:
         return self.sql("SELECT pg_is_in_recovery()", "postgres") == "t"
 
+    def size(self) -> int:
+        """Return the bytes on the disk."""
+        return int(self.sql("SELECT pg_database_size(current_database())"))
+
+    def tables(self, begin: str = "") -> list[str]:
+        return self.sql(begin + TABLES).splitlines()
+
     def count(self, begin: str = "") -> dict[str, int]:
         """Return the number of rows of each table, in a transaction that `begin` starts."""
-        tables = self.sql(begin + TABLES).splitlines()
+        tables = self.tables(begin)
         rows = self.sql(begin + " UNION ALL ".join(f"SELECT $x${table}$x$, count(*) FROM {table}" for table in tables))
         return {table: int(count) for table, _bar, count in (row.rpartition("|") for row in rows.splitlines())}
 

@@ -24,10 +24,13 @@ PATTERN = re.compile(r"[*?\[\\]")
 
 
 class Restic:
-    """Runs restic on the repository of a site."""
+    """Runs restic on the repository of a site.
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    With a timeout in seconds it can only read, and waits for no lock.
+    """
+
+    def __init__(self, site: Site, timeout: float | None = None) -> None:
+        self.site, self.timeout = site, timeout
         text = (site.private / "secrets.json").read_text()
         secrets = json.loads(text or "{}")
         if not secrets.get("password"):
@@ -45,12 +48,12 @@ class Restic:
             "RESTIC_PROGRESS_FPS": "0.01",
             **site.environment,
         }
-        self.options = []
+        self.options = ["--no-lock"] if timeout else []
         if site.repository.startswith("sftp:"):
             key = site.private / "ssh_key"
             if not key.exists() or key.read_text() != secrets["ssh_key"]:
                 write(key, secrets["ssh_key"])
-            self.options = ["-o", f"sftp.command={self.ssh()} -s sftp"]
+            self.options += ["-o", f"sftp.command={self.ssh()} -s sftp"]
 
     def ssh(self) -> str:
         """Return the command of SSH for a repository such as sftp:USER@HOST:PATH or sftp://USER@HOST:PORT/PATH."""
@@ -71,14 +74,18 @@ class Restic:
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess:
         began = time.monotonic()
         while True:
-            done = subprocess.run(
-                ["restic", *self.options, *argv],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    ["restic", *self.options, *argv],
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=self.timeout,
+                )
+            except subprocess.TimeoutExpired:
+                raise BackupError(self.explain(argv[0], f"no answer within {self.timeout} s")) from None
             if not done.returncode or LOCKED not in done.stderr or time.monotonic() - began > PATIENCE:
                 break
             time.sleep(10)

@@ -14,6 +14,9 @@ from pathlib import Path
 #: Name of the dump in the folder `set`, and of the manifest: what the set has, and what it must be like when restored.
 DUMP, MANIFEST = "database.dump", "manifest.json"
 
+#: A restore that began within so many seconds may be the one that this run repeats.
+RECENT = 86400
+
 
 class BackupError(Exception):
     """A failure; the message is for the user."""
@@ -35,6 +38,8 @@ class Site:
         self.environment: dict[str, str] = settings["environment"]
         self.keep: dict[str, int] = settings["keep"]
         self.exclude: list[str] = settings["exclude"]
+        #: Directives of systemd for the priority of a backup.
+        self.priority: list[str] = settings["priority"]
         self.database: str = settings["database"]
         self.owner: str = settings["database_user"]
         self.socket_dir: str = settings["socket_dir"]
