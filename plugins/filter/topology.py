@@ -82,7 +82,7 @@ _value:
       description: Database hosts, each with its address.
       type: dict
     app_processors:
-      description: Number of processors of all app hosts, from the module M(django_vps.stack.claim).
+      description: Number of processors of all app hosts, from the module M(django_vps.stack.check_host).
       type: int
     database_is_local:
       description: Whether this host has the only database, to which it connects over the socket.
@@ -170,7 +170,7 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
             if is_multi_host and (names or group != "valkey")
         },
         "database_servers": dict(zip(database, addresses(database), strict=True)),
-        "app_processors": sum(facts(name).get("__claim", {}).get("processors", 0) for name in app),
+        "app_processors": sum(facts(name).get("ansible_facts", {}).get("processors", 0) for name in app),
         "database_is_local": database == [host],
         "database_clients": addresses(remote_app),
         "database_peers": list(dict.fromkeys(addresses(remote_app) + addresses(database)))

@@ -9,7 +9,7 @@ short_description: Check that a host can run a site, before any change
 version_added: 1.0.0
 description:
   - Reads the distribution, the clock, the packages and the listening programs of the host, and reports all problems at
-    once. The action plugin checks them on the controller.
+    once. The action plugin checks them on the controller. Also reads what decides the size of the programs.
   - Replaces M(ansible.builtin.setup) and M(ansible.builtin.package_facts), which take three times as long.
 options:
   web:
@@ -74,8 +74,21 @@ ansible_facts:
     has_ipv6:
       description: Whether the kernel supports IPv6.
       type: bool
+    memory_mb:
+      description: Memory of the host in MB, or the limit of its container.
+      type: int
+    processors:
+      description: Number of processors that programs of the host can use.
+      type: int
+    data_disk_mb:
+      description: Size of the file system for the data of PostgreSQL, in MB.
+      type: int
+    data_disk_spins:
+      description: Whether that file system is on a magnetic disk. Disks of virtual machines count as flash memory.
+      type: bool
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -89,6 +102,10 @@ from ansible.module_utils.common.sys_info import get_distribution, get_distribut
 SSH_SOCKETS = ("ssh.socket", "sshd.socket", "dropbear.socket")
 #: A file of the role nginx; if it exists, other sites in the folders below belong to the role or are there on purpose.
 OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
+#: Where Debian's PostgreSQL keeps its data.
+DATA = Path("/var/lib/postgresql")
+#: The memory limit of a container, seen from inside.
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
 
 
@@ -133,6 +150,38 @@ def has_ipv6() -> bool:
     return True
 
 
+def memory_mb() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(MEMORY_LIMIT.read_text()))
+    return memory // 2**20
+
+
+def data_folder() -> Path:
+    """Return the folder for the data of PostgreSQL, or its nearest parent that exists."""
+    return next(folder for folder in (DATA, *DATA.parents) if folder.exists())
+
+
+def spins(device: Path) -> bool:
+    """Return whether a folder of /sys/dev/block is a magnetic disk, a part of one, or a volume on one.
+
+    The kernel reports that disks of virtual machines rotate; only physical disks have the vendor ATA.
+    """
+    if below := list((device / "slaves").glob("*")):
+        return any(spins(each) for each in below)
+    disk = device.resolve()
+    disk = disk.parent if (disk / "partition").exists() else disk
+    vendor, model, rotates = (text_of(disk / name) for name in ("device/vendor", "device/model", "queue/rotational"))
+    return rotates == "1" and vendor == "ATA" and "QEMU" not in model
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -145,6 +194,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    disk, device = os.statvfs(data_folder()), data_folder().stat().st_dev
     module.exit_json(
         changed=False,
         ansible_facts={
@@ -154,6 +204,10 @@ def main() -> None:
             "env": dict(os.environ),
             "packages": {name: [] for name in installed_packages()},
             "has_ipv6": has_ipv6(),
+            "memory_mb": memory_mb(),
+            "processors": len(os.sched_getaffinity(0)),
+            "data_disk_mb": disk.f_blocks * disk.f_frsize // 2**20,
+            "data_disk_spins": spins(Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")),
         },
         clock=int(time.time()),
         listening=lines_of("ss", "-Hltnp"),

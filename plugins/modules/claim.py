@@ -63,14 +63,14 @@ former_services:
   returned: success
   type: list
   elements: str
+has_app:
+  description: Whether the app server of this site or of another one runs on the host.
+  returned: success
+  type: bool
 is_serving:
   description: Whether the site has a live release in C(site_home).
   returned: success
   type: bool
-processors:
-  description: Number of processors that programs of the host can use, which decides the number of workers of the site.
-  returned: success
-  type: int
 """
 
 import contextlib
@@ -306,8 +306,8 @@ def settle(module: AnsibleModule, claim: Claim) -> None:
     module.exit_json(
         changed=changed,
         former_services=claim.former_services(),
+        has_app=any("site_home" in claims for claims in (claim.claims, *(read(path) for path in SITES.glob("*.json")))),
         is_serving=any((Path(home) / "current").exists() for home in claim.claims.get("site_home", ())),
-        processors=len(os.sched_getaffinity(0)),
         diff=diff if changed else {},
     )
 

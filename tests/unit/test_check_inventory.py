@@ -452,6 +452,14 @@ BAD = [
     ("-- secrets in media", "site_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
     ("-- setting", "postgres_settings", {"hba_file": "/x"}, "remove it"),
     ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "remove it"),
+    ("-- setting", "postgres_extensions", [{"name": "pg trgm"}], "pg_trgm"),
+    (
+        "-- setting",
+        "postgres_extensions",
+        [{"name": "x", "package": "postgresql-17-x; reboot"}],
+        "postgresql-{version}",
+    ),
+    ("-- setting", "postgres_extensions", ["pg_trgm"], "dict"),
     ("-- setting", "postgres_settings", {"a b": "x"}, "use the name from the program's manual, in lower case"),
     ("-- setting", "postgres_settings", {"work_mem": ["x"]}, "quote it"),
     ("-- setting", "postgres_settings", {"work_mem": "1\nx = 2"}, "write one line"),
@@ -1023,6 +1031,12 @@ def test_no_secret_is_repeated(name, value):
         {"django_system_packages": ["libmagic1", "g++", "libpq-dev"]},
         {"postgres_settings": {"shared_buffers": "256MB", "work_mem": 4096, "fsync": True}},
         {"postgres_settings": {"shared_buffers": "{{ ansible_facts['memtotal_mb'] // 4 }}MB"}},
+        {
+            "postgres_extensions": [
+                {"name": "uuid-ossp"},
+                {"name": "vector", "package": "postgresql-{version}-pgvector"},
+            ]
+        },
         {"postgres_settings": {"max_connections": 173}, "gunicorn_workers": 40},
         {"gunicorn_settings": {"max_requests": 5000, "loglevel": "debug", "accesslog": "-"}},
         {"gunicorn_worker_class": "asgi", "gunicorn_workers": 0, "gunicorn_threads": 1},

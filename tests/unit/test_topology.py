@@ -22,7 +22,8 @@ def inventory(groups: dict[str, str], **facts) -> tuple[dict, dict]:
         name: {
             "site_name": name.partition("-")[2] or "shop",
             "site_address": f"10.0.0.{number}",
-            "__claim": {"processors": 2, "is_serving": False},
+            "__claim": {"is_serving": False},
+            "ansible_facts": {"processors": 2},
             **facts.get(name, {}),
         }
         for number, name in enumerate(everybody, 1)
@@ -73,7 +74,7 @@ def test_only_a_host_that_serves_another_opens_a_port_to_it():
 
 
 def test_processors_of_all_app_hosts_are_counted():
-    assert seen(SPREAD, "db1", app2={"__claim": {"processors": 4}})["app_processors"] == 2 + 4 + 2
+    assert seen(SPREAD, "db1", app2={"ansible_facts": {"processors": 4}})["app_processors"] == 2 + 4 + 2
 
 
 @pytest.mark.parametrize(
