@@ -9,6 +9,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.filter.database_state import database_state
+from ansible_collections.django_vps.stack.plugins.filter.facts_of import facts_of
 from ansible_collections.django_vps.stack.plugins.filter.furthest_host import furthest_host
 from ansible_collections.django_vps.stack.plugins.filter.release_name import release_name
 from ansible_collections.django_vps.stack.plugins.filter.restore_point import restore_point
@@ -163,16 +164,15 @@ def test_only_a_host_of_the_run_is_promoted():
     ],
 )
 def test_what_would_lose_data_is_refused(tasks, said, wanted, goes_on):
-    hosts = {
-        f"db{number}": {"__postgres_asked": {"stdout": one}, "ansible_facts": {"distribution_release": "trixie"}}
-        for number, one in enumerate(said, 1)
-    }
+    hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} for number, one in enumerate(said, 1)}
     variables = {"site_topology": {"database_servers": dict.fromkeys(hosts, "10.0.0.1")}, "postgres_promoted": wanted}
     conditions = []
     for task in yaml.safe_load((ROLES / "postgres/tasks" / tasks).read_text()):
         that = task.get("ansible.builtin.assert", {"that": []})["that"]
         for condition in that if isinstance(that, list) else [that]:
             mine = {name: trust_as_template(text) for name, text in task.get("vars", {}).items()}
+            # Another value that a filter of the collection returns.
+            mine["__postgres_releases"] = ["trixie"]
             conditions.append(agreed("postgres", condition, hosts, **variables, **mine))
     assert conditions
     assert all(conditions) is goes_on
@@ -210,3 +210,8 @@ REFUSED = {"item": "db1", "rc": 1, "stdout": "", "stderr": "restic backup: no an
 def test_restore_point_is_that_of_the_primary(answers, named, message, failures):
     found = restore_point({"results": answers} if answers else {})
     assert (found["set"], found["message"], found["failures"]) == (named, message, failures)
+
+
+def test_facts_of_hosts_without_the_variable_are_empty():
+    hosts = {"app1": {"__known": {"live": "r1"}}, "app2": {}, "db1": {"__known": {"live": "r2"}}}
+    assert facts_of(["app1", "app2"], hosts, "__known") == {"app1": {"live": "r1"}, "app2": {}}

@@ -75,6 +75,14 @@ def test_playbooks_read_no_internal_variable_of_a_role():
         assert re.findall(rf"\b__(?:{'|'.join(ROLES)})_\w+", path.read_text()) == [], path
 
 
+def test_other_hosts_are_read_by_filters_alone():
+    files = [path for path in (ROOT / "roles").rglob("*") if path.suffix in (".yml", ".j2")]
+    for path in [*files, *(ROOT / "playbooks").rglob("*.yml")]:
+        # The variables of the host itself are no other host's.
+        text = path.read_text().replace("hostvars[inventory_hostname]", "")
+        assert re.findall(r".*hostvars(?:\[|\.).*|.*'extract', *hostvars.*", text) == [], path
+
+
 def test_the_folder_of_a_site_in_etc_has_one_owner():
     files = [path for path in (ROOT / "roles").rglob("*") if path.suffix in (".yml", ".j2")]
     named = [
