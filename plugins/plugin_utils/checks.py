@@ -32,6 +32,7 @@ from typing import Any
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils import project_types as project
 from ansible_collections.django_vps.stack.plugins.plugin_utils import system_types as system
+from ansible_collections.django_vps.stack.plugins.plugin_utils.database_url import database_url
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Rule
 from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import (
     between,
@@ -53,7 +54,13 @@ TYPES: dict[str, Rule] = {
     "build_variable": project.build_variable,
     "calendar": system.calendar,
     "certificate_key": system.file_named("privkey.pem"),
+    "certificates": matching(
+        r"(?s)\s*-----BEGIN CERTIFICATE-----.*-----END CERTIFICATE-----\s*",
+        "expected certificates in PEM",
+        "write one such as {{ lookup('ansible.builtin.file', 'ca.pem') }}",
+    ),
     "command": system.command,
+    "database_url": database_url,
     "email": project.email,
     "env_variable": project.env_entry,
     "firewall_rule": system.firewall_rule,

@@ -166,7 +166,8 @@ def check_group_names(case: Case) -> Iterator[Problem]:
 
 def check_groups(case: Case) -> Iterator[Problem]:
     for group, roles in GROUPS.items():
-        if not case.groups.get(group) and group not in OPTIONAL:
+        has_other = group == "database" and case.given.get("site_database_url")
+        if not case.groups.get(group) and group not in OPTIONAL and not has_other:
             yield Problem(
                 group,
                 f"expected a host in this group, which runs {' and '.join(roles)}",

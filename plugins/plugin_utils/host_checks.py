@@ -41,6 +41,21 @@ def check_same_on_all_hosts(case: Case) -> Iterator[Problem]:
             yield Problem(name, what, "set it once, in group_vars/all.yml", case.values[name])
 
 
+def check_database(case: Case) -> Iterator[Problem]:
+    hosts = [host for host in (case.host, *case.site_members) if host in case.groups.get("database", ())]
+    url = case.values.get("site_database_url")
+    if url and hosts:
+        advice = f"remove it, or take {' and '.join(sorted(hosts))} out of the group database"
+        yield Problem("site_database_url", "is set, and the site has a database of its own", advice)
+    elif not url and not hosts and case.groups.get("database") and "site_database_url" not in case.failed:
+        what = "expected a host of this site in this group, which runs postgres"
+        yield Problem("database", what, f"add {case.host} to it, or set site_database_url")
+    if not url:
+        for name in ("site_database_direct_url", "site_database_ca"):
+            if case.values.get(name):
+                yield Problem(name, "is of use only with site_database_url", "set that too, or remove this one")
+
+
 def check_valkey(case: Case) -> Iterator[Problem]:
     hosts = [host for host in (case.host, *case.site_members) if host in case.groups.get("valkey", ())]
     if len(hosts) > 1:
@@ -101,4 +116,4 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
 
 
 #: The checks in the order of their messages.
-CHECKS = (check_host_address, check_same_on_all_hosts, check_valkey, check_neighbour_sites)
+CHECKS = (check_host_address, check_same_on_all_hosts, check_database, check_valkey, check_neighbour_sites)

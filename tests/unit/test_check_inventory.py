@@ -714,6 +714,27 @@ def test_two_valkeys_on_one_host_have_ports_of_their_own(site_members):
     assert refused(changes, neighbours=neighbours, **there) == []
 
 
+ELSEWHERE = "postgres://shop:geheim@db.example.com/shop"
+
+
+def test_site_with_a_database_elsewhere_needs_no_host_for_one():
+    groups = {name: hosts for name, hosts in GROUPS.items() if name != "database"}
+    assert refused({"site_database_url": ELSEWHERE}, groups=groups) == []
+    other = {**groups, "database": ["of-another-site"]}
+    assert refused({"site_database_url": ELSEWHERE}, groups=other) == []
+    (line,) = refused(groups=other)
+    assert line.startswith("database: expected a host of this site in this group")
+    assert "site_database_url" in line
+
+
+def test_two_databases_of_a_site_are_refused():
+    (line,) = refused({"site_database_url": ELSEWHERE})
+    assert line.startswith("site_database_url: is set, and the site has a database of its own. Fix: remove it, or take")
+    assert "geheim" not in line
+    (line,) = refused({"site_database_direct_url": ELSEWHERE})
+    assert line.startswith("site_database_direct_url: is of use only with site_database_url")
+
+
 def test_a_site_has_one_valkey():
     groups = {**GROUPS, "valkey": ["vps1", "vps2", "of-another-site"]}
     (line,) = refused({"site_address": "10.0.0.1"}, site_members={"vps2": MEMBER}, groups=groups)
@@ -912,9 +933,10 @@ def test_groups_of_the_users_own_are_let_alone():
 @pytest.mark.parametrize(("group", "host"), [("app", "web1"), ("web", "db1"), ("database", "web1")])
 def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
     groups = {"web": ["web1"], "app": ["vps1"], "database": ["db1"]}
-    lines = refused(groups=groups, run=[host], needs=frozenset([group]))
+    options = {"groups": groups, "needs": frozenset([group]), "site_members": {"db1": MEMBER}}
+    lines = refused({"site_address": "10.0.0.1"}, run=[host], **options)
     assert f"--limit: leaves no host of the group {group}, so nothing would be done. Fix: add one of them" in lines
-    assert refused(groups=groups, run=[*groups[group], host], needs=frozenset([group])) == []
+    assert refused({"site_address": "10.0.0.1"}, run=[*groups[group], host], **options) == []
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,68 @@ def test_poetry_package_in_src_is_installed(shelf):
     assert not {"isort", "ldap", "tzdata"} & set(packages)
 
 
+def paths_of_lender(site: Site) -> set[str]:
+    """How the role is connected; the pooler connects from localhost."""
+    query = "SELECT DISTINCT client_addr = '127.0.0.1' FROM pg_stat_activity WHERE usename = 'lender'"
+    answers = site.host.check_output(f'cd / && runuser -u postgres -- psql -p 5498 -XAtqc "{query}"').split()
+    return {"pooler" if answer == "t" else "direct" for answer in answers}
+
+
+def test_database_elsewhere_has_the_rows(shelf):
+    tables = shelf.host.check_output("cd / && runuser -u postgres -- psql -p 5498 -XAtq -d lending -c '\\dt'")
+    assert "|django_migrations|table|lender" in tables
+    assert shelf.host.run("cd / && runuser -u postgres -- psql -XAtq -l").stdout.count("lending") == 0
+    # gunicorn goes through the pooler, and manage.py does not.
+    page(shelf)
+    assert paths_of_lender(shelf) == {"pooler"}
+    shown = shelf.manage(
+        "shell",
+        "-v",
+        "0",
+        "-c",
+        "from django.db import connection as c; k = c.cursor(); "
+        "k.execute('SELECT inet_server_port()'); print(*k.fetchone())",
+    )
+    assert shown.strip() == "5498"
+
+
+def test_password_of_a_database_elsewhere_is_in_two_files_of_the_site(shelf):
+    found = shelf.host.run(
+        "grep -rlE 'p@ss/w|p%40ss' /etc /srv/shelf /run/systemd /var/log 2> /dev/null"
+    ).stdout.split()
+    assert found == ["/etc/pgbouncer/userlist.txt", "/etc/shelf/pgpass"]
+    assert shelf.host.check_output("stat -c '%a %U' /etc/shelf/pgpass") == "400 shelf"
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        (
+            {"site_database_url": "postgres://lender:wrong@database.example.test:5499/lending"},
+            "SASL authentication failed",
+        ),
+        (
+            {"site_database_direct_url": "postgres://lender:p%40ss%2Fw%3Ard@database.example.test:5497/lending"},
+            "Connection refused",
+        ),
+        ({"site_database_ca": ""}, "certificate verify failed"),
+    ],
+    ids=["password", "port", "certificate"],
+)
+def test_database_that_does_not_answer_is_refused_before_a_build(shelf, variables, reason):
+    before = shelf.release
+    try:
+        done = play("deploy", "--limit", "shelf", **variables, django_force_release=True)
+    finally:
+        after = play("deploy", "--limit", "shelf")
+    assert done.returncode != 0
+    assert reason in done.stdout
+    assert f"{next(iter(variables)).replace('_ca', '_url')}: " in done.stdout
+    assert "Build the release" not in done.stdout
+    assert after.returncode == 0
+    assert shelf.release == before
+
+
 def test_default_file_of_media_root_is_served(shelf):
     assert shelf.get(page(shelf)["cover"]).body == "no cover yet\n"
 
