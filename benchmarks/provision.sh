@@ -40,9 +40,11 @@ place etc/postgresql etc/systemd/system/postgresql@.service.d
 systemctl daemon-reload
 systemctl --quiet enable postgresql@17-main
 systemctl restart postgresql@17-main
-runuser -u postgres -- psql --quiet --set ON_ERROR_STOP=1 << 'SQL'
-CREATE ROLE site13 LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION;
+# Two releases of one worker more than there are processors, with four threads each, and ten for manage.py.
+runuser -u postgres -- psql --quiet --set ON_ERROR_STOP=1 --set "limit=$((2 * 4 * ($(nproc) + 1) + 10))" << 'SQL'
+CREATE ROLE site13 LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT :limit;
 CREATE DATABASE site13 OWNER site13 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8' TEMPLATE template0;
+CREATE EXTENSION pg_stat_statements;
 REVOKE ALL ON DATABASE postgres, template1, site13 FROM PUBLIC;
 SQL
 
@@ -63,6 +65,9 @@ CSRF_TRUSTED_ORIGINS="https://$domain"
 DATABASE_URL="postgres://site13@/site13?host=/run/postgresql"
 DEBUG="False"
 MEDIA_ROOT="/srv/site13/media"
+PGDATABASE="site13"
+PGHOST="/run/postgresql"
+PGUSER="site13"
 EOF
 )
   {
@@ -131,7 +136,7 @@ systemctl --quiet enable --now site13-gunicorn.service
 # nginx, with a self-signed certificate
 install -d -m 0700 /etc/site13/placeholder
 cd /etc/site13/placeholder
-openssl req -quiet -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 3650 -subj "/CN=$domain" \
+openssl req -quiet -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 3650 -subj /CN=placeholder \
   -addext "subjectAltName=DNS:$domain" -keyout privkey.pem -out fullchain.pem
 ln -s placeholder /etc/site13/tls
 mkdir -p /var/www/acme

@@ -4,6 +4,7 @@ Differences that are no other state get a common name: the id of the release, th
 the host's name, the day of a password, the header of a managed file.
 """
 
+import gzip
 import hashlib
 import os
 import re
@@ -24,7 +25,7 @@ SKIPPED = re.compile(
     # Backups by useradd of the file before its last change.
     r"|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-"
     # Records of the stack, which a deployment by hand does not have.
-    rf"|{home}/(journal|\.lock|releases/[^/]+/release\.json)"
+    rf"|{home}/(journal|\.lock|releases/[^/]+/release\.json)|/etc/django_vps"
     # Temporary files of Ansible when it becomes that user.
     r"|/var/lib/postgresql/\.ansible(/.*)?"
     # Caches.
@@ -58,6 +59,9 @@ def content(path: Path) -> str:
     if path.suffix == ".pyc":
         # The header has the time of the source; packages that releases share have the path of the first release.
         data = re.sub(rb"/releases/\d{8}T\d{6}Z/", b"/releases/RELEASE/", data[16:])
+    if path.suffix == ".gz":
+        # Python and gzip compress the same content to different bytes.
+        data = gzip.decompress(data)
     if path.name == "RECORD":
         # It has digests of the programs of a venv, which contain the path of its folder.
         data = re.sub(rb"(?m)^(\.\./.*/bin/[^,]*),.*$", rb"\1", data)
