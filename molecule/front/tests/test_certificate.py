@@ -110,7 +110,8 @@ def name_server() -> Iterator[str]:
     try:
         yield address
     finally:
-        pebble("pkill named; rm -r /tmp/named")
+        # named writes its zone once more before it ends.
+        pebble("pkill named; while pgrep --exact named; do sleep 0.1; done; rm -r /tmp/named")
 
 
 def test_a_plugin_of_certbots_proves_names_by_a_real_name_server(sites, until):
