@@ -24,6 +24,10 @@ options:
     description: Name of the service.
     type: str
     required: true
+  passfile:
+    description: Password file on the host.
+    type: str
+    required: true
   certificates:
     description: File on the host with the certificates of CAs. By default those of the system.
     type: str
@@ -31,7 +35,7 @@ options:
 """
 
 EXAMPLES = r"""
-content: "{{ (site_database_url | django_vps.stack.database_service(site_name)).section }}"
+content: "{{ (site_database_url | django_vps.stack.database_service('shop', '/etc/shop/pgpass')).section }}"
 """
 
 RETURN = r"""
@@ -51,8 +55,8 @@ _value:
 """
 
 
-def database_service(url: str, name: str, certificates: str = "") -> dict[str, Any]:
-    return read_database_url(url, name, certificates)._asdict()
+def database_service(url: str, name: str, passfile: str, certificates: str = "") -> dict[str, Any]:
+    return read_database_url(url, name, passfile, certificates)._asdict()
 
 
 class FilterModule:

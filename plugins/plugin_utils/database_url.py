@@ -34,8 +34,8 @@ class Service(NamedTuple):
     user: str
 
 
-def read_database_url(url: str, name: str, certificates: str = "") -> Service:
-    """Return the service of a URL that database_url accepts; `certificates` is a file on the host."""
+def read_database_url(url: str, name: str, passfile: str, certificates: str = "") -> Service:
+    """Return the service of a URL that database_url accepts; the other two are files on the host."""
     parts = urlsplit(url)
     connection = {
         "host": parts.hostname or "",
@@ -47,7 +47,9 @@ def read_database_url(url: str, name: str, certificates: str = "") -> Service:
     verified = {"sslmode": "verify-full", "sslrootcert": certificates or SYSTEM_CERTIFICATES}
     fields = (*connection.values(), unquote(parts.password or ""))
     line = ":".join(re.sub(r"([:\\])", r"\\\1", field) for field in fields)
-    parameters = LIMITS | connection | ({} if given.get("sslmode") == "disable" else verified) | given
+    parameters = (
+        LIMITS | connection | {"passfile": passfile} | ({} if given.get("sslmode") == "disable" else verified) | given
+    )
     section = "\n".join([f"[{name}]", *(f"{key}={value}" for key, value in parameters.items()), ""])
     return Service(section, line, connection["user"])
 
