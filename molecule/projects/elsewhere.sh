@@ -19,7 +19,8 @@ ssl_key_file = '/etc/ssl/elsewhere.key'
 CONF
 echo 'hostssl all all all scram-sha-256' >> /etc/postgresql/17/elsewhere/pg_hba.conf
 pg_ctlcluster 17 elsewhere start
-runuser -u postgres -- psql -p 5498 -Xqc "CREATE ROLE lender LOGIN PASSWORD 'p@ss/w:rd'"
+# The journal has the arguments of commands.
+runuser -u postgres -- psql -p 5498 -Xq <<< "CREATE ROLE lender LOGIN PASSWORD 'p@ss/w:rd'"
 runuser -u postgres -- createdb -p 5498 --owner=lender lending
 
 cat > /etc/pgbouncer/pgbouncer.ini << 'CONF'

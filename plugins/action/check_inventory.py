@@ -98,7 +98,7 @@ class ActionModule(ActionBase):
     def neighbours(self, variables, specs) -> Iterator[tuple[str, dict]]:
         here = self.address(variables)
         names = (
-            *(*ONE_SITE, *FOLDERS, *HOST_WIDE, "site_domains", "valkey_port"),
+            *(*ONE_SITE, *FOLDERS, *HOST_WIDE, "site_domains", "site_database_url", "valkey_port"),
             *("letsencrypt_share_port", "letsencrypt_directory_url", "letsencrypt_eab_kid"),
             *(n for n, spec in specs.items() if spec.get("role") == "host"),
         )

@@ -71,6 +71,9 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
     """Check that sites on one host differ in all values that are derived from the name of the site."""
     for other, values in case.neighbours.items():
         names = (*ONE_SITE, "site_media_root", "backup_repository")
+        if case.values.get("site_database_url"):
+            # Two servers can have databases of one name.
+            names = (*(name for name in names if name != "site_database"), "site_database_url")
         same = [name for name in names if name in values and case.values.get(name) == values[name]]
         for name in same[:1] if same[:1] == ["site_name"] else same:
             yield Problem(

@@ -16,6 +16,7 @@ SITE = {
     "site_user": "shop",
     "site_home": "/srv/shop",
     "site_media_root": "/data/media",
+    "site_database_direct_url": "",
     "site_sandbox": [],
     "site_service": "shop-gunicorn",
     "__django_job": {"name": "worker", "command": "celery worker"},

@@ -20,6 +20,7 @@ SITE = {
     "site_home": "/srv/shop",
     "site_media_root": "/srv/shop/media",
     "site_service": "shop-gunicorn",
+    "site_database_direct_url": "",
     "site_sandbox": ["SystemCallFilter=~@privileged @resources", "CapabilityBoundingSet="],
     "django_services": [],
     "django_timers": [],

@@ -264,29 +264,32 @@ def test_password_of_a_database_elsewhere_is_in_two_files_of_the_site(shelf):
 
 
 @pytest.mark.parametrize(
-    ("variables", "reason"),
+    ("name", "value", "reason"),
     [
         (
-            {"site_database_url": "postgres://lender:wrong@database.example.test:5499/lending"},
-            "SASL authentication failed",
+            "site_database_url",
+            "postgres://lender:wrong@database.example.test:5499/lending",
+            "site_database_url: psql: error: connection to server at .* SASL authentication failed",
         ),
         (
-            {"site_database_direct_url": "postgres://lender:p%40ss%2Fw%3Ard@database.example.test:5497/lending"},
-            "Connection refused",
+            "site_database_direct_url",
+            "postgres://lender:wrong@database.example.test:5497/lending",
+            "site_database_direct_url: psql: error: connection to server at .* Connection refused",
         ),
-        ({"site_database_ca": ""}, "certificate verify failed"),
+        ("site_database_ca", "", "site_database_url: psql: error: .* certificate verify failed"),
     ],
     ids=["password", "port", "certificate"],
 )
-def test_database_that_does_not_answer_is_refused_before_a_build(shelf, variables, reason):
+def test_database_that_does_not_answer_is_refused_before_a_build(shelf, name, value, reason):
     before = shelf.release
+    # The other sites of the inventory have none of these variables.
+    variables = {name: f"{{{{ '{value}' if inventory_hostname == 'shelf' else '' }}}}"}
     try:
         done = play("deploy", "--limit", "shelf", **variables, django_force_release=True)
     finally:
         after = play("deploy", "--limit", "shelf")
     assert done.returncode != 0
-    assert reason in done.stdout
-    assert f"{next(iter(variables)).replace('_ca', '_url')}: " in done.stdout
+    assert re.search(reason, done.stdout)
     assert "Build the release" not in done.stdout
     assert after.returncode == 0
     assert shelf.release == before
