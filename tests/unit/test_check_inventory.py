@@ -1088,7 +1088,11 @@ def test_no_secret_is_repeated(name, value):
         ),
         {"site_sandbox": ["ProtectSystem=full", "CapabilityBoundingSet=", "ReadWritePaths=/var/lib/shop"]},
         {"django_pre_migrate_tasks": __file__},
-        {"django_force_release": "true", "django_allow_breaking_migrations": "false"},
+        {
+            "django_force_release": "true",
+            "django_allow_breaking_migrations": "false",
+            "backup_before_migrations": "false",
+        },
         {"letsencrypt_enabled": False},
         {"letsencrypt_directory_url": "https://pebble.example:14000/dir"},
         {"backup_repository": "sftp://backup@backup.example.com:2222/srv/shop", "backup_keep": {"daily": 30}},
