@@ -199,7 +199,10 @@ def main() -> None:
                 "playbooks/releases.yml lists what is there.",
             )
     except StepError as error:
-        module.fail_json(msg=str(error), live=site.live or "")
+        # Without a rollback in view, a previous release that cannot run is none.
+        if module.params["required"] or module.params["wanted"]:
+            module.fail_json(msg=str(error), live=site.live or "")
+        previous = ""
     module.exit_json(
         changed=False,
         live=site.live or "",

@@ -23,7 +23,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types impor
 #: Variables for one run on the command line, such as -e name=true, whose values are strings.
 TYPED = words("django_force_release django_allow_breaking_migrations backup_before_migrations")
 #: Variables of the playbooks themselves that come from the command line.
-OF_PLAYBOOKS = words("release host maintenance restore restore_to restore_over restore_beside restore_unsaved")
+OF_PLAYBOOKS = words("back release host maintenance restore restore_to restore_over restore_beside restore_unsaved")
 
 #: Checks several variables of a host together.
 CrossCheck = Callable[[Case], Iterator[Problem]]

@@ -6,6 +6,7 @@ import fcntl
 import json
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import Outcome
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link, write_file
@@ -58,6 +59,17 @@ def test_one_whose_python_is_gone_is_ruled_out_in_words(site):
     with pytest.raises(StepError, match="c cannot run"):
         choose(site, read(site, {}), "")
     assert "a  va  its Python is gone" in lines(read(site, {}), "c", [])
+
+
+def test_list_does_not_fail_for_a_previous_release_that_cannot_run(site, monkeypatch, capsys):
+    monkeypatch.setattr(releases, "count_restarts", dict)
+    (site.releases / "c/venv/lib/python3.11").rename(site.releases / "c/venv/lib/python3.9")
+    for required in (False, True):
+        with patch_module_args({"home": str(site.home), "required": required}), pytest.raises(SystemExit):
+            releases.main()
+        told = json.loads(capsys.readouterr().out)
+        assert bool(told.get("failed")) == required
+        assert told["live"] == "d"
 
 
 def test_unit_that_restarts_again_and_again_is_reported_with_its_release(site, monkeypatch):
