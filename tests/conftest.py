@@ -37,8 +37,8 @@ class LongTests:
 
 
 #: How a unit test says in its name that input is bad, or good.
-REFUSED = re.compile("refused|misspelt|_is_named|_is_said|no_secret")
-ACCEPTED = re.compile("accepted|_is_taken|let_alone|let_through")
+REFUSED = re.compile("refused|_is_named|no_secret")
+ACCEPTED = re.compile("accepted")
 
 
 def pytest_terminal_summary(terminalreporter):

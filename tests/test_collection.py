@@ -55,13 +55,13 @@ def installed(root, tmp_path_factory):
     return run
 
 
-def test_it_holds_what_a_user_needs_and_nothing_of_the_workshop(installed):
+def test_collection_has_user_files_and_no_development_files(installed):
     names = {path.name for path in installed.folder.iterdir()}
     assert {"roles", "plugins", "playbooks", "meta", "README.md", "CHANGELOG.md", "LICENSE"} <= names
     assert not names & {"molecule", "tests", "tools", ".venv", ".cache", "collections", "sample_project", ".ci"}
 
 
-def test_its_playbook_runs_by_name(root, installed):
+def test_playbook_of_the_collection_runs_by_name(root, installed):
     listed = installed("ansible-playbook", "django_vps.stack.site", "-i", f"{root}/inventories/prod", "--list-tasks")
     # The role site has no task; that the others find it shows in that the list is there.
     for role in set(ROLES) - {"site"}:

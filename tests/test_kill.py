@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.extended
 @pytest.mark.early(10)
 @pytest.mark.usefixtures("site_images")
-def test_a_killed_deploy_lets_the_site_go_on_and_is_mended_by_another(root, tmp_path):
+def test_killed_deploy_keeps_the_site_up_and_next_run_fixes_it(root, tmp_path):
     done = subprocess.run(
         [root / "tests/kill_at_every_task", "--playbook", "deploy", "--points", "1", "--logs", tmp_path],
         stdout=subprocess.PIPE,

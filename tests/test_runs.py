@@ -51,7 +51,7 @@ def what_is_there(run: str, folder: Path) -> tuple[int, int, bool]:
     return (*counts, folder.exists())
 
 
-def test_a_sweep_removes_what_a_killed_run_left_and_nothing_else():
+def test_sweep_removes_only_leftovers_of_killed_runs():
     with started() as (alive, *of_alive), started() as (killed, *of_killed):
         # Other tests sweep too.
         with no_sweep():

@@ -13,7 +13,7 @@ from support.site_image import state_file
 @pytest.mark.early(11)
 @pytest.mark.usefixtures("site_images")
 @pytest.mark.parametrize("suite", SITES)
-def test_a_host_from_the_image_is_as_site_yml_left_it(suite, tmp_path):
+def test_host_from_the_image_has_the_state_of_site_yml(suite, tmp_path):
     # A name in its certificates is that of the host.
     with Host("build", tmp_path, f"site-{suite}") as host:
         assert host.ssh("systemctl is-system-running --wait").strip() == "running"

@@ -48,7 +48,7 @@ def survey(same: str = "", others: str = "", live: str = "", following: str = "r
         ([survey("r2", live="r2"), survey("", "r2", live="r1")], "r9"),
     ],
 )
-def test_hosts_call_a_release_by_one_name_that_is_nothing_else_on_any(surveys, name):
+def test_release_name_is_the_same_and_unique_on_all_hosts(surveys, name):
     hosts = {f"app{number}": one for number, one in enumerate(surveys, 1)}
     assert release_name(hosts, hosts) == name
 
@@ -68,7 +68,7 @@ def known(live: str, previous: str) -> dict:
         ([{}], "app1"),
     ],
 )
-def test_the_way_back_is_told_by_the_host_that_went_furthest(states, leader):
+def test_rollback_target_comes_from_the_furthest_host(states, leader):
     hosts = {f"app{number}": one for number, one in enumerate(states, 1)}
     assert furthest_host(hosts, hosts) == leader
 
@@ -83,7 +83,7 @@ def test_the_way_back_is_told_by_the_host_that_went_furthest(states, leader):
         (["", "b2xkCg=="], "old"),
     ],
 )
-def test_a_host_that_joins_takes_the_secret_of_the_others(files, secret):
+def test_new_host_gets_the_secret_of_the_others(files, secret):
     hosts = {
         f"app{number}": {"key": {"failed": True} if content is None else {"content": content}, "new": f"new{number}"}
         for number, content in enumerate(files, 1)
@@ -107,7 +107,7 @@ def test_a_host_that_joins_takes_the_secret_of_the_others(files, secret):
         (["primary 0"], "", ""),
     ],
 )
-def test_who_is_promoted(said, wanted, target):
+def test_promotion_selects_the_most_advanced_standby(said, wanted, target):
     hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} if one else {} for number, one in enumerate(said, 1)}
     servers = {name: f"10.0.0.{number}" for number, name in enumerate(hosts)}
     variables = {"site_topology": {"database_servers": servers}, "postgres_promoted": wanted}
@@ -123,7 +123,7 @@ def test_who_is_promoted(said, wanted, target):
         (["replica 100", "primary 0", "new 0"], "db2"),
     ],
 )
-def test_the_servers_say_who_takes_the_writes(said, primary):
+def test_primary_is_found_by_the_states_of_the_servers(said, primary):
     hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} for number, one in enumerate(said, 1)}
     assert database_state(hosts, hosts, hosts)["primary"] == primary
 
@@ -137,7 +137,7 @@ def test_the_host_that_this_run_promoted_is_the_primary():
     assert (state["primary"], state["readable"]) == ("db2", ["db1"])
 
 
-def test_a_standby_that_was_not_asked_is_not_read():
+def test_unreachable_standby_is_not_read():
     hosts = {"db1": {"__postgres_asked": {"stdout": "primary 0"}}, "db2": {}}
     state = database_state(hosts, hosts, ["db1"])
     assert (state["states"], state["readable"]) == ({"db1": "primary", "db2": "unreachable"}, [])
@@ -163,7 +163,7 @@ def test_only_a_host_of_the_run_is_promoted():
         ("primary.yml", ["down 0", "replica 100"], "", False),
     ],
 )
-def test_what_would_lose_data_is_refused(tasks, said, wanted, goes_on):
+def test_database_change_that_would_lose_data_is_refused(tasks, said, wanted, goes_on):
     hosts = {f"db{number}": {"__postgres_asked": {"stdout": one}} for number, one in enumerate(said, 1)}
     variables = {"site_topology": {"database_servers": dict.fromkeys(hosts, "10.0.0.1")}, "postgres_promoted": wanted}
     conditions = []

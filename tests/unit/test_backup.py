@@ -104,7 +104,7 @@ def test_the_set_is_found_by_time_or_id(restic, which, found):
         ("2020-01-01", "is before the first set"),
     ],
 )
-def test_a_set_that_is_not_there_is_refused(restic, which, said):
+def test_unknown_set_is_refused(restic, which, said):
     with pytest.raises(settings.BackupError, match=said):
         restic.find(which, ["database"])
 
@@ -118,7 +118,7 @@ def test_a_set_that_is_not_there_is_refused(restic, which, said):
         ("sftp:example.com:/srv/sets", "-p 22 * example.com"),
     ],
 )
-def test_sftp_uses_the_key_of_the_site_and_the_address_of_the_repository(site, address, command):
+def test_sftp_uses_the_site_key_and_the_repository_address(site, address, command):
     site.repository = address
     options = repository.Restic(site).options
     first, last = command.split(" * ")
@@ -128,7 +128,7 @@ def test_sftp_uses_the_key_of_the_site_and_the_address_of_the_repository(site, a
     assert key.read_text() == "k\n"
 
 
-def test_an_old_set_and_an_old_test_are_problems(site):
+def test_old_set_and_old_drill_are_reported(site):
     assert "no set yet" in backup.describe_state(site)
     site.note(last={"id": "1", "time": NOW, "megabytes": 1.0}, proven={"set": NOW, "time": NOW})
     assert "!" not in backup.describe_state(site)
@@ -162,7 +162,7 @@ def test_rows_and_files_that_differ_are_named(tmp_path):
         files.compare(tmp_path, sample)
 
 
-def test_of_many_files_a_few_are_in_the_sample(tmp_path, monkeypatch):
+def test_sample_has_a_few_of_many_files(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "SAMPLE", 5)
     for number in range(20):
         (tmp_path / f"{number}").write_text(f"{number}")
@@ -179,7 +179,7 @@ def test_of_many_files_a_few_are_in_the_sample(tmp_path, monkeypatch):
         files.compare(tmp_path, sample)
 
 
-def test_files_are_exchanged_with_what_is_in_their_folder(tmp_path):
+def test_restored_files_replace_the_live_files(tmp_path):
     live = tmp_path / "media"
     restored = live / files.STAGING / "new" / "media"
     restored.mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_files_are_exchanged_with_what_is_in_their_folder(tmp_path):
     assert (live / "kept").read_text() == "old"
 
 
-def test_a_full_disk_is_said_with_the_numbers(tmp_path):
+def test_full_disk_is_refused_with_free_and_needed_space(tmp_path):
     settings.require_room(tmp_path, 0, "the dump")
     with pytest.raises(settings.BackupError, match="MiB free, and the dump needs"):
         settings.require_room(tmp_path, 2**60, "the dump")
@@ -223,7 +223,7 @@ def test_the_secrets_are_made_once_and_kept(tmp_path):
     assert (moved["password"], moved["ssh_key"]) == (known["password"], known["ssh_key"])
 
 
-def test_the_file_has_the_secrets_of_the_host_and_a_bare_one_gets_those_of_the_file(tmp_path):
+def test_recovery_file_and_host_have_the_same_secrets(tmp_path):
     path = tmp_path / "shop-recovery.txt"
     of_host = json.dumps({"password": "of the host", "ssh_key": "key"})
     text = keep(path)[1]
@@ -275,7 +275,7 @@ def test_no_password_in_an_address_is_shown():
     ],
     ids=["all", "vanished, restic 0.14", "vanished, restic 0.18", "unreadable", "failed"],
 )
-def test_a_set_without_a_file_that_could_not_be_read_is_removed(restic, monkeypatch, code, said, counts):
+def test_set_that_misses_an_unreadable_file_is_removed(restic, monkeypatch, code, said, counts):
     ran = []
 
     def run(*argv, check=True):
@@ -386,7 +386,7 @@ def test_set_that_fails_is_no_restore_point(site, server, set_of):
         restore_point.make_restore_point(site)
 
 
-def test_duration_is_expected_by_the_last_set_and_the_growth_since(site):
+def test_expected_duration_follows_the_growth_since_the_last_set(site):
     assert restore_point.expect_seconds(site, 2**30) == 64
     site.note(dump={"bytes": 2**30, "seconds": 20})
     assert restore_point.expect_seconds(site, 2**30) == 20

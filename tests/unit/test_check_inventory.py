@@ -602,7 +602,7 @@ def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
     assert len(found) == 1 or name.startswith("letsencrypt_own"), found
 
 
-def test_a_name_is_proven_in_one_way():
+def test_dns_hook_and_dns_plugin_exclude_each_other():
     both = {
         "letsencrypt_dns_plugin": "ovh",
         "letsencrypt_dns_credentials": {"a": "b"},
@@ -613,7 +613,7 @@ def test_a_name_is_proven_in_one_way():
 
 
 @pytest.mark.parametrize("name", ["site_name", "site_domains", "django_source", "letsencrypt_email"])
-def test_what_the_inventory_has_to_say_is_asked_for(name):
+def test_missing_required_variable_is_reported(name):
     found = refused(without=[name])
     assert len(found) == 1
     assert found[0].startswith(f"{name}: is not set")
@@ -632,17 +632,17 @@ def test_without_any_group_all_three_are_named():
     assert [line.partition(":")[0] for line in refused(groups={})] == ["web", "app", "database"]
 
 
-def test_hosts_that_are_not_of_the_site_are_left_alone():
+def test_hosts_of_other_sites_are_ignored():
     groups = {group: ["other"] for group in GROUPS}
     assert refused({"site_name": "not judged"}, groups=groups) == []
 
 
-def test_a_host_is_asked_only_for_what_its_part_needs():
+def test_host_needs_only_the_variables_of_its_groups():
     groups = {"web": ["other"], "app": ["other"], "database": ["vps1"]}
     assert refused(without=["django_source", "letsencrypt_email"], groups=groups) == []
 
 
-def test_all_problems_come_at_once():
+def test_all_inventory_problems_are_reported_at_once():
     found = refused({"site_name": "root", "django_keep_releases": 0, "site_domian": "x"})
     assert len(found) == 3
 
@@ -667,13 +667,13 @@ NEIGHBOUR = {
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_60_two_sites_at_one_address_differ(name, same):
+def test_sites_at_one_address_need_different_values(name, same):
     (line,) = refused(neighbours={"vps1-blog": {**NEIGHBOUR, **same}})
     assert line.startswith(f"{name}: ")
     assert "vps1-blog" in line
 
 
-def test_two_sites_at_one_address_are_one_customer_of_a_ca():
+def test_sites_at_one_address_share_the_eab_key_of_a_ca():
     mine = {"letsencrypt_eab_kid": "a", "letsencrypt_eab_hmac_key": "k" * 20}
     theirs = {"letsencrypt_eab_kid": "b", "letsencrypt_directory_url": "https://acme-v02.api.letsencrypt.org/directory"}
     (line,) = refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **theirs}})
@@ -685,7 +685,7 @@ def test_two_sites_at_one_address_are_one_customer_of_a_ca():
 MEMBER = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "site_address": "10.0.0.2"}
 
 
-def test_several_hosts_have_to_find_each_other():
+def test_hosts_of_a_site_need_different_site_addresses():
     (line,) = refused(site_members={"vps2": MEMBER})
     assert line.startswith("site_address: is not set, and vps2 of the same site")
     (line,) = refused({"site_address": "10.0.0.2"}, site_members={"vps2": MEMBER})
@@ -693,7 +693,7 @@ def test_several_hosts_have_to_find_each_other():
     assert refused({"site_address": "10.0.0.1"}, site_members={"vps2": MEMBER}) == []
 
 
-def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_their_own():
+def test_sites_on_the_same_web_hosts_need_own_share_ports():
     groups = {**GROUPS, "web": ["vps1", "vps2"]}
     there = {"site_members": {"vps2": MEMBER}, "groups": groups}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "letsencrypt_share_port": 8444}}
@@ -704,7 +704,7 @@ def test_two_sites_on_several_web_hosts_hand_their_certificates_on_by_ports_of_t
 
 
 @pytest.mark.parametrize("site_members", [{}, {"vps2": MEMBER}], ids=["one host", "several"])
-def test_two_valkeys_on_one_host_have_ports_of_their_own(site_members):
+def test_valkeys_on_one_host_need_different_ports(site_members):
     there = {"site_members": site_members, "groups": {**GROUPS, "valkey": ["vps1", "vps1-blog"]}}
     changes = {"site_address": "10.0.0.1"} if site_members else {}
     neighbours = {"vps1-blog": {**NEIGHBOUR, "valkey_port": 6379}}
@@ -717,7 +717,7 @@ def test_two_valkeys_on_one_host_have_ports_of_their_own(site_members):
 ELSEWHERE = "postgres://shop:geheim@db.example.com/shop"
 
 
-def test_site_with_a_database_elsewhere_needs_no_host_for_one():
+def test_site_with_external_database_needs_no_database_host():
     groups = {name: hosts for name, hosts in GROUPS.items() if name != "database"}
     assert refused({"site_database_url": ELSEWHERE}, groups=groups) == []
     other = {**groups, "database": ["of-another-site"]}
@@ -741,7 +741,7 @@ def test_a_site_has_one_valkey():
     assert line.startswith("valkey: expected one host of a site in this group, got vps1 and vps2")
 
 
-def test_where_the_own_valkey_is_nobody_else_says():
+def test_url_of_the_own_valkey_cannot_be_overridden():
     changes = {"django_env": {"REDIS_URL": "rediss://elsewhere.example.com"}}
     assert refused(changes) == []
     (line,) = refused(changes, groups={**GROUPS, "valkey": ["vps1"]})
@@ -754,7 +754,7 @@ def test_where_the_own_valkey_is_nobody_else_says():
 @pytest.mark.parametrize(
     ("name", "value"), [("site_database", "other"), ("nginx_peer_port", 9443), ("django_secret_key", KEY)]
 )
-def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
+def test_hosts_of_a_site_need_the_same_values(name, value):
     (line,) = refused({"site_address": "10.0.0.1", name: value}, site_members={"vps2": MEMBER})
     assert line.startswith(f"{name}: differs on vps2")
     assert KEY not in line
@@ -778,12 +778,12 @@ def test_the_hosts_of_a_site_say_the_same_of_it(name, value):
         ({}, {"site_members": {"vps2": MEMBER}}, "would deploy to this host and not to vps2"),
     ],
 )
-def test_who_may_only_deploy_is_nobody_else_and_deploys_everywhere(variables, more, what):
+def test_deploy_user_must_be_unique_and_on_all_hosts(variables, more, what):
     found = refused({"deployer_keys": [PUBLIC], **variables}, **more)
     assert any(line.startswith("deployer_keys: ") and what in line for line in found)
 
 
-def test_60_two_sites_may_share_an_address():
+def test_two_different_sites_can_share_an_address():
     assert refused(neighbours={"vps1-blog": NEIGHBOUR}) == []
 
 
@@ -810,13 +810,13 @@ def own_certificate(folder: Path, *names: str, certified: bool = True) -> dict[s
     }
 
 
-def test_a_certificate_of_ones_own_fits(tmp_path):
+def test_matching_own_certificate_passes(tmp_path):
     assert refused(own_certificate(tmp_path, "shop.example.com")) == []
     assert refused(own_certificate(tmp_path, "*.example.com")) == []
     assert refused(own_certificate(tmp_path, certified=False)) == []
 
 
-def test_no_certificate_of_ones_own_that_does_not_fit(tmp_path):
+def test_own_certificate_that_does_not_match_fails(tmp_path):
     (line,) = refused(own_certificate(tmp_path, "www.shop.example.com", "example.com"))
     assert line.startswith("letsencrypt_own_certificate: does not include the first name of the site")
     assert "www.shop.example.com, example.com" in line
@@ -856,7 +856,7 @@ def test_names_that_a_wildcard_covers_do_not_count():
         ({"site_media_root": "/mnt/x"}, {"site_media_root": "/mnt/x"}),
     ],
 )
-def test_no_folder_of_a_site_lies_in_that_of_another(mine, theirs):
+def test_folders_of_two_sites_cannot_overlap(mine, theirs):
     (line,) = [line for line in refused(mine, neighbours={"vps2": {"site_name": "blog", **theirs}}) if "site_" in line]
     assert line.partition(":")[0] in mine
 
@@ -892,11 +892,11 @@ def test_name_that_is_nearly_a_variable_is_refused(name, meant):
         *("django", "site", "hosts", "releases", "_site_name", "release_1"),
     ],
 )
-def test_name_of_the_users_own_is_let_alone(name):
+def test_name_of_a_user_variable_is_accepted(name):
     assert refused({name: "x"}) == []
 
 
-def test_names_that_the_documents_tell_to_type_are_known():
+def test_variables_in_documented_commands_are_known():
     documents = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("playbooks/*.yml")]
     told = {name for document in documents for name in re.findall(r"-e ([a-z_]+)=", document.read_text())}
     assert told - SPECS.keys() == OF_PLAYBOOKS
@@ -924,7 +924,7 @@ def test_misspelt_group_is_refused(groups, files, line):
     assert found.startswith(line)
 
 
-def test_groups_of_the_users_own_are_let_alone():
+def test_groups_of_the_user_are_accepted():
     others = {"staging": ["vps1"], "databases": ["vps1"], "web2": ["vps1"]}
     files = frozenset(["all", "web3", "production", "web", "webs", "site_b", "databases", "valkeys", "valkey"])
     assert refused(groups={**GROUPS, **others, "site_a": ["vps1"]}, group_files=files - {"databases"}) == []
@@ -1110,7 +1110,7 @@ def test_good_input_is_accepted(changes):
     assert refused(changes) == []
 
 
-def test_the_defaults_of_the_roles_would_pass_if_they_were_written_down():
+def test_defaults_of_the_roles_pass_the_check():
     values, _ = settle(Templar(loader=LOADER), dict(GOOD), SPECS)
     defaults = {name: value for name, value in values.items() if name not in BOUND}
     assert refused(defaults) == []
@@ -1141,7 +1141,7 @@ CHECKSUM = f"sha256:{'0a' * 32}"
     ],
     ids=str,
 )
-def test_a_source_is_fetched_with_what_it_wants_and_with_nothing_else(tmp_path, changes, expected):
+def test_source_needs_its_own_options_and_no_others(tmp_path, changes, expected):
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
     for name, text, mode in (("KEY", key, 0o600), ("OPEN", key, 0o644), ("VAULT", "$ANSIBLE_VAULT;1.1", 0o600)):
         (tmp_path / name).write_text(text)
@@ -1180,7 +1180,7 @@ def test_former_names_lead_to_variables():
     assert not role_specs.read_renamed().keys() & SPECS.keys()
 
 
-def test_roles_of_others_in_the_folder_are_let_alone(tmp_path, monkeypatch):
+def test_foreign_roles_in_the_folder_are_accepted_and_ignored(tmp_path, monkeypatch):
     for path in ("nginx/meta/checks.yml", "somebodys.nginx/meta/main.yml", ".DS_Store"):
         (tmp_path / "roles" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "roles" / path).touch()
@@ -1188,7 +1188,7 @@ def test_roles_of_others_in_the_folder_are_let_alone(tmp_path, monkeypatch):
     assert roles() == ["nginx"]
 
 
-def test_all_that_has_no_default_is_either_the_inventorys_or_handed_over_by_the_playbook():
+def test_required_variables_come_from_inventory_or_playbook():
     required = {name for name, spec in SPECS.items() if spec.get("required")}
     assert required - set(BOUND) == {"site_name", "site_domains", "django_source"}
 
@@ -1227,7 +1227,7 @@ def run_playbook(playbook, inventory, *options, **environment):
     )
 
 
-def test_a_bad_inventory_ends_the_run_with_all_that_is_wrong(tmp_path):
+def test_bad_inventory_ends_the_run_with_all_problems(tmp_path):
     bad = {"site_domian": "x", "gunicorn_workers": "4", "django_env": {"A": "{{ nothing }}"}}
     done = play(tmp_path, {**GOOD, "site_name": "root", **bad})
     text = done.stdout + done.stderr
@@ -1260,7 +1260,7 @@ def test_inventory_without_hosts_ends_the_run(tmp_path, name, playbook):
     )
 
 
-def test_inventory_that_leads_nowhere_beside_another_ends_the_run(tmp_path):
+def test_missing_inventory_beside_another_ends_the_run(tmp_path):
     write(tmp_path, {"hosts.yml": "all: {hosts: {vps1: {}}}"})
     done = run_playbook("playbooks/status.yml", tmp_path / "hosts.yml", "-i", tmp_path / "nowhere")
     assert done.returncode != 0
@@ -1277,7 +1277,7 @@ def test_folder_of_an_inventory_may_hold_other_files(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_name_that_is_said_twice_ends_the_run_without_our_configuration_too(tmp_path):
+def test_duplicate_name_is_refused_with_any_configuration(tmp_path):
     write(
         tmp_path,
         {
@@ -1352,7 +1352,7 @@ PROJECT = {"manage.py": MANAGE, "shop/settings.py": "", "requirements.txt": "dja
         ({"manage.py": MANAGE, "shop/settings.py": "", "poetry.lock": "<<<<"}, {}, "poetry.lock cannot be read"),
     ],
 )
-def test_what_can_be_seen_of_a_source_is_said_before_a_host_is_spoken_to(tmp_path, files, variables, said):
+def test_unusable_source_is_refused_before_any_connection(tmp_path, files, variables, said):
     folder, archive = write(tmp_path / "folder", files), str(tmp_path / "source.tar.gz")
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(folder, "shop-1.2")
@@ -1363,7 +1363,7 @@ def test_what_can_be_seen_of_a_source_is_said_before_a_host_is_spoken_to(tmp_pat
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "README", "empty.tar.gz"])
-def test_source_does_not_matter_to_a_run_that_deploys_nothing(tmp_path, source):
+def test_source_is_ignored_by_runs_that_do_not_deploy(tmp_path, source):
     (tmp_path / "README").mkdir()
     (tmp_path / "empty.tar.gz").touch()
     given = {"django_source": str(tmp_path / source)}
@@ -1371,7 +1371,7 @@ def test_source_does_not_matter_to_a_run_that_deploys_nothing(tmp_path, source):
     assert refused(given, deploys=False) == []
 
 
-def test_an_archive_that_is_none_is_said_before_a_host_is_spoken_to(tmp_path):
+def test_invalid_archive_is_refused_before_any_connection(tmp_path):
     (tmp_path / "source.tar.gz").write_text("<html>")
     [line] = refused({"django_source": f"{tmp_path}/source.tar.gz"})
     assert line.startswith(f"django_source: {tmp_path}/source.tar.gz cannot be unpacked: ")
@@ -1413,7 +1413,7 @@ def test_an_archive_that_is_none_is_said_before_a_host_is_spoken_to(tmp_path):
         ({"manage.py": MANAGE.replace("shop", "elsewhere"), "requirements.txt": ""}, {}),
     ],
 )
-def test_a_folder_that_may_well_be_a_project_is_taken(tmp_path, files, variables):
+def test_folder_that_can_be_a_project_is_accepted(tmp_path, files, variables):
     assert refused({"django_source": write(tmp_path, files), **variables}) == []
 
 
@@ -1424,7 +1424,7 @@ def test_a_folder_that_may_well_be_a_project_is_taken(tmp_path, files, variables
         (["no/such/*"], "nothing in it fits no/such/*, of django_source_includes"),
     ],
 )
-def test_a_source_that_cannot_travel_is_said_before_a_host_is_spoken_to(tmp_path, includes, said):
+def test_unpackable_source_is_refused_before_any_connection(tmp_path, includes, said):
     folder = write(tmp_path / "folder", PROJECT)
     if not includes:
         with (tmp_path / "folder/rows.db").open("wb") as file:

@@ -46,7 +46,7 @@ def host(tmp_path, monkeypatch):
         ("site_media_root", "/data/web/media", "/data/web"),
     ],
 )
-def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours):
+def test_claim_of_another_site_is_refused_with_its_name(host, name, theirs, ours):
     (host.sites / "other.json").write_text(json.dumps({name: ["else", str(theirs)]}))
     (said,) = host.problems(**{name: ours})
     assert said.startswith(f"{name}: {ours} ")
@@ -55,13 +55,13 @@ def test_what_another_site_has_is_refused_with_its_name(host, name, theirs, ours
     assert host.problems(site="other", **{name: theirs}) == []
 
 
-def test_folders_of_one_kind_meet_those_of_another(host):
+def test_folders_of_different_kinds_cannot_overlap(host):
     (host.sites / "other.json").write_text(json.dumps({"site_home": ["/srv/web"]}))
     (said,) = host.problems(site_media_root="/srv/web/media")
     assert "overlaps with /srv/web of site other" in said
 
 
-def test_sites_of_one_inventory_were_compared_on_the_controller(host):
+def test_sites_of_the_same_inventory_are_not_compared_again(host):
     (host.sites / "other.json").write_text(json.dumps({"site_domains": ["a.example.com"]}))
     (host.confd / "other.conf").write_text("server { server_name a.example.com; }")
     claims = {"site_domains": ["a.example.com"]}
@@ -75,7 +75,7 @@ def test_a_broken_file_of_another_site_claims_nothing(host, content):
     assert host.problems(site_domains="a.example.com") == []
 
 
-def test_what_differs_is_taken(host):
+def test_different_claims_are_accepted(host):
     (host.sites / "other.json").write_text(
         json.dumps({"site_domains": ["a.example.com"], "site_home": ["/srv/web"], "valkey_port": ["6379"]})
     )
@@ -104,20 +104,20 @@ def test_a_folder_with_the_files_of_others_is_refused(host, name):
         ("site_media_root", ["lost+found"]),
     ],
 )
-def test_a_folder_of_the_site_from_before_there_were_claims_is_its_own(host, name, entries):
+def test_folder_of_the_site_without_a_claim_belongs_to_it(host, name, entries):
     for entry in entries:
         (host.srv / "shop" / entry).mkdir(parents=True)
     assert host.problems(**{name: host.srv / "shop"}) == []
 
 
-def test_uploads_that_were_restored_into_the_home_are_the_sites_own(host, monkeypatch):
+def test_restored_uploads_in_the_home_belong_to_the_site(host, monkeypatch):
     (host.srv / "shop/media").mkdir(parents=True)
     (host.srv / "shop/media/a.jpg").touch()
     claims = {"site_home": [f"{host.srv}/shop"], "site_media_root": [f"{host.srv}/shop/media"]}
     assert Claim("shop", claims, "shop").problems() == []
 
 
-def test_a_folder_that_root_cannot_read_is_refused_in_words_unless_it_is_shared(host, monkeypatch):
+def test_unreadable_folder_is_refused_unless_shared(host, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -129,7 +129,7 @@ def test_a_folder_that_root_cannot_read_is_refused_in_words_unless_it_is_shared(
     assert host.problems(site_media_root=host.srv / "media") == []
 
 
-def test_uploads_belong_to_the_sites_user_or_came_with_their_file_system(host, monkeypatch):
+def test_existing_uploads_need_the_site_user_or_a_shared_mount(host, monkeypatch):
     folder = host.srv / "media"
     folder.mkdir()
     (folder / "a.jpg").touch()
@@ -153,7 +153,7 @@ def test_uploads_belong_to_the_sites_user_or_came_with_their_file_system(host, m
         ("map $server_name $x { a.example.com 1; }", False),
     ],
 )
-def test_a_name_that_nginx_serves_already_is_refused_with_the_file(host, text, refused):
+def test_name_served_by_nginx_is_refused_with_the_file(host, text, refused):
     (host.confd / "blog.conf").write_text(text)
     (host.confd / "shop.conf").write_text("server { server_name a.example.com; }")
     (host.confd / "gone.conf").symlink_to("nowhere")
@@ -176,14 +176,14 @@ def test_an_account_of_a_person_is_refused(host, monkeypatch, shell, refused):
     ] * refused
 
 
-def test_a_user_that_is_not_there_yet_is_taken(host):
+def test_missing_user_is_accepted(host):
     assert host.problems(site_user="nobody-has-this-name") == []
 
 
 @pytest.mark.parametrize(
     "file", ["vendor/user@.service", "vendor/user@.socket", "units/user.service", "units/user@.service"]
 )
-def test_a_unit_of_the_system_or_of_somebody_else_is_refused(host, file):
+def test_existing_unit_of_another_owner_is_refused(host, file):
     path = host.units.parent / file
     path.write_text("[Unit]\nDescription=Something else\n")
     (said,) = host.problems(site_service="user")
@@ -206,7 +206,7 @@ def unit_file(host, name: str, home: str) -> None:
     (host.units / f"{name}.service").write_text(text)
 
 
-def test_units_that_started_the_site_under_another_name_are_found(host):
+def test_former_units_of_the_site_are_found(host):
     unit_file(host, "shop-web", "/srv/shop")
     unit_file(host, "shop-gunicorn", "/srv/shop")
     unit_file(host, "blog-gunicorn", "/srv/blog")
@@ -224,7 +224,7 @@ def run(capsys, check: bool = False, **claims) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_claims_are_noted_once_and_a_dry_run_notes_none(host, capsys):
+def test_claims_are_recorded_once_and_not_in_a_dry_run(host, capsys):
     assert run(capsys, check=True, valkey_port=6379)["changed"]
     assert list(host.sites.iterdir()) == []
     assert run(capsys, valkey_port=6379)["changed"]
@@ -233,7 +233,7 @@ def test_claims_are_noted_once_and_a_dry_run_notes_none(host, capsys):
     assert json.loads((host.sites / "shop.json").read_text()) == {"valkey_port": ["6379"]}
 
 
-def test_what_is_refused_is_not_noted(host, capsys):
+def test_refused_claim_is_not_recorded(host, capsys):
     (host.sites / "other.json").write_text(json.dumps({"valkey_port": ["6379"]}))
     result = run(capsys, valkey_port=6379)
     assert result["failed"]
@@ -241,7 +241,7 @@ def test_what_is_refused_is_not_noted(host, capsys):
     assert not (host.sites / "shop.json").exists()
 
 
-def test_what_a_site_has_claimed_is_its_own_whatever_is_there(host, capsys):
+def test_claimed_folder_stays_with_its_site(host, capsys):
     (host.srv / "shop").mkdir()
     run(capsys, site_home=str(host.srv / "shop"))
     (host.srv / "shop/notes.txt").touch()

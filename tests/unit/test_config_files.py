@@ -83,7 +83,7 @@ def whole_change(etc):
     ]
 
 
-def test_a_change_stands_and_leaves_nothing_else(etc, whole_change):
+def test_change_is_applied_and_leaves_no_other_files(etc, whole_change):
     result = run(whole_change, YES)
     assert result["changed"]
     assert result["paths"] == [spec["path"] for spec in whole_change]
@@ -109,7 +109,7 @@ def test_the_same_change_again_changes_nothing(etc, whole_change):
     assert (etc / "site.conf").stat() == before
 
 
-def test_refused_files_go_back_to_exactly_what_was_there(etc, whole_change):
+def test_refused_files_are_restored_exactly(etc, whole_change):
     before, inode = picture(etc), (etc / "site.conf").stat().st_ino
     refusal = [sys.executable, "-c", "import sys; print('line 3 is bad'); sys.exit(4)"]
     with pytest.raises(ChangeError, match=r"rc 4\): line 3 is bad - everything was put back") as refused:
@@ -119,11 +119,11 @@ def test_refused_files_go_back_to_exactly_what_was_there(etc, whole_change):
     assert (etc / "site.conf").stat().st_ino == inode
 
 
-def test_the_files_stand_while_they_are_judged(etc, whole_change):
+def test_validator_sees_the_new_files(etc, whole_change):
     run(whole_change, ["grep", "-q", "new", str(etc / "site.conf"), str(etc / "deep/er/new.conf")])
 
 
-def test_a_missing_judge_is_a_refusal(etc, whole_change):
+def test_missing_validator_fails_and_reverts_the_change(etc, whole_change):
     before = picture(etc)
     with pytest.raises(ChangeError, match="/no/such-judge -t cannot be run: No such file") as refused:
         run(whole_change, "/no/such-judge -t")
@@ -131,7 +131,7 @@ def test_a_missing_judge_is_a_refusal(etc, whole_change):
     assert picture(etc) == before
 
 
-def test_the_judge_is_asked_when_nothing_changed(etc, whole_change):
+def test_validator_runs_when_nothing_changed(etc, whole_change):
     run(whole_change, YES)
     before = picture(etc)
     with pytest.raises(ChangeError, match="false refused the files") as refused:
@@ -144,7 +144,7 @@ def test_the_judge_is_asked_when_nothing_changed(etc, whole_change):
     ("content", "replaced"),
     [("# Ansible managed\ntheirs", False), ("# table ours", True), ("as shipped", True), (None, True)],
 )
-def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_path, monkeypatch, content, replaced):
+def test_pristine_file_is_replaced_only_if_unmodified(etc, tmp_path, monkeypatch, content, replaced):
     path, status = etc / "daemon.conf", tmp_path / "status"
     status.write_text(f"Package: daemon\nConffiles:\n {path} {hashlib.md5(b'as shipped').hexdigest()}\n")
     monkeypatch.setattr(file_entries, "DPKG_STATUS", str(status))
@@ -161,12 +161,12 @@ def test_a_pristine_file_is_not_replaced_where_somebody_else_wrote_it(etc, tmp_p
     assert not (etc / "other").exists()
 
 
-def test_what_the_judge_printed_is_returned(etc):
+def test_output_of_the_validator_is_returned(etc):
     result = run([entry(etc / "a", content="")], "sh -c 'echo fine; echo really >&2'")
     assert result["validation"] == "fine\nreally"
 
 
-def test_a_full_disk_midway_puts_everything_back(etc, whole_change, monkeypatch):
+def test_full_disk_midway_reverts_everything(etc, whole_change, monkeypatch):
     before, real, calls = picture(etc), atomic_change.create_file, []
 
     def create_file(path, content, mode, owner):
@@ -182,7 +182,7 @@ def test_a_full_disk_midway_puts_everything_back(etc, whole_change, monkeypatch)
     assert picture(etc) == before
 
 
-def test_what_cannot_be_put_back_is_named(etc, monkeypatch):
+def test_path_that_cannot_be_reverted_is_named(etc, monkeypatch):
     def put_back(path):
         # Once before the change, when there is nothing to mend, then for real.
         if os.path.lexists(hidden_name(path, "before")):
@@ -194,7 +194,7 @@ def test_what_cannot_be_put_back_is_named(etc, monkeypatch):
         run([entry(etc / "site.conf", content="new\n")], NO)
 
 
-def test_a_run_killed_before_the_judge_is_mended_by_the_next(etc):
+def test_killed_change_is_reverted_by_the_next_run(etc):
     change = [entry(etc / "site.conf", content="bad\n"), entry(etc / "new", content="bad\n")]
     before = picture(etc)
     killer = f"""
@@ -213,14 +213,14 @@ atomic_change.run({change!r}, ["true"])
     assert run(change, YES)["paths"] == [str(etc / "site.conf"), str(etc / "new")]
 
 
-def test_check_mode_touches_nothing_and_asks_nobody(etc, whole_change):
+def test_check_mode_writes_nothing_and_runs_no_validator(etc, whole_change):
     before, stamp = picture(etc), etc.stat().st_ctime_ns
     result = run(whole_change, NO, check_mode=True)
     assert result["paths"] == [spec["path"] for spec in whole_change]
     assert (picture(etc), etc.stat().st_ctime_ns) == (before, stamp)
 
 
-def test_check_mode_asks_when_there_is_nothing_to_come(etc):
+def test_check_mode_validates_if_nothing_would_change(etc):
     with pytest.raises(ChangeError):
         run([entry(etc / "nothing", state="absent")], NO, check_mode=True)
 
@@ -233,7 +233,7 @@ def test_an_unknown_owner_is_refused_before_anything_is_touched(etc):
     assert picture(etc) == before
 
 
-def test_an_owner_who_is_not_there_yet_is_a_change_in_check_mode(etc):
+def test_unknown_owner_is_a_change_in_check_mode(etc):
     change = [entry(etc / "site.conf", content="old\n", mode="0640", group="no-such-group")]
     result = run(change, YES, check_mode=True)
     assert result["paths"] == [str(etc / "site.conf")]
@@ -261,13 +261,13 @@ def test_the_diff_hides_secrets_old_and_new(etc):
     assert diff[0]["before"] != diff[0]["after"]
 
 
-def test_the_diff_hides_what_is_no_text(etc):
+def test_diff_hides_binary_content(etc):
     (etc / "site.conf").write_bytes(b"\xff\0")
     diff = run([entry(etc / "site.conf", content="text\n")], YES)["diff"]
     assert diff[0]["before"] == "(binary content)\n"
 
 
-def test_a_link_in_the_way_of_a_file_is_replaced_and_not_followed(etc):
+def test_link_in_place_of_a_file_is_replaced_and_not_followed(etc):
     run([entry(etc / "enabled", content="new\n")], YES)
     assert not (etc / "enabled").is_symlink()
     assert (etc / "site.conf").read_text() == "old\n"
@@ -332,7 +332,7 @@ def test_an_obstacle_is_found_before_anything_is_touched(etc, name, options, why
     assert picture(etc) == before
 
 
-def test_what_is_absent_stays_absent_without_a_change(etc):
+def test_absent_file_stays_absent_without_a_change(etc):
     change = [entry(etc / "no/such", state="absent"), entry(etc / "site.conf/a", state="absent")]
     assert not run(change, YES)["changed"]
 

@@ -88,7 +88,7 @@ def test_playbook_commands_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_code_names_exists(page):
+def test_names_in_code_of_the_docs_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in code_of(page):
         for target in re.findall(r"^make ([a-z-]+)", line):
@@ -185,7 +185,7 @@ def test_words_are_the_terms_of_the_glossary(text):
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.yml")), ids=lambda example: example.name)
-def test_example_deploys_with_what_the_deployer_takes(example):
+def test_example_uses_a_command_of_the_deployer(example):
     yaml.safe_load(example.read_text())
     command = re.search(r"git archive --format=tar\.gz HEAD \| ssh .*\bshop-deploy@\S+ (\w+) \S+$", flat(example), re.M)
     assert command[1] == "deploy"

@@ -49,7 +49,7 @@ def repository(tmp_path):
     return "git@git.example.test:me/shop"
 
 
-def test_a_repository_is_read_with_the_key_that_was_given_and_judged_before_the_host_is_changed(tmp_path, repository):
+def test_repository_is_read_with_its_key_and_checked(tmp_path, repository):
     done = fetch(tmp_path, "source", django_source=repository, django_git_key=f"{tmp_path}/deploy key")
     assert "1 problem in the source:" in done.stdout
     assert f"django_source: {repository}: manage.py does not name a settings module" in done.stdout
@@ -85,7 +85,7 @@ def archive(tmp_path):
     server.shutdown()
 
 
-def test_an_archive_is_fetched_once_and_has_to_be_the_one_that_was_meant(tmp_path, archive):
+def test_archive_is_fetched_once_and_must_match_its_checksum(tmp_path, archive):
     packed = tmp_path / "shop.tar.gz"
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     wanted = {"django_source": archive, "django_source_checksum": f"sha256:{digest}"}

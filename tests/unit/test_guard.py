@@ -47,7 +47,7 @@ def picture(top):
     }
 
 
-def test_all_comes_back_as_it_was(guard, etc):
+def test_guard_reverts_all_paths(guard, etc):
     (etc / "kept").write_text("old")
     (etc / "kept").chmod(0o640)
     (etc / "link").symlink_to("kept")
@@ -71,14 +71,14 @@ def test_all_comes_back_as_it_was(guard, etc):
     assert any("--on-active=30" in call for call in guard.calls)
 
 
-def test_what_runs_is_kept_too_and_follows(guard, etc):
+def test_guard_keeps_and_restores_the_running_state(guard, etc):
     (etc / "state").write_text("running so")
     guard.arm([str(etc / "file")], f"cat {etc}/state > state", f"false\ncp going/state {etc}/follows")
     guard.take_back()
     assert (etc / "follows").read_text() == "running so"
 
 
-def test_what_a_login_has_proved_stays(guard, etc):
+def test_change_proved_by_a_login_stays(guard, etc):
     guard.arm([str(etc / "file")], "", f"touch {etc}/taken")
     (etc / "file").write_text("new")
     assert guard.disarm()
@@ -87,13 +87,13 @@ def test_what_a_login_has_proved_stays(guard, etc):
     assert not guard.folder.exists()
 
 
-def test_a_login_that_comes_too_late_is_told_so(guard, etc):
+def test_login_after_the_revert_is_too_late(guard, etc):
     guard.arm([str(etc / "file")], "", "true")
     guard.take_back()
     assert not guard.disarm()
 
 
-def test_a_change_that_nobody_proved_is_taken_back_before_the_next(guard, etc):
+def test_unproved_change_is_reverted_before_the_next(guard, etc):
     (etc / "file").write_text("proved")
     guard.arm([str(etc / "file")], "", "true")
     (etc / "file").write_text("by a run that died")
@@ -101,7 +101,7 @@ def test_a_change_that_nobody_proved_is_taken_back_before_the_next(guard, etc):
     assert (etc / "file").read_text() == "proved"
 
 
-def test_copies_that_are_not_whole_are_not_put_back(guard, etc):
+def test_incomplete_copies_are_not_restored(guard, etc):
     (etc / "file").write_text("old")
     guard.arm([], "", "true")
     guard.disarm()
@@ -111,7 +111,7 @@ def test_copies_that_are_not_whole_are_not_put_back(guard, etc):
     assert (etc / "file").read_text() == "old"
 
 
-def test_where_the_copies_cannot_be_put_back_nothing_is_removed_and_the_next_boot_tries_again(guard, etc):
+def test_failed_revert_removes_nothing_and_can_be_repeated(guard, etc):
     (etc / "file").write_text("old")
     guard.arm([str(etc / "file"), str(etc / "made")], "", "true")
     copies = (guard.armed / "kept.tar").read_bytes()
@@ -135,13 +135,13 @@ def options(path, content, **more):
     return {"files": [spec], "validate": None, "units": [], "guard": {"keep": "", "take_back": "true"}, **more}
 
 
-def test_nobody_logs_in_where_nothing_changes(guard, etc):
+def test_no_login_is_needed_if_nothing_changes(guard, etc):
     config_files.apply(options(etc / "file", "new"), False, guard)
     guard.disarm()
     assert config_files.apply(options(etc / "file", "new"), False, guard)["prove"] is False
 
 
-def test_what_a_killed_run_left_is_proved_by_the_next(guard, etc):
+def test_change_of_a_killed_run_is_proved_by_the_next(guard, etc):
     assert config_files.apply(options(etc / "file", "new"), False, guard)["prove"]
     again = config_files.apply(options(etc / "file", "new"), False, guard)
     assert (again["changed"], again["prove"]) == (False, True)
@@ -185,7 +185,7 @@ def failure(wanted, guard) -> str:
     return str(told.value)
 
 
-def test_server_that_does_not_start_with_new_files_runs_with_the_old_again(server, etc, guard):
+def test_server_that_fails_with_new_files_runs_with_the_old(server, etc, guard):
     assert failure(unguarded(etc / "file", "bad"), guard).splitlines() == [
         "a.service is down",
         "FATAL: no such setting",
@@ -195,14 +195,14 @@ def test_server_that_does_not_start_with_new_files_runs_with_the_old_again(serve
     assert server["starts"] == ["bad", "old"]
 
 
-def test_server_that_does_not_start_with_the_old_files_either_is_told(server, etc, guard):
+def test_server_that_fails_with_the_old_files_too_is_reported(server, etc, guard):
     server["broken"] = True
     said = failure(unguarded(etc / "file", "new"), guard)
     assert "The files are as they were, and still: a.service is down" in said
     assert (etc / "file").read_text() == "old"
 
 
-def test_new_folder_goes_again_with_what_is_in_it(server, etc, guard):
+def test_new_folder_is_removed_with_its_files(server, etc, guard):
     folder = {**unguarded(etc / "new.d", None)["files"][0], "state": "directory"}
     wanted = unguarded(etc / "file", "bad")
     wanted["files"] = [folder, *unguarded(etc / "new.d/a.conf", "a")["files"], *wanted["files"]]
@@ -212,7 +212,7 @@ def test_new_folder_goes_again_with_what_is_in_it(server, etc, guard):
     assert (etc / "file").read_text() == server["runs"] == "old"
 
 
-def test_what_cannot_be_put_back_is_told_and_the_server_asked_all_the_same(server, etc, guard, monkeypatch):
+def test_failed_revert_is_reported_and_server_is_started(server, etc, guard, monkeypatch):
     def take_back(changes):
         return ["/etc/x: No space left on device"]
 
@@ -221,27 +221,27 @@ def test_what_cannot_be_put_back_is_told_and_the_server_asked_all_the_same(serve
     assert "These could NOT be put back: /etc/x: No space left on device, and still: " in said
 
 
-def test_files_of_a_server_that_did_not_run_before_stay(server, etc, guard):
+def test_files_of_a_server_that_was_down_are_kept(server, etc, guard):
     server["runs"] = None
     assert failure(unguarded(etc / "file", "bad"), guard).endswith("FATAL: no such setting")
     assert (etc / "file").read_text() == "bad"
 
 
-def test_server_follows_new_files(server, etc, guard):
+def test_server_restarts_once_for_new_files(server, etc, guard):
     result = config_files.apply(unguarded(etc / "file", "new"), False, guard)
     assert (result["changed"], result["action"]) == (True, ["restart a.service"])
     assert not config_files.apply(unguarded(etc / "file", "new"), False, guard)["changed"]
     assert server["starts"] == ["new"]
 
 
-def test_what_is_refused_leaves_no_way_back_open(guard, etc):
+def test_refused_change_leaves_the_guard_disarmed(guard, etc):
     with pytest.raises(ChangeError):
         config_files.apply(options(etc / "file", "new", validate=["false"]), False, guard)
     assert not guard.is_armed
     assert not (etc / "file").exists()
 
 
-def test_a_unit_that_does_not_follow_takes_all_back(guard, etc, monkeypatch):
+def test_failed_unit_reverts_the_change(guard, etc, monkeypatch):
     def run(name, check_mode, **_):
         if not check_mode:
             raise UnitError(f"{name} is down")

@@ -70,7 +70,7 @@ def look(name: str, server: str = PUBLIC_CA) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["shop.test", "moved.test"])
-def test_a_name_that_leads_here_even_by_a_detour_is_found(name):
+def test_name_of_this_host_passes_even_after_a_redirect(name):
     assert module.look([name], TOKEN, PUBLIC_CA) == ({name: ["127.0.0.1"]}, [])
 
 
@@ -85,12 +85,12 @@ def test_a_name_that_leads_here_even_by_a_detour_is_found(name):
         ("none.test", "none.test has no address"),
     ],
 )
-def test_one_that_does_not_is_named_with_its_address_and_what_is_there(name, what):
+def test_name_of_another_host_is_named_with_its_address(name, what):
     assert look(name) == [what]
 
 
 @pytest.mark.parametrize("server", ["https://ca.internal/dir", "https://ca.unknown/dir"])
-def test_where_the_ca_is_ones_own_or_behind_a_proxy_it_may_know_more_names(server):
+def test_private_ca_can_know_names_that_the_host_does_not(server):
     assert look("none.test", server) == []
 
 
@@ -99,7 +99,7 @@ def test_a_name_that_the_host_calls_its_own_is_left_to_the_ca():
 
 
 @pytest.mark.parametrize(("here", "wrong"), [(True, 1), (False, 0)])
-def test_an_address_of_ipv6_is_left_to_the_ca_where_the_host_has_none_and_is_behind_something(monkeypatch, here, wrong):
+def test_ipv6_address_is_left_to_the_ca_behind_nat_without_ipv6(monkeypatch, here, wrong):
     monkeypatch.setattr(module, "own_addresses", lambda: {4: "10.0.0.1"})
     monkeypatch.setattr(module, "is_here", lambda address: here)
     known = socket.create_connection
@@ -113,7 +113,7 @@ def test_an_address_of_ipv6_is_left_to_the_ca_where_the_host_has_none_and_is_beh
     assert len(look("two.test")) == wrong
 
 
-def test_what_is_of_the_host_is_told_from_what_is_not():
+def test_own_and_foreign_addresses_are_distinguished():
     assert module.is_here("127.0.0.1")
     assert not module.is_here("192.0.2.1")
 
@@ -135,12 +135,12 @@ def test_a_kernel_without_ipv6_has_no_address_of_it(monkeypatch):
     ("dns", "addresses"),
     [("127.0.1.1 STREAM\n", None), ("192.0.2.7 STREAM localhost\n192.0.2.7 DGRAM\n", ["192.0.2.7"]), ("", [])],
 )
-def test_the_hosts_own_word_for_a_name_is_not_what_the_dns_says(monkeypatch, dns, addresses):
+def test_hosts_file_entry_does_not_count_as_dns(monkeypatch, dns, addresses):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, dns))
     assert ADDRESSES_OF("localhost") == addresses
 
 
-def test_a_web_server_that_is_just_being_told_of_the_name_is_waited_for(monkeypatch):
+def test_web_server_is_polled_until_it_knows_the_name(monkeypatch):
     monkeypatch.setattr(module, "READY", 5)
     answers = iter(["answers 404", ""])
     monkeypatch.setattr(module, "trouble", lambda *_: next(answers))

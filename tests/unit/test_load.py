@@ -100,7 +100,7 @@ def causes(result):
     return {failure["cause"] for failure in result["failures"]}
 
 
-def test_answers_are_counted_by_status_and_release_on_kept_and_on_new_connections(serve):
+def test_load_counts_responses_by_status_and_release(serve):
     asked = []
 
     def answers(number, head):
@@ -117,7 +117,7 @@ def test_answers_are_counted_by_status_and_release_on_kept_and_on_new_connection
 
 
 @pytest.mark.parametrize("status", [301, 404, 502])
-def test_any_status_but_2xx_is_a_failure_with_its_time_and_what_was_said(serve, status):
+def test_status_other_than_2xx_is_a_failure_with_time_and_body(serve, status):
     result = visit(serve(lambda number, head: answer("no such luck", status)))
     assert result["failed"] == result["requests"] == result["statuses"][str(status)] > 20
     assert result["errors"] == 0
@@ -137,7 +137,7 @@ def test_any_status_but_2xx_is_a_failure_with_its_time_and_what_was_said(serve, 
         (b"HTTP/1.1 200 OK\r\n\r\nwho knows", "an answer that does not tell its length"),
     ],
 )
-def test_a_request_without_a_whole_answer_is_a_failure_even_on_a_kept_connection(serve, words, cause):
+def test_incomplete_response_on_kept_connection_is_a_failure(serve, words, cause):
     result = visit(serve(lambda number, head: Last(words) if number == 2 else answer()))
     assert result["failed"] == result["errors"] > 0
     assert causes(result) == {cause}
@@ -154,14 +154,14 @@ def test_a_request_without_a_whole_answer_is_a_failure_even_on_a_kept_connection
         ({"cause": "status 502: "}, MET_A_RELOAD + 1),
     ],
 )
-def test_a_reload_explains_few_requests_and_those_on_kept_connections_alone(change, left):
+def test_reload_excuses_few_requests_on_kept_connections_only(change, left):
     met = {"connection": "kept", "cause": "closed without an answer"}
     failures = [{"at": second, **met, **change} for second in range(MET_A_RELOAD + 1)]
     assert apart_from_reloads(failures) == failures[-left:]
 
 
 @pytest.mark.parametrize("headers", [(), ("Connection: close",)], ids=["silently", "announced"])
-def test_a_connection_that_the_server_ends_between_two_requests_is_no_failure(serve, headers):
+def test_connection_closed_between_requests_is_no_failure(serve, headers):
     ended = []
 
     def answers(number, head):
@@ -183,7 +183,7 @@ def test_chunks_make_one_answer(serve):
     assert result["releases"] == {"b": result["requests"]}
 
 
-def test_a_server_that_is_not_there_is_a_failure():
+def test_unreachable_server_is_a_failure():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     result = visit(port)
@@ -200,7 +200,7 @@ def test_no_answer_in_time_is_a_failure(serve, monkeypatch):
     assert causes(result) == {"no answer within 0.2 s"}
 
 
-def test_the_certificate_is_checked_against_the_name_when_there_is_one_to_trust(serve, certificate):
+def test_certificate_is_verified_when_a_ca_file_is_given(serve, certificate):
     port = serve(lambda number, head: answer())
     assert visit(port, cafile=certificate / "cert")["failures"] == []
     with Load("127.0.0.1", "www.example.test", port=port, cafile=certificate / "cert") as visitors:
@@ -208,7 +208,7 @@ def test_the_certificate_is_checked_against_the_name_when_there_is_one_to_trust(
     assert "is not valid for 'www.example.test'" in visitors.result()["failures"][0]["cause"]
 
 
-def test_the_rate_is_kept_and_what_was_missed_is_made_up_for(serve):
+def test_load_keeps_its_rate_and_makes_up_missed_requests(serve):
     busy = threading.Event()
 
     def answers(number, head):
@@ -223,7 +223,7 @@ def test_the_rate_is_kept_and_what_was_missed_is_made_up_for(serve):
     assert result["p99"] <= result["slowest"]
 
 
-def test_late_requests_are_told_one_by_one(serve):
+def test_late_requests_are_listed_individually(serve):
     began = time.time()
     result = visit(serve(lambda number, head: time.sleep(1.1) or release("a")), rate=5, seconds=0)
     assert len(result["late"]) == result["requests"] > 0
@@ -250,7 +250,7 @@ def sigterm(process):
 
 
 @pytest.mark.parametrize("end", [end_of_input, sigterm])
-def test_a_request_under_way_is_not_broken_off_at_the_end(serve, end):
+def test_request_in_progress_is_completed_at_the_end(serve, end):
     process = run(serve(lambda number, head: time.sleep(0.5) or answer()), "--rate=50", stdin=subprocess.PIPE)
     assert process.stdout.readline() == f"asking https://{NAME}\n"
     end(process)
@@ -258,7 +258,7 @@ def test_a_request_under_way_is_not_broken_off_at_the_end(serve, end):
     assert process.wait() == 0
 
 
-def test_it_ends_by_itself_and_fails_when_one_request_failed(serve):
+def test_load_exits_with_an_error_after_a_failed_request(serve):
     numbers = itertools.count()
     port = serve(lambda number, head: answer("oh", 500 if next(numbers) == 5 else 200))
     process = run(port, "--seconds=0.5", stdin=subprocess.DEVNULL)
@@ -291,13 +291,13 @@ def stamp(second):
         ("x", False),
     ],
 )
-def test_a_connection_sees_releases_in_the_order_in_which_they_went_live(seen, explained):
+def test_connection_sees_releases_in_the_order_of_switches(seen, explained):
     journal = [{"at": stamp(10 * number), "to": name} for number, name in enumerate("abcbd")]
     connection = {"from": 1_800_000_005, "to": 1_800_000_100, "releases": list(seen)}
     assert went_back([connection], journal) == ([] if explained else [connection])
 
 
-def test_a_connection_may_see_only_what_was_live_in_its_time():
+def test_connection_sees_only_releases_live_in_its_time():
     journal = [{"at": stamp(10 * number), "to": name} for number, name in enumerate("abab")]
 
     def is_explained(first, last, releases):
@@ -313,7 +313,7 @@ def test_a_connection_may_see_only_what_was_live_in_its_time():
     assert is_explained(5, 9, "ab")
 
 
-def test_the_releases_of_each_connection_are_told_in_order(serve):
+def test_releases_of_each_connection_are_listed_in_order(serve):
     numbers = itertools.count()
     result = visit(serve(lambda number, head: release("a" if next(numbers) < 30 else "b")), seconds=0.8)
     assert ["a", "b"] in [connection["releases"] for connection in result["seen"]]

@@ -34,7 +34,7 @@ def play(killed: bool) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_lock_is_of_who_holds_it_now_and_nobody_else_can_open_it(tmp_path):
+def test_lock_has_its_current_holder_and_is_private(tmp_path):
     path = tmp_path / "lock"
     path.write_text('{"who": "old@laptop", "process": 1}')
     path.chmod(0o644)

@@ -69,7 +69,7 @@ def found(*sql: str) -> list[str]:
         ("ALTER TABLE notes_note ADD COLUMN a text, DROP COLUMN text;", "drops the column notes_note.text"),
     ],
 )
-def test_what_breaks_the_running_release_is_found(sql, what):
+def test_statement_that_breaks_the_live_release_is_found(sql, what):
     [said] = found(sql)
     assert what in said
 
@@ -102,7 +102,7 @@ def test_what_breaks_the_running_release_is_found(sql, what):
         "COMMENT ON COLUMN notes_note.text IS E'it\\'s; DROP TABLE notes_note;';",
     ],
 )
-def test_what_the_running_release_can_live_with_is_let_through(sql):
+def test_statement_compatible_with_live_release_is_accepted(sql):
     assert found(sql) == []
 
 
@@ -119,12 +119,12 @@ def test_the_comments_that_django_writes_hide_nothing():
     assert len(found(*lines)) == 1
 
 
-def test_a_column_that_a_later_migration_takes_back_does_not_count():
+def test_column_removed_by_a_later_migration_does_not_count():
     added = 'ALTER TABLE "notes_note" ADD COLUMN "stars" integer NOT NULL;'
     assert found(added, 'ALTER TABLE "notes_note" DROP COLUMN "stars";') == []
 
 
-def test_a_finding_names_its_migration_and_the_way_out():
+def test_finding_has_its_migration_and_advice():
     plan = [
         {"name": "notes.0002", "sql": ['CREATE INDEX "i" ON "notes_big" ("name");']},
         {"name": "notes.0003", "sql": ['ALTER TABLE "notes_note" DROP COLUMN "text";']},
@@ -136,7 +136,7 @@ def test_a_finding_names_its_migration_and_the_way_out():
     assert "5. in a release after that, drop the old one" in drop.advice
 
 
-def test_a_string_may_hold_what_looks_like_a_comment_or_an_end():
+def test_string_can_contain_comment_and_end_characters():
     assert list(statements("SELECT '--;', E'\\';' /* ; */; DROP TABLE a -- ;")) == ["SELECT '', ''", "DROP TABLE a"]
 
 
@@ -217,7 +217,7 @@ def squashed(tmp_path):
     return project
 
 
-def test_a_squash_of_what_is_applied_is_written_down(squashed):
+def test_squash_of_applied_migrations_is_only_recorded(squashed):
     [entry] = squashed.plan()
     assert entry["name"] == "box.0001_squashed"
     assert entry["does"] == ["written down, as all that it stands for is applied"]
@@ -225,7 +225,7 @@ def test_a_squash_of_what_is_applied_is_written_down(squashed):
     assert squashed.plan() == []
 
 
-def test_the_way_back_past_a_squash_undoes_nothing_that_the_older_release_has(squashed):
+def test_rollback_past_a_squash_keeps_older_migrations(squashed):
     squashed.migrate()
     assert squashed.plan(OLD) == []
     squashed.write("0003_key", "migrations.AddField('box', 'key', models.TextField(null=True))", after="0001_squashed")
@@ -234,7 +234,7 @@ def test_the_way_back_past_a_squash_undoes_nothing_that_the_older_release_has(sq
     assert (entry["name"], entry["irreversible"]) == ("box.0003_key", [])
 
 
-def test_the_way_back_is_refused_where_nobody_can_tell_what_was_squashed(squashed):
+def test_rollback_past_an_unknown_squash_is_refused(squashed):
     squashed.migrate()
     squashed.write("0001_squashed", BOX, LID)
     for name in ("0001_box", "0002_lid"):
@@ -244,7 +244,7 @@ def test_the_way_back_is_refused_where_nobody_can_tell_what_was_squashed(squashe
     assert entry["irreversible"] == ["it may stand for migrations that the older release has"]
 
 
-def test_progress_names_the_migration_under_way(tmp_path, monkeypatch):
+def test_progress_names_the_current_migration(tmp_path, monkeypatch):
     file, seen = tmp_path / "progress", []
     monkeypatch.setattr(migrate, "progress_file", lambda home: file)
     monkeypatch.setattr(migrate.time, "time", lambda: 100)

@@ -38,5 +38,5 @@ def test_a_unit_waits_for_the_mounts_that_it_writes_to(path):
 
 
 @pytest.mark.parametrize("path", [*UNITS, "django/templates/manage.j2"])
-def test_a_missing_shared_folder_keeps_no_process_from_starting(path):
+def test_processes_start_without_the_shared_folder(path):
     assert re.search('ReadWritePaths="?/data/media -/srv/shop/shared', rendered(path))

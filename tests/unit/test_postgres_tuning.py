@@ -34,7 +34,7 @@ def test_memory_is_shared_with_the_app_server(memory_mb, has_app, settings):
 
 
 @pytest.mark.parametrize("memory_mb", [960, 1024, 2048, 4096])
-def test_all_that_is_in_use_at_once_fits_into_the_share_of_postgresql(memory_mb):
+def test_memory_in_use_fits_into_the_share_of_postgresql(memory_mb):
     found = {
         name: int(str(value).removesuffix("MB"))
         for name, value in tuned(host(memory_mb)).items()

@@ -438,7 +438,7 @@ def test_module_says_what_it_did_and_a_dry_run_what_it_would_do(host, capsys):
 
 
 @pytest.mark.usefixtures("record")
-def test_module_returns_an_error_after_which_the_old_cluster_serves(host, capsys):
+def test_failed_module_leaves_the_old_cluster_serving(host, capsys):
     host.add("15", 5432)
     host.loses = True
     told = run_module(capsys)

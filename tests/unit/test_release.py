@@ -81,7 +81,7 @@ def project(tmp_path):
     return top
 
 
-def test_the_same_source_has_the_same_digest_whenever_it_was_written(project):
+def test_digest_does_not_depend_on_file_times(project):
     before, names = packed(project)
     os.utime(project / "manage.py", (0, 0))
     assert packed(project)[0] == before
@@ -101,27 +101,27 @@ def test_another_content_mode_or_name_is_another_source(project, change):
     assert packed(project)[0] != before
 
 
-def test_what_lies_about_in_a_folder_without_git_stays_behind(project):
+def test_clutter_in_a_folder_without_git_is_not_packed(project):
     for name in (".venv/bin/python", "shop/__pycache__/x.pyc", "node_modules/a.js", "db.sqlite3"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("")
     assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
 
 
-def test_a_virtual_environment_stays_behind_whatever_its_name(project):
+def test_virtual_environment_of_any_name_is_not_packed(project):
     (project / "env/bin").mkdir(parents=True)
     (project / "env/pyvenv.cfg").write_text("")
     (project / "env/bin/python").symlink_to("/usr/bin/python3")
     assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
 
 
-def test_a_git_work_tree_that_git_will_not_read_is_not_taken_whole(project):
+def test_unreadable_git_work_tree_is_not_packed(project):
     (project / ".git").write_text("gitdir: nowhere\n")
     with pytest.raises(ValueError, match="repository"):
         packed(project)
 
 
-def test_of_a_git_work_tree_all_comes_that_git_does_not_ignore(project):
+def test_git_work_tree_is_packed_without_ignored_files(project):
     (project / ".gitignore").write_text("*.log\n")
     (project / "debug.log").write_text("")
     (project / "new.py").write_text("")
@@ -139,7 +139,7 @@ def test_a_submodule_that_is_not_checked_out_is_named(project):
         packed(project)
 
 
-def test_an_archive_is_the_same_as_its_folder_with_or_without_a_top_folder(project, tmp_path):
+def test_archive_has_the_digest_of_its_folder(project, tmp_path):
     for prefix in ("", "project-1.0/"):
         path = tmp_path / "source.tar.gz"
         with tarfile.open(path, "w:gz") as tar:
@@ -148,7 +148,7 @@ def test_an_archive_is_the_same_as_its_folder_with_or_without_a_top_folder(proje
         assert packed(path)[0] == packed(project)[0]
 
 
-def test_files_of_the_inventory_take_the_place_of_those_of_the_source(project):
+def test_inventory_files_replace_those_of_the_source(project):
     before, _ = packed(project)
     digest, names = packed(project, {"shop/settings.py": "SECRET = 'geheim'\n", "new.json": "{}"})
     assert {"manage.py", "shop/settings.py", "new.json"} == names.keys()
@@ -170,7 +170,7 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named(project):
 
 
 @pytest.mark.parametrize("repository", ["", ".", ".."])
-def test_folder_is_packed_without_git_unless_git_has_to_say_what_is_ignored(project, monkeypatch, repository):
+def test_git_is_needed_only_for_a_work_tree(project, monkeypatch, repository):
     monkeypatch.setenv("PATH", "/nowhere")
     if not repository:
         assert sorted(packed(project)[1]) == ["manage.py", "shop/settings.py"]
@@ -199,7 +199,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("git", [False, True])
-def test_secrets_and_dumps_stay_behind_and_are_named(project, git):
+def test_secrets_and_dumps_are_reported_and_not_packed(project, git):
     write(project, *SECRETS, *HARMLESS)
     write(project, "server.pem", content="-----BEGIN EC PRIVATE KEY-----\n")
     write(project, "data/old", content="PGDMP")
@@ -212,7 +212,7 @@ def test_secrets_and_dumps_stay_behind_and_are_named(project, git):
     assert sorted(done.names) == sorted([*HARMLESS, "manage.py", "shop/settings.py"])
 
 
-def test_what_is_committed_or_meant_travels_whatever_its_name(project):
+def test_committed_and_included_secrets_are_packed(project):
     write(project, *SECRETS)
     done = pack(project, io.BytesIO(), {}, ["deploy/*", ".env"])
     assert {".env", "deploy/prod.env"} < set(done.names)
@@ -225,7 +225,7 @@ def test_what_is_committed_or_meant_travels_whatever_its_name(project):
     assert set(SECRETS) < set(done.names)
 
 
-def test_what_git_ignores_travels_where_it_is_meant(project):
+def test_included_files_are_packed_though_git_ignores_them(project):
     write(project, ".gitignore", content=".env\nbuild/\n")
     write(project, ".env", "build/app.css", "build/app.js")
     in_git(project, "init -q", "add .")
@@ -234,7 +234,7 @@ def test_what_git_ignores_travels_where_it_is_meant(project):
 
 
 @pytest.mark.parametrize("git", [False, True])
-def test_what_is_not_for_export_stays_behind(project, git):
+def test_export_ignored_files_are_not_packed(project, git):
     write(project, "docs/a/b.md", "tests/test_shop.py", "shop/data/large.bin", "shop/data/small.txt")
     write(project, ".gitattributes", content="docs export-ignore\n/tests/ export-ignore\n*.txt text\n")
     write(project, "shop/.gitattributes", content="*.bin export-ignore\n*.txt -export-ignore\n")
@@ -269,14 +269,14 @@ def test_git_starts_no_program_that_the_source_names(project):
     assert not (project.parent / "sprung").exists()
 
 
-def test_translations_that_nobody_compiles_are_told():
+def test_uncompiled_translations_are_reported():
     names = ["a/locale/de/LC_MESSAGES/django.po", "locale/fr/LC_MESSAGES/django.po", "locale/fr/LC_MESSAGES/django.mo"]
     assert untranslated(names, []) == names[:1]
     assert untranslated(names, ["make css"]) == names[:1]
     assert untranslated(names, ["python manage.py compilemessages -l de"]) == []
 
 
-def test_an_archive_that_leads_out_of_itself_is_refused(tmp_path):
+def test_archive_with_a_path_outside_itself_is_refused(tmp_path):
     path = tmp_path / "source.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("../../etc/cron.d/x"))
@@ -291,7 +291,7 @@ def in_archive(path: Path, *members: tarfile.TarInfo) -> Path:
     return path
 
 
-def test_an_archive_whose_link_leads_to_no_file_of_it_is_refused(tmp_path):
+def test_archive_with_a_dangling_link_is_refused(tmp_path):
     link = tarfile.TarInfo("settings.py")
     link.type, link.linkname = tarfile.LNKTYPE, "gone.py"
     with pytest.raises(ValueError, match=r"settings\.py is a link to gone\.py, which is no file of it"):
@@ -303,7 +303,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
         packed(in_archive(tmp_path / "source.tar.gz", tarfile.TarInfo(os.fsdecode(b"caf\xe9"))))
 
 
-def test_a_source_that_is_larger_than_releases_may_be_is_refused_before_it_is_read(project, tmp_path):
+def test_oversized_source_is_refused_before_it_is_read(project, tmp_path):
     with (project / "rows.db").open("wb") as file:
         file.truncate(3 << 30)
     with pytest.raises(ValueError, match=r"more than 1024 MiB of files.*rows.db with 3072 MiB"):
@@ -326,7 +326,7 @@ def test_a_link_that_leads_out_of_the_source_is_refused(project, target):
         packed(project)
 
 
-def test_a_link_that_leads_through_another_and_stays_inside_is_packed(project):
+def test_chained_link_inside_the_source_is_packed(project):
     (project / "assets/v1").mkdir(parents=True)
     (project / "assets/v1/a.css").touch()
     (project / "assets/current").symlink_to("v1")
@@ -341,7 +341,7 @@ def test_a_missing_or_empty_source_is_refused(tmp_path):
         packed(tmp_path)
 
 
-def test_lock_files_come_first_and_the_wanted_file_before_all(tmp_path):
+def test_requested_file_then_lock_files_come_before_others(tmp_path):
     for name in ("requirements.txt", "poetry.lock", "Pipfile.lock"):
         (tmp_path / name).write_text("")
     assert find_requirements(tmp_path, tmp_path, "").name == "poetry.lock"
@@ -350,13 +350,13 @@ def test_lock_files_come_first_and_the_wanted_file_before_all(tmp_path):
         find_requirements(tmp_path, tmp_path, "prod.txt")
 
 
-def test_a_pyproject_that_only_configures_tools_names_no_requirements(tmp_path):
+def test_pyproject_with_tool_settings_only_does_not_count(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
     with pytest.raises(StepError, match=r"no uv\.lock"):
         find_requirements(tmp_path, tmp_path, "")
 
 
-def test_a_pipfile_lock_becomes_requirements_with_markers_and_hashes(tmp_path):
+def test_pipfile_lock_gives_requirements_with_markers_and_hashes(tmp_path):
     lock = {
         "default": {
             "django": {"version": "==5.2.1", "hashes": ["sha256:b", "sha256:a"], "markers": "python_version >= '3.10'"},
@@ -410,7 +410,7 @@ def test_a_lock_file_that_cannot_be_read_is_named(tmp_path):
         requirements_of(tmp_path / "poetry.lock")
 
 
-def test_a_project_whose_build_says_what_it_requires_is_installed_itself(tmp_path):
+def test_project_with_src_or_dynamic_dependencies_is_a_package(tmp_path):
     path = tmp_path / "pyproject.toml"
     path.write_text('[project]\nname = "shop"\ndependencies = ["django"]\n[build-system]\nrequires = []\n')
     assert not is_package(path)
@@ -421,7 +421,7 @@ def test_a_project_whose_build_says_what_it_requires_is_installed_itself(tmp_pat
     assert is_package(path)
 
 
-def test_only_plain_files_below_the_static_folder_count_as_hashed_assets(tmp_path):
+def test_hashed_assets_are_plain_files_in_the_static_folder(tmp_path):
     static = tmp_path / "static"
     static.mkdir()
     (static / "site.0123456789ab.css").write_text("")
@@ -432,7 +432,7 @@ def test_only_plain_files_below_the_static_folder_count_as_hashed_assets(tmp_pat
     assert list_hashed_assets(static) == ["site.0123456789ab.css", "site.0123456789ab.css.br"]
 
 
-def test_what_the_installers_read_themselves_is_left_to_them(tmp_path):
+def test_requirements_file_is_left_to_the_installer(tmp_path):
     assert requirements_of(tmp_path / "requirements.txt") is None
 
 
@@ -447,7 +447,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("changed", ["secret_key_file", "depends_on"])
-def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, changed):
+def test_fingerprint_changes_with_secret_key_and_dependencies(tmp_path, changed):
     paths = {name: tmp_path / name for name in ("secret_key_file", "depends_on")}
     for path in paths.values():
         path.write_text("before")
@@ -459,7 +459,7 @@ def test_a_change_of_what_a_release_runs_with_is_another_release(tmp_path, chang
     assert compute_fingerprint(options) != before
 
 
-def test_a_release_without_its_marker_is_no_release(tmp_path):
+def test_release_without_its_marker_is_incomplete(tmp_path):
     site = Site(str(tmp_path))
     for name in ("a", "b"):
         (site.releases / name).mkdir(parents=True)
@@ -481,7 +481,7 @@ CONTROLLED = [
 
 
 @pytest.mark.parametrize(("said", "shown"), CONTROLLED)
-def test_nothing_that_a_terminal_acts_upon_is_shown(said, shown):
+def test_terminal_control_sequences_are_removed(said, shown):
     program = f"import sys; sys.stdout.buffer.write({said.encode()!r}); sys.exit(3)"
     with pytest.raises(StepError) as told:
         run("build", [sys.executable, "-c", program])
@@ -532,11 +532,11 @@ def site(tmp_path):
         ("ab", (), "b", None),
     ],
 )
-def test_the_release_before_is_the_good_one_that_was_live_before(site, releases, switches, live, before):
+def test_previous_release_is_the_last_good_live_release(site, releases, switches, live, before):
     assert site(releases, *switches).previous(live) == before
 
 
-def test_a_note_about_a_release_keeps_what_is_known_of_it(site):
+def test_note_about_a_release_keeps_its_other_facts(site):
     made = site("a")
     made.note("a", version="1")
     made.note("a", bad="start")
@@ -549,7 +549,7 @@ def test_a_clock_that_was_set_back_makes_no_older_release(tmp_path):
     assert next_id(site) == "30000101T000000Z"
 
 
-def test_the_same_requirements_are_the_same_packages(tmp_path):
+def test_changed_included_requirements_change_the_packages(tmp_path):
     path = tmp_path / "requirements.txt"
     path.write_text("-r base.txt\nshop==1\n")
     (tmp_path / "base.txt").write_text("django==5.2\n")
@@ -566,13 +566,13 @@ def test_the_same_requirements_are_the_same_packages(tmp_path):
         *("git+https://git.example.org/shop.git@main", "shop @ git+ssh://git@git.example.org/shop", "shop-1.tar.gz"),
     ],
 )
-def test_what_may_change_behind_its_line_is_installed_anew(tmp_path, line):
+def test_unpinned_requirements_are_installed_again(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"django==5.2\n{line}\n")
     assert read_inputs(tmp_path / "requirements.txt") is None
 
 
 @pytest.mark.parametrize("line", [f"shop @ git+https://git.example.org/shop.git@{'a' * 40}", "django==5.2 # ./comment"])
-def test_what_is_pinned_is_not_installed_anew(tmp_path, line):
+def test_pinned_requirements_are_not_installed_again(tmp_path, line):
     (tmp_path / "requirements.txt").write_text(f"{line}\n")
     assert read_inputs(tmp_path / "requirements.txt")
 
@@ -594,7 +594,7 @@ def test_a_disk_without_room_for_two_releases_stops_the_build(site, monkeypatch,
         require_space(made)
 
 
-def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not(site, monkeypatch):
+def test_build_stops_without_inodes_if_the_disk_counts_them(site, monkeypatch):
     disk = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_files=100000, f_favail=12)
     monkeypatch.setattr(disk_space.os, "statvfs", lambda path: disk)
     with pytest.raises(StepError, match="12 inodes free"):
@@ -603,7 +603,7 @@ def test_a_disk_without_inodes_stops_the_build_but_one_that_counts_none_does_not
     require_space(site(""))
 
 
-def test_answers_are_told_from_what_the_project_prints():
+def test_answers_are_separated_from_output_of_the_project():
     said = 'hello\n\nDJANGO_VPS {"step": "check", "a": 1}\nnoise DJANGO_VPS {"a": 9}\n\nDJANGO_VPS {"a": 2}\n'
     assert parse_answers(said) == {"step": "check", "a": 2}
 
@@ -674,7 +674,7 @@ def test_settings_that_would_harm_are_refused(build, facts, finding):
     assert found.startswith(finding) or finding in found
 
 
-def test_connections_that_asgi_would_leave_behind_are_told(build):
+def test_persistent_connections_under_asgi_are_a_warning(build):
     applications = ("shop.wsgi:application", "shop.asgi:application")
     [warning] = [
         warning
@@ -685,11 +685,11 @@ def test_connections_that_asgi_would_leave_behind_are_told(build):
 
 
 @pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])
-def test_static_files_are_where_the_project_links_to(build, url, fine):
+def test_static_url_must_match_the_project(build, url, fine):
     assert (list(settings(build).wrong_url("STATIC_URL", url, "static_url")) == []) == fine
 
 
-def test_static_files_elsewhere_on_the_web_are_nobodys_business(build):
+def test_static_url_of_another_server_is_not_checked(build):
     assert list(settings(build).wrong_url("STATIC_URL", "https://cdn.example.com/static/", "static_url")) == []
 
 
@@ -697,7 +697,7 @@ def test_static_files_elsewhere_on_the_web_are_nobodys_business(build):
     ("root", "fine"),
     [("{static}", True), ("{code}/staticfiles", True), ("{code}/../static", True), ("", False), ("/var/www", False)],
 )
-def test_static_files_have_to_be_collected_inside_the_release(build, root, fine):
+def test_static_root_must_be_inside_the_release(build, root, fine):
     found = settings(build, static_root=root.format(static=build.static, code=build.code)).static_findings()
     assert (list(found) == []) == fine
 
@@ -710,7 +710,7 @@ def test_static_files_on_another_server_need_no_folder(build, root):
     assert not checked.serves_static
 
 
-def test_a_project_that_collects_nothing_has_to_bring_its_static_files(build):
+def test_project_without_collectstatic_needs_its_static_files(build):
     build.options["collectstatic"] = False
     root = build.code / "public"
     [finding] = settings(build, static_root=str(root)).static_findings()
@@ -723,12 +723,12 @@ def test_a_project_that_collects_nothing_has_to_bring_its_static_files(build):
     assert checked.static_root == root
 
 
-def test_who_knows_not_all_parts_of_the_database_is_told_none(build):
+def test_advice_on_sqlite_omits_incomplete_database_parameters(build):
     [finding] = settings(build, sqlite=["/tmp/db.sqlite3"], parts={"PGUSER": "me"}).unsafe()
     assert "django_env" not in finding
 
 
-def test_a_site_behind_a_link_is_a_site_like_others(build, tmp_path):
+def test_site_behind_a_symlink_has_no_findings(build, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     build.path = tmp_path / "link/releases/a"
     build.code, build.static = build.path / "code", build.path / "static"
@@ -738,14 +738,14 @@ def test_a_site_behind_a_link_is_a_site_like_others(build, tmp_path):
     assert [*checked.static_findings(), *checked.media_findings()] == []
 
 
-def test_a_static_root_that_only_looks_as_if_it_were_inside_is_refused(build, tmp_path):
+def test_static_root_that_leads_outside_is_refused(build, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (build.code / "way").symlink_to(tmp_path / "elsewhere")
     for root in (f"{build.code}/../../../elsewhere", f"{build.code}/way/out"):
         assert list(settings(build, static_root=root).static_findings())
 
 
-def test_uploads_that_the_project_keeps_in_its_folder_go_to_the_shared_one(build):
+def test_media_root_in_the_source_moves_to_the_shared_folder(build):
     (build.code / "media").mkdir()
     (build.code / "media/.gitkeep").write_text("")
     checked = settings(build, media_root=str(build.code / "media"))
@@ -765,7 +765,7 @@ def test_media_root_with_default_files_copies_them(build):
 
 
 @pytest.mark.parametrize("root", ["/var/www/media", "{path}/media"])
-def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
+def test_unusable_media_root_is_refused(build, root):
     checked = settings(build, media_root=root.format(path=build.path, code=build.code))
     [found] = checked.media_findings()
     assert "MEDIA_ROOT" in found
@@ -781,7 +781,7 @@ def test_uploads_that_would_be_lost_or_refused_are_told(build, root):
         ("/var/private", "a folder of the source, such as private, and django_shared_paths: [private]"),
     ],
 )
-def test_files_of_a_storage_of_its_own_need_a_place(build, tmp_path, location, advice):
+def test_files_of_a_custom_storage_need_a_shared_folder(build, tmp_path, location, advice):
     location = location.format(media=build.options["media"], home=tmp_path, code=build.code)
     findings = list(settings(build, stored={"shop.Invoice.pdf": location}).storage_findings())
     assert len(findings) == bool(advice)
@@ -795,14 +795,14 @@ def test_file_field_without_media_root_is_a_warning(build):
     assert warning.startswith("MEDIA_ROOT is not set, so nothing can be uploaded to shop.Invoice.pdf")
 
 
-def test_uploads_among_the_source_that_were_moved_need_no_other_place(build):
+def test_moved_uploads_of_the_source_need_no_other_folder(build):
     (build.code / "media").symlink_to(build.options["media"])
     media = str(build.code / "media")
     assert list(settings(build, media_root=media, stored={"a.B.c": media}).storage_findings()) == []
 
 
 @pytest.mark.parametrize("before", ["", "empty", "data/index"])
-def test_a_shared_folder_takes_the_place_of_one_that_is_empty(build, tmp_path, monkeypatch, before):
+def test_shared_folder_replaces_only_an_empty_folder(build, tmp_path, monkeypatch, before):
     monkeypatch.setattr(shared_folders.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
     build.options["shared_paths"] = ["data/index"]
     if before:
@@ -819,7 +819,7 @@ def test_a_shared_folder_takes_the_place_of_one_that_is_empty(build, tmp_path, m
     assert (tmp_path / "shared/data/index").is_dir()
 
 
-def test_root_makes_no_shared_folder_where_the_site_may_have_laid_a_link(build, tmp_path, monkeypatch):
+def test_shared_folder_is_not_made_behind_a_link_of_the_site(build, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_folders.pwd, "getpwnam", lambda name: (name, "x", os.getuid(), os.getgid()))
     (tmp_path / "shared").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -897,7 +897,7 @@ def test_own_packages_ignore_the_configuration_of_uv(build, install, installer):
     assert ("--no-config" in own) is (installer == "uv")
 
 
-def test_own_packages_that_are_there_are_left_alone(build, install):
+def test_installed_own_packages_are_kept(build, install):
     (build.venv / "lib/python3.11/site-packages/zope.Interface-7.0.dist-info").mkdir(parents=True)
     build.options["packages"] = ["zope-interface==7.0"]
     assert len(install(requirements__txt="django\n")) == 1
@@ -957,7 +957,7 @@ def test_python_that_the_build_cannot_read_is_passed_over(build, monkeypatch, hi
     assert fetched == ["==3.12.*"]
 
 
-def test_a_secret_key_with_any_characters_reaches_the_project_as_it_is(tmp_path):
+def test_secret_key_with_special_characters_is_escaped(tmp_path):
     (tmp_path / "manage.py").touch()
     (tmp_path / "key").write_text('a"b$c\\d`e')
     build = object.__new__(Build)
@@ -981,7 +981,7 @@ def share_packages(build: Build) -> bool:
 
 
 @pytest.mark.parametrize("bin_is_a_link", [False, True])
-def test_packages_are_shared_unless_root_would_write_where_a_build_let_bin_lead(tmp_path, monkeypatch, bin_is_a_link):
+def test_packages_are_shared_unless_their_bin_is_a_link(tmp_path, monkeypatch, bin_is_a_link):
     monkeypatch.setattr(packages.shutil, "chown", lambda *_: None)
     earlier, elsewhere = tmp_path / "releases/1/venv", tmp_path / "media"
     (elsewhere if bin_is_a_link else earlier / "bin").mkdir(parents=True)
@@ -1034,7 +1034,7 @@ def test_failed_build_keeps_its_packages_for_the_next(tmp_path, monkeypatch):
     assert list(site.releases.iterdir()) == []
 
 
-def test_what_a_build_has_nested_too_deep_is_removed(tmp_path):
+def test_deeply_nested_build_is_removed(tmp_path):
     site = Site(str(tmp_path))
     (site.releases / "1").mkdir(parents=True)
     nest(site.releases / "1", 3000)
@@ -1042,7 +1042,7 @@ def test_what_a_build_has_nested_too_deep_is_removed(tmp_path):
     assert not (site.releases / "1").exists()
 
 
-def test_what_cannot_be_removed_is_laid_aside_and_told(tmp_path, monkeypatch):
+def test_unremovable_release_is_set_aside_and_reported(tmp_path, monkeypatch):
     def refuse(path):
         raise StepError("disk", f"rm: cannot remove '{path}': Operation not permitted")
 
@@ -1055,7 +1055,7 @@ def test_what_cannot_be_removed_is_laid_aside_and_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RecursionError(), OSError(errno.ENAMETOOLONG, "File name too long", "a" * 5000)])
-def test_a_build_that_nests_too_deep_is_told_in_words_and_removed(build, monkeypatch, error):
+def test_too_deeply_nested_build_fails_with_a_message(build, monkeypatch, error):
     def seal():
         nest(build.code, 3000)
         raise error
@@ -1079,7 +1079,7 @@ def test_short_secrets_leave_the_release_id_readable(tmp_path, capsys):
     assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", told["next"])
 
 
-def test_release_whose_python_is_gone_is_built_anew(tmp_path, capsys, monkeypatch):
+def test_release_without_its_python_is_built_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(release, "compute_fingerprint", lambda _: "the same")
     made, python = tmp_path / "releases/20260101T000000Z", tmp_path / "python"
     (made / "venv/bin").mkdir(parents=True)
@@ -1103,7 +1103,7 @@ def test_release_whose_python_is_gone_is_built_anew(tmp_path, capsys, monkeypatc
         ("/mnt/over", False),
     ],
 )
-def test_a_folder_is_shared_where_a_network_file_system_is_mounted(tmp_path, folder, shared):
+def test_folder_on_a_network_file_system_is_shared(tmp_path, folder, shared):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
@@ -1135,7 +1135,7 @@ KeyError: 'MAIL_KEY'
 """
 
 
-def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of_the_project():
+def test_message_has_error_then_advice_then_project_frames():
     cause, details = explain(SETTINGS_ERROR)
     assert cause == "KeyError: 'MAIL_KEY'"
     lines = str(StepError("settings", cause, "Set django_env.", details=details)).splitlines()
@@ -1145,7 +1145,7 @@ def test_of_a_traceback_the_error_comes_first_then_the_advice_then_the_frames_of
     assert [line.strip() for line in lines[-2:]] == ["~~~~~~~~~~^^^^^^^^^^^^", "More: docs/troubleshooting.md#settings"]
 
 
-def test_what_is_no_traceback_is_told_by_its_end():
+def test_cause_without_a_traceback_is_the_end_of_the_output():
     assert explain("\n".join(map(str, range(100)))) == ("\n".join(map(str, range(75, 100))), "")
     assert explain("") == ("", "")
 
@@ -1163,9 +1163,9 @@ def test_what_is_no_traceback_is_told_by_its_end():
         ("pg_config executable not found.", "[build-essential, python3-dev, libpq-dev]"),
     ],
 )
-def test_what_is_compiled_names_the_packages_it_wants(said, packages):
+def test_compile_error_has_advice_on_missing_packages(said, packages):
     assert packages in find_advice(f"install: {said}")
 
 
-def test_psycopg2_from_source_is_told_of_its_wheel():
+def test_psycopg2_build_error_has_advice_on_its_wheel():
     assert "or require psycopg[binary] or psycopg2-binary" in find_advice("install: pg_config not found. gcc")

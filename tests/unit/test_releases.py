@@ -44,7 +44,7 @@ def give_python(release, built_for):
     (release / "venv/lib" / built_for).mkdir(parents=True)
 
 
-def test_one_whose_python_is_gone_is_ruled_out_in_words(site):
+def test_release_without_its_python_cannot_be_selected(site):
     for name, way in (("a", "gone"), ("c", "another version")):
         folder = site.releases / name / "venv"
         if way == "gone":
@@ -61,7 +61,7 @@ def test_one_whose_python_is_gone_is_ruled_out_in_words(site):
     assert "a  va  its Python is gone" in lines(read(site, {}), "c", [])
 
 
-def test_list_does_not_fail_for_a_previous_release_that_cannot_run(site, monkeypatch, capsys):
+def test_list_includes_a_previous_release_that_cannot_run(site, monkeypatch, capsys):
     monkeypatch.setattr(releases, "count_restarts", dict)
     (site.releases / "c/venv/lib/python3.11").rename(site.releases / "c/venv/lib/python3.9")
     for required in (False, True):
@@ -72,7 +72,7 @@ def test_list_does_not_fail_for_a_previous_release_that_cannot_run(site, monkeyp
         assert told["live"] == "d"
 
 
-def test_unit_that_restarts_again_and_again_is_reported_with_its_release(site, monkeypatch):
+def test_repeatedly_restarting_unit_is_listed_with_its_release(site, monkeypatch):
     states = {
         "shop.worker@d.service": "active",
         "shop.beat@d.service": "activating",
@@ -92,23 +92,23 @@ def test_unit_that_restarts_again_and_again_is_reported_with_its_release(site, m
     assert "live, shop.beat@d.service restarted 3 times in the last hour, shop.worker@d.service restarted 3" in live
 
 
-def test_without_a_wish_it_is_the_one_before(site):
+def test_default_rollback_target_is_the_previous_release(site):
     assert choose(site, read(site, {}), "") == "c"
 
 
-def test_a_good_one_may_be_named(site):
+def test_good_release_can_be_selected(site):
     assert choose(site, read(site, {}), "a") == "a"
 
 
 @pytest.mark.parametrize(("wanted", "why"), [("b", "b is bad: health: answers 500"), ("x", "there is no release 'x'")])
-def test_a_bad_or_unknown_one_is_refused_with_the_good_ones_named(site, wanted, why):
+def test_bad_or_unknown_release_is_refused_with_good_releases(site, wanted, why):
     with pytest.raises(StepError) as refused:
         choose(site, read(site, {}), wanted)
     assert why in str(refused.value)
     assert "Good ones: c, a." in str(refused.value)
 
 
-def test_the_first_release_has_none_before(site):
+def test_first_release_has_no_previous_release(site):
     replace_link(site.current, "releases/a")
     assert choose(site, read(site, {}), "") == ""
 
@@ -119,7 +119,7 @@ def test_a_rollback_leaves_the_live_release(site):
 
 
 @pytest.mark.parametrize("noted", [True, False])
-def test_a_rollback_that_died_after_the_switch_has_left_the_one_that_was_live(site, noted):
+def test_interrupted_rollback_leaves_the_former_live_release(site, noted):
     replace_link(site.current, "releases/c")
     if noted:
         with site.journal.open("a") as journal:
@@ -127,7 +127,7 @@ def test_a_rollback_that_died_after_the_switch_has_left_the_one_that_was_live(si
     assert leaves(site, "c") == "d"
 
 
-def test_what_was_left_and_is_gone_cannot_be_asked(site):
+def test_removed_release_does_not_count_as_left(site):
     (site.releases / "c/release.json").unlink()
     assert leaves(site, "d") == "d"
     site.journal.unlink()
@@ -137,7 +137,7 @@ def test_what_was_left_and_is_gone_cannot_be_asked(site):
 POINTS = [{"set": "1a2b", "time": "monday"}, {"set": "3c4d", "time": "tuesday"}]
 
 
-def test_restore_points_are_in_the_journal_once_the_next_release_is_live(site):
+def test_journal_of_the_next_switch_has_the_restore_points(site):
     # The first deploy has failed after its migrations.
     for point in (*POINTS, POINTS[1]):
         site.add_restore_point("d", {**point, "message": "set", "failures": []})
@@ -165,18 +165,18 @@ def test_restore_points_are_those_since_the_release_was_live(site):
     assert site.restore_points("c") == []
 
 
-def test_the_list_says_what_is_live_what_is_bad_and_who_switched(site):
+def test_list_has_live_previous_and_bad_releases_and_switches(site):
     said = lines(read(site, {}), "c", site.switches()[::-1])
     assert said[:4] == ["d  vd  live", "c  vc  the one before", "b  vb  bad: health: answers 500", "a  va"]
     assert said[4:6] == ["switches:", "now  ana  c -> d  vd  in 4.2 s"]
 
 
-def test_a_site_without_a_release_says_so(tmp_path):
+def test_list_of_a_site_without_releases_has_a_message(tmp_path):
     site = Site(str(tmp_path))
     assert lines(read(site, {}), "", []) == ["there is no release yet"]
 
 
-def test_a_lock_counts_while_a_process_holds_it_and_not_by_what_is_written(tmp_path):
+def test_lock_counts_only_while_a_process_holds_it(tmp_path):
     path = tmp_path / "lock"
     assert not is_held(path)
     assert holder(path) == {}

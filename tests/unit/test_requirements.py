@@ -46,7 +46,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
         ({"runtime.txt": "python-3.9.1", "pyproject.toml": '[project]\nrequires-python = ">=3.12"\n'}, ">=3.12"),
     ],
 )
-def test_the_python_that_the_source_asks_for(tmp_path, files, versions):
+def test_python_version_is_read_from_the_source(tmp_path, files, versions):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert wanted(tmp_path, tmp_path)[0] == versions
@@ -72,11 +72,11 @@ def test_the_nearest_file_decides_about_python(tmp_path):
         ("3.14.0rc1", ">=3.14.0rc1", True),
     ],
 )
-def test_whether_a_version_is_one_of_those(version, versions, fit):
+def test_version_is_compared_with_the_requirement(version, versions, fit):
     assert fits(version, versions, "django_python") is fit
 
 
-def test_what_names_no_versions_is_refused():
+def test_invalid_version_specifier_is_refused():
     with pytest.raises(StepError, match="set django_python"):
         fits("3.11.2", "three", "django_python")
 
@@ -99,7 +99,7 @@ production = ["sentry-sdk", {include-group = "base"}]
 """
 
 
-def test_groups_and_extras_of_a_pyproject(tmp_path):
+def test_pyproject_gives_requested_groups_and_extras(tmp_path):
     path = write(tmp_path, pyproject__toml=PYPROJECT) / "pyproject.toml"
     assert requirements_of(path) == "django\n"
     wish = Wish(groups=("production",), extras=("postgres",))
@@ -120,13 +120,13 @@ def test_a_package_is_installed_itself_with_its_extras(tmp_path):
         (Wish(extras=("mysql",)), "pyproject.toml has no extra mysql; it has postgres"),
     ],
 )
-def test_a_group_that_is_not_there_is_named_with_those_that_are(tmp_path, wish, said):
+def test_unknown_group_is_refused_with_the_known_groups(tmp_path, wish, said):
     path = write(tmp_path, pyproject__toml=PYPROJECT) / "pyproject.toml"
     with pytest.raises(StepError, match=said):
         requirements_of(path, wish)
 
 
-def test_a_file_of_requirements_knows_no_groups(tmp_path):
+def test_requirements_file_has_no_groups(tmp_path):
     with pytest.raises(StepError, match=r"requirements\.txt has no group prod; it has none"):
         requirements_of(write(tmp_path, requirements__txt="django\n") / "requirements.txt", Wish(groups=("prod",)))
 
@@ -172,7 +172,7 @@ all = ["psycopg"]
 """
 
 
-def test_groups_extras_and_indexes_of_a_poetry_lock(tmp_path):
+def test_poetry_lock_gives_groups_extras_and_indexes(tmp_path):
     path = write(tmp_path, poetry__lock=POETRY) / "poetry.lock"
     own = "own==1.0 \\\n    --hash=sha256:dd\n"
     index = "--extra-index-url https://packages.example.com/simple\n"
@@ -185,7 +185,7 @@ def test_groups_extras_and_indexes_of_a_poetry_lock(tmp_path):
     )
 
 
-def test_categories_and_indexes_of_a_pipfile_lock(tmp_path):
+def test_pipfile_lock_gives_categories_and_indexes(tmp_path):
     lock = {
         "_meta": {
             "sources": [{"url": "https://pypi.org/simple"}, {"url": "https://${TOKEN}@packages.example.com/simple"}]
@@ -238,20 +238,20 @@ def test_categories_and_indexes_of_a_pipfile_lock(tmp_path):
         ({"requirements-dev__txt": ""}, "the one that is meant: requirements-dev.txt"),
     ],
 )
-def test_what_is_not_locked_and_what_comes_from_elsewhere_is_refused_in_words(tmp_path, files, said):
+def test_unlocked_and_unsupported_requirements_are_refused(tmp_path, files, said):
     write(tmp_path, **files)
     with pytest.raises(StepError) as refused:
         find_requirements(tmp_path, tmp_path, "")
     assert said in str(refused.value)
 
 
-def test_which_python_is_no_package(tmp_path):
+def test_python_constraint_is_not_a_package(tmp_path):
     text = '[project]\nname = "a"\n[tool.poetry.dependencies]\npython = "^3.11"\n'
     write(tmp_path, pyproject__toml=text)
     assert find_requirements(tmp_path, tmp_path, "") == tmp_path / "pyproject.toml"
 
 
-def test_a_lock_above_the_folder_of_manage_py_is_found_and_its_member_too(tmp_path):
+def test_lock_above_manage_py_is_found_with_its_member(tmp_path):
     web = tmp_path / "services/web/src"
     web.mkdir(parents=True)
     write(tmp_path, uv__lock="", pyproject__toml="[tool.uv.workspace]\nmembers = ['services/*']\n")
@@ -295,7 +295,7 @@ def test_pyproject_yields_to_a_lock_above_it(tmp_path):
     assert find_requirements(backend, tmp_path, "") == tmp_path / "Pipfile.lock"
 
 
-def test_pyproject_without_dependencies_yields_unless_asked(tmp_path):
+def test_pyproject_without_dependencies_yields_unless_requested(tmp_path):
     (tmp_path / "web").mkdir()
     write(tmp_path, requirements__txt="django\n")
     web = write(tmp_path / "web", pyproject__toml='[project]\nname = "a"\n[dependency-groups]\nprod = ["django"]\n')
@@ -455,7 +455,7 @@ def test_poetry_1_lock_is_walked_from_its_pyproject(tmp_path):
     ]
 
 
-def test_poetry_1_groups_and_extras_come_when_asked_for(tmp_path):
+def test_poetry_1_groups_and_extras_are_added_on_request(tmp_path):
     path = write(tmp_path, pyproject__toml=POETRY_1_PROJECT, poetry__lock=POETRY_1) / "poetry.lock"
     lines = requirements_of(path, Wish(("prod",), ("post-gres",))).splitlines()
     assert "gunicorn==23.0 ; sys_platform != 'win32'" in lines
@@ -619,7 +619,7 @@ deploy = [{include-group = "prod-server"}]
         ("-e ./plugin", "web"),
     ],
 )
-def test_relative_paths_begin_where_they_lead_somewhere(tmp_path, line, folder):
+def test_relative_paths_start_at_the_folder_where_they_exist(tmp_path, line, folder):
     for name in (".", "libs/lab", "web/plugin", "lab"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "setup.py").touch()

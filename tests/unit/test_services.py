@@ -44,13 +44,13 @@ def lines(template, **variables):
     return rendered((ROLE / "templates" / template).read_text(), **variables).splitlines()
 
 
-def test_a_service_lives_with_its_release_and_has_time_to_end():
+def test_service_stops_with_its_release_within_its_timeout():
     unit = lines("service@.service.j2", __django_job=WORKER)
     assert {"PartOf=shop-gunicorn@%i.service", "Type=exec", "Restart=always", "TimeoutStopSec=300s"} <= set(unit)
     assert "TimeoutStopSec=9s" in lines("service@.service.j2", __django_job={**WORKER, "stop_timeout": 9})
 
 
-def test_one_that_may_run_once_only_waits_until_its_release_is_live():
+def test_single_service_starts_only_in_the_live_release():
     conditions = [
         line
         for line in lines("service@.service.j2", __django_job={**WORKER, "single": True})
@@ -61,14 +61,14 @@ def test_one_that_may_run_once_only_waits_until_its_release_is_live():
     assert not [line for line in lines("service@.service.j2", __django_job=WORKER) if "ExecCondition" in line]
 
 
-def test_one_that_may_run_once_only_is_on_the_first_host_alone():
+def test_single_service_is_on_the_first_host_only():
     jobs = [WORKER, {**WORKER, "name": "beat", "single": True}]
     hosts = {"django_services": jobs, "site_topology": {"app": ["vps1", "vps2"]}}
     assert rendered("{{ __django_service_units }}", **hosts) == ["shop.worker", "shop.beat"]
     assert rendered("{{ __django_service_units }}", **hosts, inventory_hostname="vps2") == ["shop.worker"]
 
 
-def test_single_service_stays_on_its_host_when_the_run_leaves_it_out():
+def test_single_service_stays_on_its_host_in_a_limited_run():
     jobs = {"django_services": [{**WORKER, "single": True}], "site_topology": {"app": ["vps1", "vps2"]}}
     without = {"inventory_hostname": "vps2", "site_release_hosts": ["vps2"]}
     assert rendered("{{ __django_service_units }}", **jobs, **without) == []
@@ -119,13 +119,13 @@ CLEANUPS = [
     ],
     ids=["all listed", "none", "no service", "a service turned timer", "a timer turned service"],
 )
-def test_what_is_no_longer_listed_goes(services, timers, files, units):
+def test_unlisted_services_and_timers_are_removed(services, timers, files, units):
     paths, patterns = gone([*WORKERS, *CLEANUPS], django_services=services, django_timers=timers)
     assert paths == [f"{UNITS}/{path}" for path in files]
     assert patterns == units
 
 
-def test_of_several_hosts_the_first_alone_has_timers():
+def test_timers_are_on_the_first_host_only():
     for host, files in (("vps1", []), ("vps2", CLEANUPS)):
         several = {"inventory_hostname": host, "site_topology": {"app": ["vps1", "vps2"]}}
         paths, _ = gone([*WORKERS, *CLEANUPS], django_services=[WORKER], django_timers=[CLEANUP], **several)

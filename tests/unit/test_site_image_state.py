@@ -24,7 +24,7 @@ def state(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_build_that_dies_at_the_commit_leaves_no_image_with_the_state_of_another(state, monkeypatch, moment):
+def test_killed_build_never_pairs_image_with_another_state(state, monkeypatch, moment):
     images = ["old"]
 
     def docker(*argv):

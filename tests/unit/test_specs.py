@@ -28,7 +28,7 @@ def options(role: str) -> dict:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_specs_and_defaults_name_the_same_variables_with_the_same_values(role):
+def test_specs_and_defaults_have_the_same_variables_and_values(role):
     defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
     specs = options(role)
     known = {name: option["default"] for name, option in specs.items() if "default" in option}
@@ -39,7 +39,7 @@ def test_specs_and_defaults_name_the_same_variables_with_the_same_values(role):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_entry_point_is_described_as_tools_that_make_pages_want_it(role):
+def test_every_entry_point_is_described_for_doc_tools(role):
     for spec in entry_points(role).values():
         assert spec["short_description"]
         assert spec["description"]
@@ -49,18 +49,18 @@ def test_every_entry_point_is_described_as_tools_that_make_pages_want_it(role):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_variable_of_a_role_bears_its_name_and_is_described(role):
+def test_every_variable_has_its_role_prefix_and_description(role):
     for name, option in options(role).items():
         assert name.startswith(f"{role}_")
         assert option["description"]
 
 
-def test_the_readmes_of_the_roles_say_what_the_specs_say():
+def test_readmes_of_the_roles_match_the_specs():
     subprocess.run([sys.executable, ROOT / "tools/readmes", "--check"], check=True)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_names_a_variable_of_another_but_of_site(role):
+def test_no_role_reads_variables_of_other_roles_except_site(role):
     others = "|".join(other for other in ROLES if other not in (role, "site"))
     for path in (ROOT / "roles" / role).rglob("*"):
         if path.suffix in (".yml", ".j2") and path.parent.name in ("defaults", "vars", "tasks", "templates"):

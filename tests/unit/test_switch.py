@@ -86,14 +86,14 @@ def ask(tmp_path):
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 404])
-def test_without_a_health_path_any_answer_of_a_working_site_will_do(ask, status):
+def test_check_without_health_path_passes_on_any_working_answer(ask, status):
     assert ask(status, login=(200, ""), **{"": (status, "/login" if status == 302 else "")}) == ""
 
 
 @pytest.mark.parametrize(
     "location", ["/login", "login", "https://shop.example.com/login", "http://www.shop.example.com/login"]
 )
-def test_the_page_that_a_redirect_within_the_site_leads_to_is_judged(ask, location):
+def test_check_follows_redirects_within_the_site(ask, location):
     assert ask(200, **{"": (302, location)}, login=(500, "")) == "https://shop.example.com/login answers 500"
     assert ask(200, **{"": (302, location)}, login=(200, "")) == ""
 
@@ -108,7 +108,7 @@ def test_the_page_that_a_redirect_within_the_site_leads_to_is_judged(ask, locati
         "mailto:me@x",
     ],
 )
-def test_what_a_redirect_leads_to_elsewhere_is_not_judged(ask, location):
+def test_check_does_not_follow_redirects_to_other_sites(ask, location):
     assert ask(302, location) == ""
 
 
@@ -125,24 +125,24 @@ def test_pages_that_redirect_to_each_other_never_pass(ask):
     assert "https://shop.example.com/ redirects to /login, and so for ever" in complaint
 
 
-def test_a_name_to_which_project_and_web_server_redirect_by_turns_is_said(ask):
+def test_redirect_loop_between_project_and_nginx_is_named(ask):
     complaint = ask(301, "https://www.shop.example.com/")
     assert "the web server redirects www.shop.example.com to shop.example.com" in complaint
     assert "write www.shop.example.com first in site_domains" in complaint
 
 
-def test_a_page_that_wants_its_cookie_back_is_no_circle(ask):
+def test_redirect_that_sets_a_cookie_is_no_loop(ask):
     answer = (302, lambda headers: "" if "from=/" in headers.get("Cookie", "") else "/")
     assert ask(200, **{"": answer}) == ""
 
 
-def test_redirects_that_lead_on_and_on_never_pass(ask):
+def test_endless_redirects_never_pass(ask):
     pages = {str(number): (302, f"/{number + 1}") for number in range(20)}
     assert "and so for ever" in ask(302, "/0", **pages)
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
-def test_an_answer_of_a_broken_site_will_not_do(ask, status):
+def test_answer_with_an_error_status_does_not_pass(ask, status):
     assert f"answers {status}" in ask(status)
 
 
@@ -152,15 +152,15 @@ def test_a_health_path_has_to_answer_200(ask, status):
     assert f"/health/ answers {status}" in ask(status, "/elsewhere/", path="/health/")
 
 
-def test_a_redirect_to_itself_says_which_setting_is_missing(ask):
+def test_redirect_to_itself_has_advice_on_the_proxy_header(ask):
     assert "SECURE_PROXY_SSL_HEADER" in ask(301, "https://shop.example.com/")
 
 
-def test_a_wrong_name_says_which_setting_is_missing(ask):
+def test_status_400_has_advice_on_allowed_hosts(ask):
     assert "ALLOWED_HOSTS" in ask(400)
 
 
-def test_the_release_is_asked_as_the_web_server_would_ask(ask):
+def test_check_sends_the_headers_of_nginx(ask):
     ask(200, path="/health/")
     path, headers = ask.asked
     assert path == "/health/"
@@ -173,7 +173,7 @@ def test_an_answer_need_not_name_the_release(ask, body):
     assert ask(200, body=body) == ""
 
 
-def test_an_answer_that_names_another_release_will_not_do(ask):
+def test_answer_of_another_release_does_not_pass(ask):
     assert "answers as release b" in ask(200, body=b'{"release": "b"}')
 
 
@@ -211,57 +211,57 @@ def gate(tmp_path, monkeypatch):
     return run
 
 
-def test_a_release_has_to_answer_well_for_three_seconds(gate):
+def test_release_must_be_healthy_for_three_seconds(gate):
     assert 3 <= gate(lambda at: ("", "12")) < 4
 
 
-def test_a_bad_answer_begins_the_three_seconds_anew(gate):
+def test_bad_answer_restarts_the_three_seconds(gate):
     assert 8 <= gate(lambda at: ("answers 503" if at < 5 else "", "12")) < 9.5
 
 
-def test_a_process_may_die_once_but_not_go_on_dying(gate):
+def test_process_can_die_once_but_not_repeatedly(gate):
     assert gate(lambda at: ("", "12" if at < 1 else "13")) < 6
     with pytest.raises(StepError, match=r"worker . of the release has died"):
         gate(lambda at: ("", str(int(at))))
     assert gate.seconds < 6
 
 
-def test_a_wrong_answer_that_stays_is_given_up_before_the_time_is_over(gate):
+def test_lasting_wrong_answer_ends_the_check_early(gate):
     with pytest.raises(StepError, match="answers 500"):
         gate(lambda at: ("answers 500", "1"))
     assert 10 < gate.seconds < 12
 
 
-def test_not_yet_is_waited_for_and_said_with_the_time_it_took(gate):
+def test_status_503_is_waited_for_until_the_timeout(gate):
     with pytest.raises(StepError, match="answers 503, for 60 s"):
         gate(lambda at: ("answers 503", "1"))
     assert 60 < gate.seconds < 62
 
 
-def test_a_release_that_answers_well_now_and_then_does_not_pass(gate):
+def test_intermittently_healthy_release_does_not_pass(gate):
     with pytest.raises(StepError, match=r"now and then|answers 500"):
         gate(lambda at: ("answers 500" if int(at) % 3 == 0 else "", "1"))
     assert gate.seconds < 65
 
 
-def test_a_unit_that_does_not_get_over_its_start_is_not_waited_for(gate):
+def test_unit_that_gave_up_starting_ends_the_check_at_once(gate):
     with pytest.raises(StepError, match="refused"):
         gate(lambda at: ("refused", ""), gave_up=True)
     assert gate.seconds < 1
 
 
-def test_of_one_that_ends_at_its_start_nobody_says_that_it_needs_more_time(gate):
+def test_process_that_exits_at_start_gets_no_timeout_advice(gate):
     with pytest.raises(StepError, match="ends by itself at its start") as raised:
         gate(lambda at: ("https://shop.example.test/ does not answer", ""), gave_up=True)
     assert "django_health_timeout" not in str(raised.value)
 
 
-def test_probation_is_passed_by_what_is_observed_alone():
+def test_check_result_depends_on_observations_only():
     probation = Probation(start=0, timeout=60, healthy_seconds=3)
     assert [probation.observe(at, "") for at in (1, 2, 3.9, 4)] == [False, False, False, True]
 
 
-def test_earlier_answer_is_reported_when_the_last_request_had_no_time():
+def test_timeout_reports_the_last_answer_received():
     probation = Probation(start=0, timeout=10, healthy_seconds=3)
     probation.observe(9, "https://shop.example.com/ answers 503")
     with pytest.raises(StepError, match=r"health: https://shop.example.com/ answers 503, for 10 s\nRaise django"):
@@ -303,20 +303,20 @@ def front(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "said"), [(200, ""), (401, ""), (403, ""), (500, ""), (503, ""), (502, "answers 502")]
 )
-def test_web_server_is_asked_as_a_visitor_asks(front, status, said):
+def test_web_server_gets_the_request_of_a_client(front, status, said):
     assert said in front(status)
     assert bool(front(status)) == bool(said)
     assert (front.names[0], front.server.asked[0]) == ("shop.example.test", "/health/")
     assert front.server.asked[1]["Host"] == "shop.example.test"
 
 
-def test_web_server_is_not_asked_where_there_is_none_or_the_site_is_closed(front, tmp_path):
+def test_web_server_is_not_checked_if_absent_or_in_maintenance(front, tmp_path):
     (tmp_path / "closed").touch()
     assert front(502, closed=str(tmp_path / "closed")) == front(502, front="") == ""
     assert front.names == []
 
 
-def test_web_server_that_does_not_run_is_told_and_one_that_refuses_to_speak_is_let_alone(front, monkeypatch, tmp_path):
+def test_stopped_web_server_is_reported_and_silent_is_accepted(front, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(health, "WEB_SERVER", silent.getsockname())
 
@@ -330,7 +330,7 @@ def test_web_server_that_does_not_run_is_told_and_one_that_refuses_to_speak_is_l
     assert front(200, front=".example.test") in ("", "the web server does not run")
 
 
-def test_socket_is_reachable_where_somebody_listens_and_the_web_server_may_come(tmp_path, monkeypatch):
+def test_socket_is_reachable_if_served_and_open_to_nginx(tmp_path, monkeypatch):
     monkeypatch.setattr(health, "WEB_SERVER_USER", "nobody")
     folder = tmp_path / "releases/a"
     folder.mkdir(parents=True)
@@ -346,7 +346,7 @@ def test_socket_is_reachable_where_somebody_listens_and_the_web_server_may_come(
         assert asked == [["runuser", "-u", "nobody", "--", "test", "-w", str(folder / "gunicorn.sock")]]
 
 
-def test_a_release_that_does_not_listen_is_no_release(tmp_path):
+def test_release_without_a_socket_does_not_pass(tmp_path):
     switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": ""})
     assert "No such file" in switch.health.ask(time.monotonic() + 5)
 
@@ -366,30 +366,30 @@ def site_with(tmp_path, releases: str, live: str, switches: list[tuple[str, str]
     return switch
 
 
-def test_the_newest_that_were_live_are_kept(tmp_path):
+def test_newest_releases_that_were_live_are_kept(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "b"), ("b", "c"), ("c", "d")])
     assert switch.prune() == ["a", "b"]
     assert switch.site.complete_releases() == ["c", "d"]
 
 
-def test_the_live_one_and_the_one_before_stay_however_old_they_are(tmp_path):
+def test_live_and_previous_release_are_always_kept(tmp_path):
     switch = site_with(tmp_path, "abcd", "a", [("", "c"), ("c", "d"), ("d", "b"), ("b", "a")])
     switch.prune()
     assert {"a", "b"} <= set(switch.site.complete_releases())
 
 
-def test_one_that_still_runs_stays(tmp_path):
+def test_running_release_is_kept(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "b"), ("b", "c"), ("c", "d")], running="a")
     assert switch.prune() == ["b"]
 
 
-def test_one_that_never_went_live_takes_the_place_of_none_that_did(tmp_path):
+def test_release_that_never_went_live_displaces_no_other(tmp_path):
     switch = site_with(tmp_path, "abcd", "d", [("", "a"), ("a", "d")])
     assert switch.prune() == ["b", "c"]
     assert switch.site.complete_releases() == ["a", "d"]
 
 
-def test_a_newer_one_that_another_run_has_just_built_stays(tmp_path):
+def test_newer_release_of_another_run_is_kept(tmp_path):
     switch = site_with(tmp_path, "abz", "b", [("", "a"), ("a", "b")])
     assert switch.prune() == []
 
@@ -406,7 +406,7 @@ def test_hashed_assets_go_with_the_last_release_that_has_them(tmp_path):
     assert [path.name for path in (tmp_path / "static").iterdir()] == ["both.css"]
 
 
-def test_what_a_run_that_died_had_begun_to_remove_is_removed_with_its_assets(tmp_path):
+def test_interrupted_removal_is_completed_with_its_assets(tmp_path):
     switch = site_with(tmp_path, "bc", "c", [("", "a"), ("a", "b"), ("b", "c")])
     (switch.site.removed / "a" / "venv").mkdir(parents=True)
     (tmp_path / "static" / "old.css").write_text("")
@@ -415,7 +415,7 @@ def test_what_a_run_that_died_had_begun_to_remove_is_removed_with_its_assets(tmp
     assert list((tmp_path / "static").iterdir()) == []
 
 
-def test_a_line_that_a_crash_cut_short_spoils_neither_the_journal_nor_the_next_line(tmp_path):
+def test_truncated_journal_line_spoils_no_other_line(tmp_path):
     switch = site_with(tmp_path, "ab", "b", [("", "a")])
     with (tmp_path / "journal").open("a") as journal:
         journal.write('{"from": "a", "t')
@@ -423,7 +423,7 @@ def test_a_line_that_a_crash_cut_short_spoils_neither_the_journal_nor_the_next_l
     assert [entry["to"] for entry in switch.site.switches()] == ["a", "b"]
 
 
-def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
+def test_unrecorded_switch_is_recorded_by_the_next_run(tmp_path):
     switch = site_with(tmp_path, "ab", "b", [("", "a")])
     switch.units.start = lambda release, timeout: None
     switch._wait_for_answers = lambda: None
@@ -433,19 +433,19 @@ def test_a_switch_that_was_not_noted_is_noted_by_the_next_run(tmp_path):
     assert len(switch.site.switches()) == 2
 
 
-def test_the_last_words_of_a_release_are_the_end_of_its_log():
+def test_log_excerpt_is_the_end_of_the_log():
     log = [f"line {number}" for number in range(100)]
     assert tail_log("\n".join(log)).splitlines() == log[-30:]
     assert tail_log("\n".join(log[:3])).splitlines() == log[:3]
 
 
-def test_what_is_said_by_starting_again_does_not_hide_the_traceback():
+def test_log_excerpt_keeps_the_traceback_before_restarts():
     traceback = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     log = ["long before", *traceback, *["starting again"] * 20]
     assert tail_log("\n".join(log)).splitlines() == log[1:]
 
 
-def test_that_gunicorn_halts_does_not_hide_why():
+def test_log_excerpt_prefers_the_cause_to_the_gunicorn_halt():
     worker = ["Traceback (most recent call last):", *["  a frame"] * 50, "ModuleNotFoundError: No module named 'x'"]
     halt = ["Traceback (most recent call last):", *["  a frame"] * 40, "gunicorn.errors.HaltServer: <HaltServer ... 3>"]
     log = [*worker, *halt, *worker, *halt, "starting again"]
@@ -473,7 +473,7 @@ def fails(monkeypatch):
     return fails
 
 
-def test_a_release_that_never_served_is_bad_when_it_fails_and_one_that_did_is_not(tmp_path, fails):
+def test_only_a_release_that_never_served_becomes_bad(tmp_path, fails):
     switch = site_with(tmp_path, "abc", "b", [("", "a"), ("a", "b")])
     for release in "ac":
         fails(switch, release)
@@ -484,7 +484,7 @@ def test_a_release_that_never_served_is_bad_when_it_fails_and_one_that_did_is_no
     }
 
 
-def test_who_goes_on_without_migrations_that_were_undone_is_told(tmp_path, fails):
+def test_failed_switch_warns_of_undone_migrations(tmp_path, fails):
     switch = site_with(tmp_path, "ab", "b", [("", "a"), ("a", "b")])
     assert "undone" not in fails(switch, "a")
     switch.site.note("b", undone=True)
@@ -509,13 +509,13 @@ def retired(tmp_path, monkeypatch):
     return run
 
 
-def test_a_release_is_stopped_once_nobody_waits_to_be_let_in(retired):
+def test_previous_release_stops_once_its_queue_is_drained(retired):
     done = retired([3, 1, 0])
     assert done.stopped[0] == "a"
     assert list(done.looks) == []
 
 
-def test_a_release_that_lets_nobody_in_is_stopped_after_30_seconds(retired):
+def test_drain_of_previous_release_ends_after_30_seconds(retired):
     assert 30 <= retired(itertools.repeat(1)).stopped[1] < 32
 
 
@@ -531,7 +531,7 @@ def test_failed_units_of_other_releases_are_reset(tmp_path, monkeypatch):
     assert done == [f"systemctl reset-failed {' '.join(f'{name}@a.service' for name in services)}"]
 
 
-def test_what_may_run_once_only_ends_everywhere_before_it_starts(tmp_path, monkeypatch):
+def test_single_service_stops_in_old_releases_before_it_starts(tmp_path, monkeypatch):
     switch = site_with(tmp_path, "abc", "c", [("", "a"), ("a", "b"), ("b", "c")], running="abc")
     done = []
     monkeypatch.setattr(release_units, "run", lambda step, argv, **options: done.append(" ".join(argv)))
@@ -549,7 +549,7 @@ def test_single_service_that_keeps_ending_is_reported(tmp_path, monkeypatch, sta
         switch.watch_singles()
 
 
-def test_of_a_release_that_is_not_live_it_never_starts_and_is_stopped_all_the_same(tmp_path, monkeypatch):
+def test_single_service_of_release_not_live_is_only_stopped(tmp_path, monkeypatch):
     switch = site_with(tmp_path, "ab", "a", [("", "a")])
     done = []
     monkeypatch.setattr(release_units, "run", lambda step, argv, **options: done.append(" ".join(argv)))
@@ -560,7 +560,7 @@ def test_of_a_release_that_is_not_live_it_never_starts_and_is_stopped_all_the_sa
     assert "shop.beat@b.service" in done[1]
 
 
-def test_a_service_that_takes_longer_to_fail_is_given_longer(gate, monkeypatch):
+def test_probation_option_lengthens_the_check(gate, monkeypatch):
     monkeypatch.setitem(OPTIONS, "probation", 20)
     assert 20 <= gate(lambda at: ("", "12")) < 21
     with pytest.raises(StepError, match="has died"):

@@ -92,7 +92,7 @@ def test_connections_are_counted_as_gunicorn_sizes_itself(changes, connections):
     assert site_connections(seen(SPREAD, "db1"), *{**settings, **changes}.values()) == connections
 
 
-def test_one_web_host_requests_the_certificate_and_the_others_fetch_it():
+def test_first_web_host_requests_certificate_and_others_fetch_it():
     first, second = seen(SPREAD, "web1"), seen(SPREAD, "web2")
     assert (first["is_certificate_host"], second["is_certificate_host"]) == (True, False)
     assert (first["certificate_host_address"], second["certificate_host_address"]) == ("", "10.0.0.6")
@@ -108,7 +108,7 @@ def test_one_web_host_requests_the_certificate_and_the_others_fetch_it():
         ({"app": "vps1", "valkey": "vps2"}, "10.0.0.2"),
     ],
 )
-def test_the_only_app_host_reaches_its_own_valkey_without_the_network(groups, address):
+def test_single_app_host_reaches_its_valkey_locally(groups, address):
     found = seen({"web": "vps1", "database": "vps1", **groups}, "vps1")
     assert (found["valkey"] in groups["valkey"], found["valkey_address"]) == (True, address)
     clients = seen({"web": "vps1", "database": "vps1", **groups}, found["valkey"])["valkey_clients"]
@@ -145,7 +145,7 @@ def test_of_two_databases_none_is_local():
         ({}, ["10.0.0.1", "10.0.0.2"]),
     ],
 )
-def test_requests_are_passed_to_hosts_that_serve_or_to_all_where_none_does(facts, addresses):
+def test_requests_go_to_serving_hosts_or_to_all_if_none_serves(facts, addresses):
     assert seen({"web": "web1", "app": "app1 app2", "database": "db1"}, "web1", **facts)["backends"] == addresses
 
 
@@ -156,19 +156,19 @@ def test_sites_on_the_same_machine_are_neighbours():
     assert seen(groups, "vps1", **facts)["neighbour_sites"] == ["shop", "blog"]
 
 
-def test_app_hosts_switch_in_batches_of_the_role_or_of_the_inventory():
+def test_app_hosts_switch_in_batches_of_role_or_inventory():
     defaults = yaml.safe_load((ROOT / "roles/django/defaults/main.yml").read_text())
     assert batches.batches(*inventory(SPREAD)) == defaults["django_batches"]
     assert batches.batches(*inventory(SPREAD, app1={"django_batches": ["2"]})) == ["2"]
 
 
 @pytest.mark.parametrize("app", ["vps1", "vps1 vps2-blog", ""])
-def test_app_hosts_that_are_sites_of_their_own_switch_at_once(app):
+def test_app_hosts_of_separate_sites_switch_at_once(app):
     assert batches.batches(*inventory({"app": app})) == "100%"
     assert batches.batches({"app": app.split()}, {}) == "100%"
 
 
-def test_each_part_of_a_site_is_backed_up_by_the_hosts_that_have_it():
+def test_each_part_of_a_site_is_backed_up_where_it_is():
     def parts(host: str) -> list[str]:
         return seen(SPREAD, host)["backup_parts"]
 

@@ -149,7 +149,7 @@ def run(enabled=True, restart=(), reload=(), **more):
     return unit.run(NAME, enabled, [str(path) for path in restart], [str(path) for path in reload], **more)
 
 
-def test_a_unit_as_it_should_be_is_asked_once_and_left_alone(systemd):
+def test_unit_in_the_wanted_state_is_queried_once_and_kept(systemd):
     result = run()
     assert (result["changed"], result["action"]) == (False, [])
     assert [argv[:2] for argv in systemd.calls] == [("systemctl", "show")]
@@ -174,7 +174,7 @@ def test_a_unit_that_stays_unknown_is_a_failure(systemd):
         run()
 
 
-def test_a_unit_that_is_not_there_yet_is_a_change_in_check_mode(systemd):
+def test_missing_unit_is_a_change_in_check_mode(systemd):
     systemd.set(LoadState="not-found", ActiveState="inactive", UnitFileState="")
     result = run(check_mode=True)
     assert result["changed"]
@@ -200,30 +200,30 @@ def test_changed_unit_files_are_loaded_first(systemd):
         (None, "disabled", []),
     ],
 )
-def test_enabling_is_done_where_it_is_a_matter_of_choice(systemd, enabled, state, action):
+def test_unit_is_enabled_or_disabled_only_where_needed(systemd, enabled, state, action):
     systemd.set(UnitFileState=state)
     assert run(enabled=enabled)["action"] == action
 
 
 @pytest.mark.parametrize("state", ["inactive", "deactivating"])
-def test_what_does_not_run_is_started(systemd, state):
+def test_stopped_unit_is_started(systemd, state):
     systemd.set(ActiveState=state)
     assert run()["action"] == systemd.verbs == ["start"]
 
 
-def test_a_unit_that_crashed_too_often_gets_a_fresh_start(systemd):
+def test_unit_at_its_start_limit_is_reset_and_started(systemd):
     systemd.set(ActiveState="failed", Result="start-limit-hit")
     assert run()["action"] == ["start"]
     assert systemd.verbs == ["reset-failed", "start"]
 
 
-def test_a_start_under_way_is_waited_for_and_is_no_change(systemd):
+def test_start_in_progress_is_awaited_without_a_change(systemd):
     systemd.set(ActiveState="activating", SubState="start")
     assert run()["action"] == []
     assert systemd.verbs == ["start"]
 
 
-def test_a_start_under_way_is_left_alone_in_check_mode(systemd):
+def test_start_in_progress_is_ignored_in_check_mode(systemd):
     systemd.set(ActiveState="activating", SubState="start")
     assert not run(check_mode=True)["changed"]
     assert systemd.verbs == []
@@ -234,20 +234,20 @@ def test_a_unit_between_two_crashes_counts_as_down(systemd):
     assert run()["action"] == ["start"]
 
 
-def test_a_job_that_has_ended_well_is_not_done_again(systemd, write, tmp_path):
+def test_completed_oneshot_unit_is_not_started_again(systemd, write, tmp_path):
     systemd.set(Type="oneshot", ActiveState="inactive", SubState="dead")
     assert run()["action"] == []
     systemd.pass_time(60)
     assert run(restart=[write(tmp_path / "a")])["action"] == ["restart"]
 
 
-def test_a_job_that_never_ran_since_boot_is_started(systemd):
+def test_oneshot_unit_that_never_ran_since_boot_is_started(systemd):
     systemd.set(Type="oneshot", ActiveState="inactive", SubState="dead")
     systemd.stamps = dict.fromkeys(unit.STAMPS)
     assert run()["action"] == ["start"]
 
 
-def test_files_older_than_the_start_ask_for_nothing(systemd, write, tmp_path):
+def test_files_older_than_the_start_need_no_action(systemd, write, tmp_path):
     old = write(tmp_path / "a")
     systemd.pass_time(60)
     systemd.restart()
@@ -271,14 +271,14 @@ def test_a_restart_makes_a_reload_needless(systemd, write, tmp_path):
     assert run(restart=[new], reload=[new])["action"] == ["restart"]
 
 
-def test_a_start_makes_both_needless(systemd, write, tmp_path):
+def test_start_makes_restart_and_reload_needless(systemd, write, tmp_path):
     systemd.pass_time(60)
     systemd.set(ActiveState="inactive")
     new = write(tmp_path / "a")
     assert run(restart=[new], reload=[new])["action"] == ["start"]
 
 
-def test_what_cannot_reload_is_restarted_and_its_other_changes_are_no_reloads(systemd, write, tmp_path):
+def test_unit_without_reload_is_restarted_for_new_files(systemd, write, tmp_path):
     systemd.set(CanReload="no")
     systemd.pass_time(60)
     new = write(tmp_path / "a")
@@ -287,7 +287,7 @@ def test_what_cannot_reload_is_restarted_and_its_other_changes_are_no_reloads(sy
     assert run(reload=[new])["action"] == ["restart"]
 
 
-def test_a_file_written_while_the_unit_starts_may_not_have_been_read(systemd, write, tmp_path):
+def test_file_written_during_the_start_counts_as_new(systemd, write, tmp_path):
     systemd.pass_time(60)
     systemd.stamp("InactiveExitTimestamp")
     systemd.pass_time(5)
@@ -324,7 +324,7 @@ def test_a_failed_reload_is_due_again_in_the_next_run(systemd, write, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["start", "restart", "enable", "daemon-reload"])
-def test_a_command_that_fails_is_told_with_the_journal(systemd, write, tmp_path, verb):
+def test_failed_command_is_reported_with_the_journal(systemd, write, tmp_path, verb):
     systemd.set(NeedDaemonReload="yes", UnitFileState="disabled")
     systemd.set(ActiveState="inactive" if verb == "start" else "active")
     systemd.fails[verb] = "no such luck"
@@ -342,7 +342,7 @@ def test_a_unit_that_dies_after_a_good_start_is_a_failure(systemd):
 
 
 @pytest.mark.parametrize("kind", ["simple", "exec"])
-def test_a_process_that_cannot_say_it_is_ready_is_given_time_to_die(systemd, monkeypatch, kind):
+def test_unit_without_readiness_is_watched_after_its_start(systemd, monkeypatch, kind):
     systemd.set(Type=kind, ActiveState="inactive")
     monkeypatch.setattr(unit.time, "sleep", lambda seconds: systemd.set(ActiveState="failed"))
     with pytest.raises(UnitError, match="is failed"):
@@ -350,7 +350,7 @@ def test_a_process_that_cannot_say_it_is_ready_is_given_time_to_die(systemd, mon
 
 
 @pytest.mark.parametrize("check_mode", [False, True])
-def test_a_unit_whose_condition_is_not_met_is_left_alone_where_that_is_said(systemd, check_mode):
+def test_unmet_condition_is_no_change_for_conditional_unit(systemd, check_mode):
     systemd.set(ActiveState="inactive", ConditionResult="no")
     systemd.start = lambda: None
     result = run(conditional=True, check_mode=check_mode)
@@ -358,20 +358,20 @@ def test_a_unit_whose_condition_is_not_met_is_left_alone_where_that_is_said(syst
     assert "has a condition that is not met" in result["msg"]
 
 
-def test_elsewhere_it_is_a_failure(systemd):
+def test_unmet_condition_is_a_failure_by_default(systemd):
     systemd.set(ActiveState="inactive", ConditionResult="no")
     systemd.start = lambda: None
     with pytest.raises(UnitError, match="inactive"):
         run()
 
 
-def test_a_condition_that_came_to_be_met_starts_the_unit(systemd):
+def test_unit_starts_once_its_condition_is_met(systemd):
     systemd.set(ActiveState="inactive", ConditionResult="no")
     assert run(conditional=True)["action"] == ["start"]
 
 
 @pytest.mark.parametrize("folder", ["web@.service.d", "web@1.service.d"])
-def test_a_drop_in_that_systemd_has_not_seen_is_loaded(systemd, monkeypatch, tmp_path, folder):
+def test_unknown_drop_in_is_loaded(systemd, monkeypatch, tmp_path, folder):
     drop_in = tmp_path / folder / "restart.conf"
     drop_in.parent.mkdir()
     drop_in.touch()
@@ -388,7 +388,7 @@ def test_a_manager_that_does_not_answer_is_a_failure(systemd, monkeypatch):
         run()
 
 
-def test_of_a_link_both_ends_count(systemd, write, tmp_path):
+def test_link_and_its_target_both_count(systemd, write, tmp_path):
     target, link = write(tmp_path / "target"), tmp_path / "link"
     link.symlink_to(target)
     write(link)
@@ -403,7 +403,7 @@ def test_of_a_link_both_ends_count(systemd, write, tmp_path):
     assert run(restart=[link])["action"] == ["restart"]
 
 
-def test_of_a_folder_everything_counts_at_any_depth(systemd, write, tmp_path):
+def test_files_of_a_folder_count_at_any_depth(systemd, write, tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/circle").symlink_to("../..")
     (tmp_path / "a/dangling").symlink_to("nowhere")

@@ -87,7 +87,7 @@ def test_the_sites_own_server_may_hold_the_port(machine):
 
 
 @pytest.mark.parametrize("line", ["port 6379", "tls-port 6379"])
-def test_the_port_of_another_site_is_refused_while_its_server_is_down(machine, line):
+def test_port_of_another_site_is_refused_while_it_is_down(machine, line):
     machine.write("blog", line)
     machine.enable("blog")
     refused = machine.validate()
@@ -107,13 +107,13 @@ def test_a_port_that_another_process_holds_is_refused(machine):
     assert 'valkey_port: 6379 is taken: 127.0.0.1:6379 users:(("nc",pid=421,fd=3)). Fix:' in refused.stderr
 
 
-def test_what_the_server_refuses_is_shown(machine):
+def test_error_of_the_server_is_shown(machine):
     machine.command("runuser", "echo '*** FATAL CONFIG FILE ERROR ***'; exit 1")
     refused = machine.validate()
     assert (refused.returncode, refused.stderr) == (1, "*** FATAL CONFIG FILE ERROR ***\n")
 
 
-def test_the_site_may_list_clients_although_other_admin_commands_are_denied():
+def test_site_can_list_clients_but_run_no_other_admin_command():
     [user] = [line for line in template("valkey.conf.j2").splitlines() if line.startswith("user ")]
     rights = user.split()
     assert rights.index("+client|list") > max(rights.index("-@admin"), rights.index("-@dangerous"))
@@ -125,7 +125,7 @@ def test_the_server_may_listen_on_a_privileged_port(port, is_privileged):
     assert ("AmbientCapabilities=CAP_NET_BIND_SERVICE" in dropin) is is_privileged
 
 
-def test_the_parts_of_the_address_are_those_of_the_url():
+def test_valkey_variables_match_the_url():
     # The inventory has another port by now.
     environment = rendered("{{ valkey_env }}", __valkey_url="redis://:secret@127.0.0.1:6380/0")
     assert environment == {
@@ -152,5 +152,5 @@ def test_the_parts_of_the_address_are_those_of_the_url():
         ("", {}, {}),
     ],
 )
-def test_further_urls_have_databases_of_their_own(url, numbers, urls):
+def test_further_valkey_urls_have_different_databases(url, numbers, urls):
     assert rendered("{{ __valkey_urls }}", __valkey_url=url, valkey_urls=numbers) == urls

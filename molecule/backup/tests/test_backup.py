@@ -80,14 +80,14 @@ def test_a_set_is_made_each_night_and_tested_each_week(site):
 
 
 @pytest.mark.parametrize("unit", ["site13-backup", "site13-backup-drill"])
-def test_the_units_can_do_little_else(site, unit):
+def test_backup_units_are_sandboxed(site, unit):
     verified = site.host.run(f"systemd-analyze verify /etc/systemd/system/{unit}.service")
     assert (verified.rc, verified.stderr) == (0, "")
     found = site.host.check_output(f"systemd-analyze security --no-pager {unit}.service")
     assert float(re.search(r"exposure level for \S+: ([\d.]+)", found)[1]) <= 4.5
 
 
-def test_what_reads_the_sets_is_on_the_controller_and_for_its_owner(site):
+def test_backup_secrets_are_on_controller_and_private(site):
     assert stat.S_IMODE(RECOVERY.stat().st_mode) == 0o600
     secrets = json.loads(RECOVERY.read_text())
     assert secrets["password"] in site.host.check_output("cat /etc/site13/backup/secrets.json")
@@ -96,7 +96,7 @@ def test_what_reads_the_sets_is_on_the_controller_and_for_its_owner(site):
         assert site.host.run(f"runuser -u site13 -- cat /etc/site13/backup/{path}").rc != 0
 
 
-def test_the_first_set_has_everything_and_nobody_else_can_read_it(site, sql):
+def test_first_set_has_all_parts_encrypted_and_private(site, sql):
     add_notice(sql, "kept for ever")
     site.host.check_output(
         f"install -D -o site13 -g www-data -m 640 /dev/null {PICTURE} && head -c 300000 /dev/urandom > {PICTURE}"
@@ -110,7 +110,7 @@ def test_the_first_set_has_everything_and_nobody_else_can_read_it(site, sql):
     assert "are lost with its disk" in play("status").stdout
 
 
-def test_a_restore_that_does_not_say_what_becomes_of_the_live_data_changes_nothing(site, sql):
+def test_restore_with_missing_or_wrong_options_changes_nothing(site, sql):
     for wrong in ({}, {"restore_over": "another"}):
         done = play("restore", **wrong)
         assert done.returncode != 0
@@ -126,7 +126,7 @@ def test_a_restore_that_does_not_say_what_becomes_of_the_live_data_changes_nothi
     assert site.get("/").status == 200
 
 
-def test_what_was_deleted_after_a_time_comes_back_by_that_time(site, sql):
+def test_restore_to_a_time_undoes_later_changes(site, sql):
     digest = site.host.check_output(f"sha256sum {PICTURE}")
     then = site.host.check_output("date --utc '+%Y-%m-%d %H:%M:%S'")
     sql("DELETE FROM notes_notice")
@@ -160,7 +160,7 @@ def test_no_request_fails_while_a_set_is_made_and_tested(site):
     assert "newest set that was restored in a test" in status
 
 
-def test_a_server_that_does_not_know_the_key_yet_is_refused_with_the_line_to_add(site, storage):
+def test_sftp_server_without_key_is_refused_with_line_to_add(site, storage):
     before = site.host.check_output("cat /etc/site13/backup/settings.json")
     done = play("site", "--tags=backup", backup_repository=SFTP)
     assert done.returncode != 0
@@ -190,7 +190,7 @@ def bucket(storage):
     return "s3:http://storage:5000/sets/shop"
 
 
-def test_a_bucket_takes_sets_too(site, sql, bucket):
+def test_sets_are_stored_in_and_restored_from_s3_bucket(site, sql, bucket):
     variables = {
         "backup_repository": bucket,
         "backup_environment": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
@@ -226,7 +226,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("command", CORRUPTIONS.values(), ids=CORRUPTIONS)
-def test_the_test_of_a_damaged_set_fails_loudly(site, storage, alerts, until, command):
+def test_drill_of_damaged_set_fails_and_alerts(site, storage, alerts, until, command):
     storage.check_output("cp -a ~keeper/sets ~keeper/good")
     try:
         pack = storage.check_output("find ~keeper/sets/data -type f -size +50k -printf '%s %p\\n' | sort -n | tail -1")
@@ -241,7 +241,7 @@ def test_the_test_of_a_damaged_set_fails_loudly(site, storage, alerts, until, co
     site.host.check_output("systemctl start site13-backup-drill.service")
 
 
-def test_a_repository_that_does_not_answer_leaves_the_sets_and_is_reported(site, storage, alerts, until):
+def test_unreachable_repository_is_reported_and_keeps_sets(site, storage, alerts, until):
     good = sets(site)
     storage.check_output("systemctl stop ssh.socket ssh.service")
     try:
@@ -255,7 +255,7 @@ def test_a_repository_that_does_not_answer_leaves_the_sets_and_is_reported(site,
     make_set(site)
 
 
-def test_a_backup_that_is_killed_is_made_up_for_by_the_next_one(site):
+def test_backup_after_a_killed_backup_succeeds_and_keeps_sets(site):
     good = sets(site)
     site.host.check_output("head -c 200000000 /dev/urandom > /srv/site13/media/large")
     site.host.check_output(
@@ -268,7 +268,7 @@ def test_a_backup_that_is_killed_is_made_up_for_by_the_next_one(site):
     assert make_set(site) not in good
 
 
-def test_a_restore_that_is_killed_leaves_the_live_data_and_is_completed_by_another(site, sql):
+def test_killed_restore_keeps_live_data_and_can_be_repeated(site, sql):
     kept = titles(sql)
     make_set(site)
     add_notice(sql, "after the set")
@@ -287,7 +287,7 @@ def test_a_restore_that_is_killed_leaves_the_live_data_and_is_completed_by_anoth
     assert site.get("/").status == 200
 
 
-def test_a_full_disk_is_said_before_a_dump_is_begun(site, alerts):
+def test_full_disk_is_reported_before_the_dump(site, alerts):
     good = sets(site)
     folder = "/var/lib/django_vps/backup/site13"
     site.host.check_output(f"mount -t tmpfs -o size=60m tmpfs {folder}")
@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_before_a_dump_is_begun(site, alerts):
     assert sets(site) == good
 
 
-def test_a_backup_that_is_switched_off_leaves_its_sets(site):
+def test_disabled_backup_keeps_its_sets(site):
     good = sets(site)
     done = play("site", "--tags=backup", backup_repository=SFTP, backup_enabled=False)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -407,7 +407,7 @@ def fresh(site, tmp_path):
     return Site(host_of(name), name, "site13", site.domains, site.roots), tmp_path
 
 
-def test_a_lost_server_comes_back_on_a_bare_one_by_one_command(site, sql, fresh, tmp_path):
+def test_lost_server_is_restored_on_bare_host_by_one_command(site, sql, fresh, tmp_path):
     jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', site.get("/private/", *jar).body)[1]
     (tmp_path / "letter.txt").write_text("a letter")

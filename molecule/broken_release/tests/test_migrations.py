@@ -84,7 +84,7 @@ def waiting(psql) -> bool:
     return psql("SELECT count(*) FROM pg_locks WHERE NOT granted").stdout.strip() != "0"
 
 
-def test_one_that_raises_midway_is_taken_back(project, refused):
+def test_failed_migration_is_rolled_back(project, refused):
     project.migration(ADD, RUN)
     refused(
         project.folder,
@@ -94,7 +94,7 @@ def test_one_that_raises_midway_is_taken_back(project, refused):
     )
 
 
-def test_one_that_raises_midway_and_is_not_atomic_says_what_stays(project, refused, psql):
+def test_failed_non_atomic_migration_warns_of_partial_changes(project, refused, psql):
     project.migration(f'migrations.RunSQL("{insert("half", 1)}")', RUN, atomic=False)
     refused(
         project.folder,
@@ -106,14 +106,14 @@ def test_one_that_raises_midway_and_is_not_atomic_says_what_stays(project, refus
 
 
 @pytest.mark.parametrize(("operations", "said"), BREAKING.values(), ids=BREAKING)
-def test_one_that_would_break_the_running_release_is_refused(project, refused, large_table, operations, said):
+def test_migration_that_breaks_live_release_is_refused(project, refused, large_table, operations, said):
     project.migration(*operations)
     refused(
         project.folder, "migrate: ", "notes.0002_change", *said, "django_allow_breaking_migrations", leaves="unused"
     )
 
 
-def test_one_that_breaks_the_running_release_is_run_on_request(project, goes_live, psql, large_table, undone):
+def test_breaking_migration_is_applied_when_allowed(project, goes_live, psql, large_table, undone):
     project.migration(INDEX)
     goes_live(project.folder, django_allow_breaking_migrations="true")
     assert psql("SELECT 1 FROM pg_indexes WHERE indexname = 'notes_size'").stdout.strip() == "1"
@@ -125,9 +125,7 @@ def test_long_migration_is_displayed_while_it_runs(project, goes_live, undone):
     assert re.search(r"migrate: notes.0002_change has been running for \d+ s", run.output)
 
 
-def test_an_index_waits_for_whoever_is_there_and_takes_the_place_of_one_that_was_broken_off(
-    site, project, goes_live, psql, in_use, undone, until
-):
+def test_concurrent_index_waits_and_replaces_an_invalid_index(site, project, goes_live, psql, in_use, undone, until):
     create = "CREATE INDEX CONCURRENTLY notes_size ON notes_privatefile (size)"
     impatient = f"PGOPTIONS='-c lock_timeout=500ms' runuser -u site13 -- psql -Xc '{create}'"
     assert "lock timeout" in site.host.run(impatient).stderr
@@ -160,7 +158,7 @@ def german(site, psql):
     psql("ALTER ROLE site13 RESET lc_messages", "postgres")
 
 
-def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project, refused, german, in_use):
+def test_migration_of_table_in_use_gives_up_without_long_waits(project, refused, german, in_use):
     project.migration(ADD)
     refused(
         project.folder,
@@ -173,7 +171,7 @@ def test_one_whose_table_is_in_use_gives_up_and_no_reader_waits_for_long(project
     )
 
 
-def test_one_whose_table_is_in_use_tries_again_until_it_is_not(project, goes_live, psql, in_use, undone, until):
+def test_migration_of_table_in_use_retries_until_it_is_free(project, goes_live, psql, in_use, undone, until):
     project.migration(ADD)
 
     def end_with_the_second_try() -> None:

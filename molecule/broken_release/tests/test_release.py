@@ -131,17 +131,17 @@ STARTS = {
 
 
 @pytest.mark.parametrize("case", BUILDS.values(), ids=BUILDS)
-def test_what_cannot_be_built_leaves_nothing(project, refused, case):
+def test_failed_build_leaves_nothing(project, refused, case):
     case.breaks(project)
     refused(project.folder, *case.said)
 
 
 @pytest.mark.parametrize("case", STARTS.values(), ids=STARTS)
-def test_what_does_not_come_up_well_is_stopped_and_marked(project, refused, case):
+def test_unhealthy_release_is_stopped_and_marked_bad(project, refused, case):
     case.breaks(project)
     refused(project.folder, *case.said, leaves="bad", django_health_timeout=8)
 
 
-def test_and_a_good_one_goes_live(project, goes_live):
+def test_healthy_release_goes_live(project, goes_live):
     project.append("requirements.txt", UNLOCKED)
     goes_live(project.folder)

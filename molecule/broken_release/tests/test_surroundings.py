@@ -143,48 +143,48 @@ def used(site, what: str) -> int:
     return int(site.host.check_output(f"df --output={what} --block-size=1M /srv | tail -1"))
 
 
-def test_a_folder_that_is_not_there_is_refused_before_the_host_is_spoken_to(refused):
+def test_missing_source_folder_is_refused_before_the_lock(refused):
     run = refused("/nowhere/shop", "/nowhere/shop")
     assert "Lock the site" not in run.output
 
 
-def test_an_archive_that_was_cut_short_is_refused(project, refused, tmp_path):
+def test_truncated_archive_is_refused(project, refused, tmp_path):
     subprocess.run(["tar", "-czf", tmp_path / "shop.tar.gz", "-C", project.folder, "."], check=True)
     whole = (tmp_path / "shop.tar.gz").read_bytes()
     (tmp_path / "shop.tar.gz").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "shop.tar.gz", "source: ", "shop.tar.gz")
 
 
-def test_a_repository_goes_live(repository, goes_live):
+def test_release_from_git_repository_goes_live(repository, goes_live):
     goes_live(repository, django_version="main")
 
 
-def test_a_branch_that_is_not_there_is_named(repository, refused):
+def test_missing_branch_is_reported(repository, refused):
     refused(repository, "fetch: ", "no-such-branch", "git ls-remote", django_version="no-such-branch")
 
 
-def test_a_repository_that_is_not_there_is_named(git_host, refused):
+def test_missing_git_repository_is_reported(git_host, refused):
     refused(f"{git_host.address}/nothing.git", "fetch: ", "nothing.git", "not found", "git ls-remote")
 
 
-def test_a_repository_that_wants_a_password_is_not_waited_for(git_host, refused):
+def test_repository_with_password_fails_without_prompt(git_host, refused):
     refused(f"{git_host.address}/private/shop.git", "fetch: ", "could not read Username", "git ls-remote")
 
 
-def test_a_repository_that_wants_another_key_is_not_waited_for(site, refused, monkeypatch):
+def test_repository_with_another_key_fails_without_prompt(site, refused, monkeypatch):
     # The server is one that has nobody by this name.
     options = "-F none -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no"
     monkeypatch.setenv("GIT_SSH_COMMAND", f"ssh {options}")
     refused(f"ssh://git@{site.address}/shop.git", "fetch: ", "Permission denied (publickey", "git ls-remote")
 
 
-def test_a_git_host_that_is_down_is_named(refused):
+def test_unreachable_git_host_is_reported(refused):
     with listening(answers=False) as port:
         refused(f"https://127.0.0.1:{port}/shop.git", "fetch: ", "Failed to connect", "git ls-remote")
 
 
 @pytest.mark.parametrize("scheme", ["https", "ssh"])
-def test_a_git_host_that_says_nothing_is_given_up(refused, scheme):
+def test_silent_git_host_times_out(refused, scheme):
     with listening(answers=True) as port:
         refused(f"{scheme}://127.0.0.1:{port}/shop.git", "fetch: ", "git ls-remote", within=45)
 
@@ -192,7 +192,7 @@ def test_a_git_host_that_says_nothing_is_given_up(refused, scheme):
 @pytest.mark.parametrize(
     "route", ["unreachable default", "default via 192.0.2.1 dev eth0 onlink"], ids=["refuses", "is silent"]
 )
-def test_an_index_that_cannot_be_reached_is_named(site, project, refused, route):
+def test_unreachable_package_index_is_reported(site, project, refused, route):
     project.append("requirements.txt", UNLOCKED)
     with no_index(site, route):
         refused(
@@ -204,12 +204,12 @@ def test_an_index_that_cannot_be_reached_is_named(site, project, refused, route)
         )
 
 
-def test_a_disk_without_room_is_noticed_before_anything_is_done(site, project, refused):
+def test_full_disk_is_reported_before_the_build(site, project, refused):
     with disk(site, f"size={used(site, 'used') + 20}m"):
         refused(project.folder, "disk: ", "/srv", "MB", "django_keep_releases")
 
 
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing_of_it(site, project, refused):
+def test_disk_that_fills_during_the_build_leaves_nothing(site, project, refused):
     project.append("requirements.txt", "./clock")
     project.write(
         "clock/setup.py",
@@ -221,17 +221,17 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_of_it(site, project, refu
         refused(project.folder, "install: ", "No space left on device", "django_keep_releases")
 
 
-def test_a_disk_without_inodes_is_noticed(site, project, refused):
+def test_disk_without_inodes_is_reported(site, project, refused):
     with disk(site, f"nr_inodes={used(site, 'iused') + 1000}"):
         refused(project.folder, "disk: ", "/srv", "inodes", "django_keep_releases")
 
 
-def test_a_disk_that_cannot_be_written_is_named(site, project, refused):
+def test_read_only_disk_is_reported(site, project, refused):
     with disk(site, "ro"):
         refused(project.folder, "disk: ", "/srv", "Read-only file system")
 
 
-def test_of_two_runs_at_once_the_second_stops_and_names_the_first(site, project, start, visited):
+def test_second_concurrent_run_stops_and_names_the_first(site, project, start, visited):
     before = site.release
     with visited() as load:
         began = time.monotonic()
@@ -250,7 +250,7 @@ def test_of_two_runs_at_once_the_second_stops_and_names_the_first(site, project,
     assert list(load.result()["releases"]) == [before, site.release]
 
 
-def test_a_run_that_was_killed_holds_up_nobody(site, project, start, goes_live, look):
+def test_killed_run_does_not_block_the_next(site, project, start, goes_live, look):
     before = look()
     first = start(project.folder)
     first.reads("Build the release")

@@ -21,19 +21,19 @@ def serial(web) -> str:
         return connection.getpeercert()["serialNumber"]
 
 
-def test_it_was_ordered_once_and_is_served_by_all(hosts):
+def test_certificate_is_requested_once_and_served_by_all_hosts(hosts):
     assert serial(hosts["web1"]) == serial(hosts["web2"])
     assert hosts["web1"].run("ls /etc/letsencrypt/live | grep -c shop") == "1"
     assert not hosts["web2"].host.file("/etc/letsencrypt/live").exists
     assert not hosts["web2"].host.package("certbot").is_installed
 
 
-def test_the_ca_was_answered_by_the_host_that_did_not_order(hosts):
+def test_second_web_host_answers_the_acme_challenge(hosts):
     # The names of the site led it there.
     assert "/.well-known/acme-challenge/" in hosts["web2"].run("cat /var/log/nginx/access.log")
 
 
-def test_a_renewal_comes_to_all(hosts, until):
+def test_renewed_certificate_reaches_all_web_hosts(hosts, until):
     first, second = hosts["web1"], hosts["web2"]
     before = serial(second)
     environment = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem"
@@ -53,7 +53,7 @@ def test_a_renewal_comes_to_all(hosts, until):
     assert visit(second, "/health/").returncode == 0
 
 
-def test_it_is_handed_to_web_hosts_and_to_nobody_else(hosts):
+def test_certificate_is_shared_with_web_hosts_only(hosts):
     first, second = hosts["web1"], hosts["web2"]
     assert "PRIVATE KEY" in second.host.run(FETCH.format(first.address, OWN)).stdout
     second.run(
@@ -64,7 +64,7 @@ def test_it_is_handed_to_web_hosts_and_to_nobody_else(hosts):
         assert "PRIVATE KEY" not in second.host.run(FETCH.format(first.address, stranger)).stdout
 
 
-def test_what_the_first_cannot_give_leaves_the_other_as_it_was(hosts, until):
+def test_failed_certificate_fetch_keeps_the_active_certificate(hosts, until):
     first, second = hosts["web1"], hosts["web2"]
     before = serial(second)
     first.run("systemctl stop shop-certificate-share.service")

@@ -38,7 +38,7 @@ def titles(host) -> list[str]:
     return sql(host, "SELECT title FROM notes_notice").splitlines()
 
 
-def test_one_takes_the_writes_and_the_other_follows(hosts, until, tmp_path):
+def test_standby_replicates_the_primary(hosts, until, tmp_path):
     first, second = hosts["db1"], hosts["db2"]
     assert (follows(first), follows(second)) == (False, True)
     post(hosts, "Written on the first", tmp_path)
@@ -46,7 +46,7 @@ def test_one_takes_the_writes_and_the_other_follows(hosts, until, tmp_path):
     assert "Written on the first" in titles(second)
 
 
-def test_the_board_is_read_from_the_one_that_follows(hosts, app):
+def test_project_reads_from_the_standby(hosts, app):
     program = "from django.db import connections; from notes.models import Notice; q = connections['replica'].cursor();"
     program += (
         " q.execute('SELECT inet_server_addr(), pg_is_in_recovery()'); print(Notice.objects.all().db, *q.fetchone())"
@@ -54,7 +54,7 @@ def test_the_board_is_read_from_the_one_that_follows(hosts, app):
     assert f"replica {hosts['db2'].address} True" in app.run(f'shop-manage shell -v 0 -c "{program}"')
 
 
-def test_no_request_fails_while_they_change_places(hosts, until, request, tmp_path):
+def test_no_request_fails_during_switchover(hosts, until, request, tmp_path):
     first, second = hosts["db1"], hosts["db2"]
     with (
         Load(hosts["web1"].address, NAME, path=["/health/", "/"], rate=5, cafile=ROOTS) as one,
@@ -71,12 +71,12 @@ def test_no_request_fails_while_they_change_places(hosts, until, request, tmp_pa
     assert one.result()["failures"] == other.result()["failures"] == []
 
 
-def test_the_next_run_leaves_it_so(hosts, run_with_nothing_to_do):
+def test_next_run_keeps_the_promoted_primary(hosts, run_with_nothing_to_do):
     assert not re.search("changed=[1-9]", run_with_nothing_to_do.stdout)
     assert (follows(hosts["db1"]), follows(hosts["db2"])) == (True, False)
 
 
-def test_one_that_has_died_is_replaced_and_refused_when_it_comes_back(hosts, until, tmp_path):
+def test_dead_primary_is_replaced_and_refused_on_return(hosts, until, tmp_path):
     first, second = hosts["db1"], hosts["db2"]
     second.docker("kill")
     done = play("promote", "--limit", f"!{second.container}")

@@ -42,7 +42,7 @@ def reached(hosts, open_ports) -> dict[str, list[int]]:
 @pytest.mark.parametrize(
     ("name", "ports"), [("web1", [22, 80, 443]), ("web2", [22, 80, 443]), ("app1", [22]), ("app2", [22]), ("db1", [22])]
 )
-def test_the_world_reaches_ssh_and_the_web_and_nothing_else(reached, name, ports):
+def test_firewall_opens_only_ssh_and_web_ports(reached, name, ports):
     assert reached[name] == ports
 
 
@@ -61,11 +61,11 @@ def test_the_world_reaches_ssh_and_the_web_and_nothing_else(reached, name, ports
         ("web2", "web1", 6379, False),
     ],
 )
-def test_a_host_reaches_what_its_part_needs(hosts, comer, host, port, may):
+def test_host_reaches_only_the_ports_it_needs(hosts, comer, host, port, may):
     assert hosts[comer].can_connect(hosts[host], port) is may
 
 
-def test_visitors_of_each_web_host_are_served_by_each_app_host(hosts, web):
+def test_each_web_host_passes_requests_to_each_app_host(hosts, web):
     before = {name: count(hosts[name]) for name in ("app1", "app2")}
     for _ in range(6):
         assert json.loads(visit(web, "/health/").stdout)["status"] == "ok"
@@ -76,7 +76,7 @@ def count(app) -> int:
     return int(app.run("grep -c GET./health/ /var/log/nginx/access.log || true"))
 
 
-def test_who_the_visitor_is_and_how_he_comes_is_carried_through_and_never_believed_from_him(hosts, web):
+def test_client_address_reaches_app_hosts_and_cannot_be_forged(hosts, web):
     lies = ("X-Real-IP: 6.6.6.6", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.test")
     path = f"/nowhere-{web.name}/"
     answer = visit(web, path, *[word for lie in lies for word in ("-H", lie)], "-D", "-")
@@ -92,7 +92,7 @@ def log(app) -> list[str]:
     return app.run("cat /var/log/nginx/access.log").splitlines()
 
 
-def test_an_app_host_serves_web_hosts_and_nobody_else(hosts, app):
+def test_app_host_serves_only_web_hosts(hosts, app):
     web = hosts["web1"]
     assert web.ask(app, "/health/")[0] == 200
     # Neither without a certificate nor with one of another part, from an address that may come.
@@ -107,7 +107,7 @@ def test_an_app_host_serves_web_hosts_and_nobody_else(hosts, app):
     assert other.stdout in ("000", "400")
 
 
-def test_a_web_host_takes_nobody_else_for_an_app_host(hosts, web):
+def test_web_host_rejects_a_false_app_host(hosts, web):
     # Who has the address of an app host, but not its key, is not spoken to.
     done = web.host.run(
         f"curl -s {IDENTITY} {PEERS} --connect-to ::{hosts['web1'].address}:443"
@@ -124,7 +124,7 @@ def connect(app, parameters: str) -> str:
     return app.host.run(f'cd / && runuser -u shop -- /srv/shop/current/venv/bin/python -c "{program}" 2>&1').stdout
 
 
-def test_the_database_takes_the_site_over_tls_with_its_password_and_nothing_less(hosts, app):
+def test_database_requires_tls_and_password_of_the_site(hosts, app):
     to = f"host={hosts['db1'].address} user=shop dbname=shop connect_timeout=5"
     whole = f"{to} sslmode=verify-full sslrootcert=/etc/ssl/django_vps/shop-database.pem passfile=/etc/shop/pgpass"
     assert "(1,)" in connect(app, whole)
@@ -135,7 +135,7 @@ def test_the_database_takes_the_site_over_tls_with_its_password_and_nothing_less
     assert "certificate verify failed" in connect(app, whole.replace("shop-database", "shop-web"))
 
 
-def test_the_password_is_for_the_site_alone(hosts, app):
+def test_database_password_is_only_in_the_private_pgpass_file(hosts, app):
     assert app.host.run("runuser -u nobody -- cat /etc/shop/pgpass").rc != 0
     password = hosts["db1"].run("cat /etc/shop/database_password")
     assert len(password) == 64
@@ -160,12 +160,12 @@ def cached(app, code: str) -> str:
     return app.run(f"shop-manage shell -v 0 -c 'from django.core.cache import cache; {code}'")
 
 
-def test_the_cache_is_one_for_all_app_hosts(hosts):
+def test_app_hosts_share_the_cache(hosts):
     cached(hosts["app1"], 'cache.set("kept", "by app1")')
     assert cached(hosts["app2"], 'print(cache.get("kept"))') == "by app1"
 
 
-def test_valkey_takes_the_site_over_tls_with_its_password_and_nothing_less(hosts, app):
+def test_valkey_requires_tls_and_password_of_the_site(hosts, app):
     url = app.run("cat /etc/shop/valkey_url")
     (password,) = re.findall("rediss://shop:([0-9a-f]{64})@", url)
     for path in ("/etc/shop/valkey_url", "/srv/shop/current/env"):
@@ -186,7 +186,7 @@ def test_the_app_hosts_have_one_secret_key(hosts):
     assert hosts["app1"].run("cat /etc/shop/secret_key") == hosts["app2"].run("cat /etc/shop/secret_key")
 
 
-def test_a_session_and_its_upload_are_there_whichever_host_is_asked(web, tmp_path):
+def test_session_and_upload_are_available_on_all_hosts(web, tmp_path):
     jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
     page = visit(web, "/private/", *jar).stdout
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[1]
@@ -212,7 +212,7 @@ def listening(host):
     heard.append(subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def test_nothing_between_the_hosts_can_be_read(hosts):
+def test_traffic_between_hosts_is_encrypted(hosts):
     app, database = hosts["app1"], hosts["db1"]
     passwords = [database.run("cat /etc/shop/database_password"), hosts["web1"].run("cat /etc/shop/valkey_password")]
     with listening(app) as by_app, listening(database) as by_database:

@@ -79,7 +79,7 @@ def test_each_run_brings_the_same_release_to_all_hosts(hosts):
 
 
 @pytest.mark.usefixtures("visitors")
-def test_a_host_that_fails_stops_the_roll_and_running_again_finishes_it(hosts):
+def test_failed_host_stops_the_roll_and_next_run_completes_it(hosts):
     (before,) = set(lives(hosts))
     hosts["app2"].run(
         "mkdir -p /run/systemd/system/shop-gunicorn@.service.d &&"
@@ -121,7 +121,7 @@ def sheet(app) -> str:
 
 
 @pytest.mark.usefixtures("visitors")
-def test_a_host_that_dies_amid_a_roll_stops_it_and_one_that_comes_back_is_brought_along(hosts, until):
+def test_dead_host_stops_the_roll_and_catches_up_on_return(hosts, until):
     (before,) = set(lives(hosts))
     change("code", 21)
     over = threading.Event()
@@ -164,7 +164,7 @@ def test_uploads_that_stay_on_one_host_are_refused(hosts):
     assert lives(hosts) == [before, before]
 
 
-def test_a_host_that_joins_gets_visitors_once_it_serves(hosts):
+def test_new_app_host_gets_requests_once_it_serves(hosts):
     app = hosts["app2"]
     # All that makes it one of the site's.
     app.run("systemctl stop nginx 'shop-gunicorn@*.socket' 'shop-gunicorn@*.service'")
@@ -184,7 +184,7 @@ def test_a_host_that_joins_gets_visitors_once_it_serves(hosts):
     assert int(app.run("wc -l < /var/log/nginx/access.log")) > int(before)
 
 
-def test_the_journal_of_each_host_tells_its_switches(app):
+def test_journal_of_each_host_records_its_switches(app):
     last = json.loads(app.run("tail -n 1 /srv/shop/journal"))
     assert last["to"] == app.live
     assert last["what"] == "v23"

@@ -49,7 +49,7 @@ def test_old_tls_is_refused(site, version):
         context.wrap_socket(plain, server_hostname=site.canonical)
 
 
-def test_a_known_name_in_the_handshake_does_not_help_an_unknown_host_header(site):
+def test_unknown_host_header_is_not_served_despite_known_sni(site):
     answer = raw(site, "GET / HTTP/1.1\r\nHost: evil.example.org\r\nConnection: close\r\n\r\n")
     assert "HTTP/1.1 2" not in answer
     assert "<h1" not in answer
@@ -112,7 +112,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
-def test_a_request_that_nobody_makes_by_accident_is_refused(site, attack):
+def test_malformed_or_malicious_request_is_refused(site, attack):
     host = attack.host.format(site=site.canonical)
     answer = raw(site, f"{attack.line}\r\n{host}{attack.head}Connection: close\r\n\r\n{attack.body}")
     assert answer.startswith("HTTP/1.1 "), answer[:200]
@@ -121,7 +121,7 @@ def test_a_request_that_nobody_makes_by_accident_is_refused(site, attack):
     assert answer.count("HTTP/1.1 ") == 1
 
 
-def test_a_line_break_in_an_address_breaks_no_header(site):
+def test_line_break_in_url_injects_no_header(site):
     answer = site.get(f"http://{site.canonical}/%0d%0aSet-Cookie:%20a=b")
     assert answer.status == 301
     assert answer.header("set-cookie") is None
@@ -137,7 +137,7 @@ def test_a_line_break_in_an_address_breaks_no_header(site):
         *("/.well-known/acme-challenge/../../etc/passwd", "/static/", "/media/"),
     ],
 )
-def test_nothing_of_the_project_or_the_host_is_served(site, path):
+def test_files_of_project_and_host_are_not_served(site, path):
     assert site.get(path).status in (400, 403, 404)
 
 
@@ -175,7 +175,7 @@ def test_an_upload_is_inert(site, name):
         site.host.check_output(f"rm {folder}/{name}")
 
 
-def test_a_link_among_the_uploads_leads_nowhere(site):
+def test_symlink_in_uploads_is_not_followed(site):
     link = f"/srv/{site.name}/media/link.txt"
     site.host.check_output(f"runuser -u {site.name} -- ln -s /etc/passwd {link}")
     try:
@@ -184,7 +184,7 @@ def test_a_link_among_the_uploads_leads_nowhere(site):
         site.host.check_output(f"rm {link}")
 
 
-def test_what_a_client_says_of_itself_is_not_believed(site):
+def test_forged_client_headers_are_not_trusted(site):
     lies = [
         *("X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.test"),
         *(
@@ -211,7 +211,7 @@ def test_slow_clients_are_cut_off(site):
         assert connection.recv(100) == b""
 
 
-def test_postgresql_listens_on_its_socket_alone(host):
+def test_postgresql_listens_only_on_its_socket(host):
     assert "5432" not in host.check_output("ss -Hltn")
 
 
@@ -221,7 +221,7 @@ def test_only_ssh_and_the_web_listen(site):
     assert {address.rsplit(":", 1)[1] for address in outside} == {SSH_PORTS[site.name], "80", "443"}
 
 
-def test_debians_own_valkey_which_asks_nobody_for_a_password_does_not_run(host):
+def test_default_valkey_of_debian_does_not_run(host):
     units = host.check_output("systemctl list-units --plain --no-legend --state=active 'valkey*' 'redis*'")
     assert [unit.split()[0].partition("@")[0] for unit in units.splitlines()] in (["valkey-server"], ["redis-server"])
     assert "@" in units
@@ -233,7 +233,7 @@ def test_another_user_of_the_host_cannot_reach_the_database(site, psql, user):
     assert site.host.run(f"runuser -u {user} -- psql -U {site.name} {site.name} -c 'SELECT 1'").rc != 0
 
 
-def test_the_role_of_the_site_may_use_its_database_and_nothing_else(psql):
+def test_database_role_of_the_site_can_use_only_its_database(psql):
     assert psql("SELECT 1").rc == 0
     assert "permission denied" in psql("CREATE DATABASE other").stderr
     assert "permission denied" in psql("CREATE ROLE other").stderr
@@ -242,7 +242,7 @@ def test_the_role_of_the_site_may_use_its_database_and_nothing_else(psql):
 
 
 @pytest.mark.parametrize("user", ["nobody", "debian", "www-data"])
-def test_only_the_web_server_can_speak_to_gunicorn(site, user):
+def test_only_nginx_can_connect_to_gunicorn(site, user):
     path = f"/srv/{site.name}/current/gunicorn.sock"
     asked = site.host.run(
         f"runuser -u {user} -- curl -s --max-time 5 --unix-socket {path} telnet://localhost/ < /dev/null"
@@ -250,7 +250,7 @@ def test_only_the_web_server_can_speak_to_gunicorn(site, user):
     assert (asked.rc != 7) is (user == "www-data")
 
 
-def test_who_has_not_the_password_of_valkey_is_told_nothing(site):
+def test_valkey_refuses_commands_without_password(site):
     cli = site.host.check_output("ls /usr/bin/valkey-cli /usr/bin/redis-cli 2> /dev/null || true").split()[0]
     for said in ("", "AUTH wrong\n", "AUTH default wrong\n"):
         answers = site.host.run(f"printf '{said}KEYS *\n' | runuser -u nobody -- {cli}").stdout.split("\n")
@@ -260,7 +260,7 @@ def test_who_has_not_the_password_of_valkey_is_told_nothing(site):
     assert "bind 127.0.0.1" in site.host.check_output(f"cat /etc/*/*-{site.name}.conf")
 
 
-def test_whoever_is_the_site_does_not_become_its_valkey(site):
+def test_site_cannot_run_admin_commands_of_valkey(site):
     code = """
 from django.core.cache import cache
 for command in ("CONFIG GET dir", "MODULE LIST", "REPLICAOF 192.0.2.1 6379", "ACL LIST", "SHUTDOWN"):
@@ -273,7 +273,7 @@ for command in ("CONFIG GET dir", "MODULE LIST", "REPLICAOF 192.0.2.1 6379", "AC
     assert said.split() == ["NoPermissionError"] * 5
 
 
-def test_the_site_may_list_its_clients_as_rq_does(site):
+def test_site_can_list_its_valkey_clients_for_rq(site):
     code = "from django.core.cache import cache; print(len(cache._cache.get_client(write=True).client_list()))"
     assert int(site.manage("shell", "-v", "0", "-c", code)) > 0
 
@@ -291,14 +291,14 @@ def test_other_users_may_not_read_the_code(site):
 
 @pytest.mark.parametrize("user", ["nobody", "{name}"])
 @pytest.mark.parametrize("lock", ["/run/{name}-deploy.lock", "/run/django_vps-files.lock", "/srv/{name}/.lock"])
-def test_nobody_but_root_can_take_a_lock_of_the_stack(site, lock, user):
+def test_only_root_can_take_locks_of_the_stack(site, lock, user):
     """All folders are locked while the site is built (prepare.yml)."""
     lock, user = lock.format(name=site.name), user.format(name=site.name)
     assert site.host.run(f"flock --nonblock {lock} true").rc == 0
     assert "Permission denied" in site.host.run(f"runuser -u {user} -- flock --nonblock {lock} true").stderr
 
 
-def test_no_file_that_others_can_read_holds_a_secret(site):
+def test_world_readable_files_have_no_secret(site):
     key = site.host.check_output(f"cat /etc/{site.name}/secret_key")
     canary = f"canary-of-{site.container.split('-')[1]}"
     readable = "find / -xdev \\( -path /proc -o -path /sys \\) -prune -o -type f -perm /o+r -exec grep -I -l"
@@ -308,7 +308,7 @@ def test_no_file_that_others_can_read_holds_a_secret(site):
     assert [path for path in keys if not path.startswith(("/usr/share/", "/usr/lib/python3/"))] == []
 
 
-def test_no_unit_no_log_and_nothing_that_runs_left_behind_holds_a_secret(site):
+def test_units_logs_and_leftover_files_have_no_secret(site):
     key = site.host.check_output(f"cat /etc/{site.name}/secret_key")
     canary = f"canary-of-{site.container.split('-')[1]}"
     left = f"grep -r -l -F -e '{key}' -e {canary} /var/log /tmp /var/tmp /root /home /run/systemd /var/lib/dpkg"
@@ -318,7 +318,7 @@ def test_no_unit_no_log_and_nothing_that_runs_left_behind_holds_a_secret(site):
     assert canary not in said
 
 
-def test_the_users_own_environment_is_not_readable_by_the_site(site):
+def test_environment_files_are_not_readable_by_the_site(site):
     for path in (f"/etc/{site.name}/env", f"/etc/{site.name}/secret_key", f"/srv/{site.name}/current/env"):
         for user in (site.name, "www-data", "nobody"):
             assert site.host.run(f"runuser -u {user} -- cat {path}").rc != 0, (user, path)

@@ -163,27 +163,27 @@ def style(browser, selector: str, *names: str) -> list[str]:
     )
 
 
-def test_the_page_is_a_secure_one(site, browser):
+def test_page_is_a_secure_context_over_http_2(site, browser):
     assert browser.current_url == f"https://{site.canonical}/"
     assert browser.execute_script("return [isSecureContext, location.protocol]") == [True, "https:"]
     protocol = "return performance.getEntriesByType('navigation')[0].nextHopProtocol"
     assert browser.execute_script(protocol) == "h2"
 
 
-def test_a_browser_that_does_not_know_the_ca_goes_no_further(site, tmp_path):
+def test_browser_without_the_ca_rejects_the_certificate(site, tmp_path):
     with chromium(site, tmp_path / "home", trusted=False) as stranger:
         stranger.get(f"https://{site.canonical}/")
         assert "ERR_CERT_AUTHORITY_INVALID" in stranger.page_source
         assert stranger.find_elements(By.ID, "notice-form") == []
 
 
-def test_the_other_name_over_plain_http_ends_at_the_canonical_one_over_https(site, browser):
+def test_other_name_over_http_ends_at_canonical_name_over_https(site, browser):
     browser.get(f"http://{site.domains[1]}/private/")
     assert browser.current_url == f"https://{site.canonical}/private/"
     assert browser.find_element(By.TAG_NAME, "h1").text == "Private files"
 
 
-def test_the_page_wears_the_style_of_its_hashed_stylesheet(site, browser):
+def test_page_uses_its_hashed_stylesheet(site, browser):
     (sheet,) = browser.execute_script(
         "return [...document.styleSheets].map(sheet => [sheet.href, sheet.cssRules.length])"
     )
@@ -195,7 +195,7 @@ def test_the_page_wears_the_style_of_its_hashed_stylesheet(site, browser):
     assert style(browser, ".button[type=submit]", "border-radius", "border-top-width") == ["9px", "0px"]
 
 
-def test_whatever_the_page_asks_for_arrives_over_https_from_the_site_itself(site, browser):
+def test_page_loads_all_resources_over_https_from_the_site(site, browser):
     pictures = load_pictures(browser)
     assert pictures
     assert [picture for picture in pictures if not picture["width"]] == []
@@ -250,7 +250,7 @@ def test_an_attachment_is_downloaded_and_not_opened(browser, title, tmp_path):
     assert answer["headers"]["x-content-type-options"] == "nosniff"
 
 
-def test_text_that_calls_itself_a_picture_is_refused_in_words(browser, title, tmp_path):
+def test_text_posing_as_a_picture_is_refused_with_a_message(browser, title, tmp_path):
     fake = tmp_path / "fake.png"
     fake.write_text("<script>alert(1)</script>")
     submit(browser, "notice-form", title=title, text="Not a picture.", image=fake)
@@ -264,7 +264,7 @@ def test_text_that_calls_itself_a_picture_is_refused_in_words(browser, title, tm
     assert browser.find_elements(By.XPATH, f"//h3[normalize-space()='{title}']") == []
 
 
-def test_a_file_of_19_mb_is_refused_in_the_sites_own_words(browser, title, tmp_path):
+def test_file_of_19_mb_is_refused_with_message_of_the_project(browser, title, tmp_path):
     large = tmp_path / "large.txt"
     large.write_text("x" * 19_000_000)
     submit(browser, "notice-form", title=title, text="Too much.", attachment=large)
@@ -274,7 +274,7 @@ def test_a_file_of_19_mb_is_refused_in_the_sites_own_words(browser, title, tmp_p
     )
 
 
-def test_a_private_file_is_there_for_the_browser_that_brought_it_and_for_no_other(site, browser, title, tmp_path):
+def test_private_file_is_visible_only_to_its_uploader(site, browser, title, tmp_path):
     secret = tmp_path / f"{title}.txt"
     secret.write_text("for my eyes alone")
     browser.get(f"https://{site.canonical}/private/")
@@ -296,7 +296,7 @@ def test_a_private_file_is_there_for_the_browser_that_brought_it_and_for_no_othe
         assert stranger.find_element(By.TAG_NAME, "h1").text == "This page is not on the board"
 
 
-def test_the_cookies_are_out_of_reach_of_scripts_and_of_plain_http(site, browser, tmp_path, title):
+def test_session_cookie_is_http_only_and_all_cookies_are_secure(site, browser, tmp_path, title):
     secret = tmp_path / f"{title}.txt"
     secret.write_text("x")
     browser.get(f"https://{site.canonical}/private/")

@@ -61,15 +61,15 @@ def story(sites, project) -> dict[str, list[str]]:
     return found
 
 
-def test_a_change_comes_live_and_no_visitor_notices(story):
+def test_deploy_goes_live_without_failed_requests(story):
     assert not set(story["deployed"]) & set(story["before"])
 
 
-def test_a_release_that_answers_500_never_comes_live(story):
+def test_release_that_answers_500_never_goes_live(story):
     assert story["broken"] == story["deployed"]
 
 
-def test_the_way_back_is_one_command(story, sites):
+def test_rollback_restores_the_previous_release(story, sites):
     assert story["back"] == story["before"]
     for site in sites:
         units = site.host.check_output(f"systemctl list-units --plain --no-legend '{site.name}-gunicorn@*.service'")

@@ -11,7 +11,7 @@ from support.load import Load
 from support.play import INVENTORY, play
 
 
-def test_nothing_on_the_host_has_failed(host):
+def test_host_has_no_failed_units(host):
     assert host.check_output("systemctl is-system-running") == "running"
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
 
@@ -22,7 +22,7 @@ def test_nginx_warns_of_nothing(host):
     assert "warn" not in checked.stderr
 
 
-def test_django_has_nothing_to_say_about_this_deployment(site):
+def test_django_deployment_check_has_no_warnings(site):
     report = site.host.run(f"{site.name}-manage check --deploy --fail-level WARNING")
     assert report.rc == 0
     assert "no issues (0 silenced)" in report.stdout + report.stderr
@@ -115,7 +115,7 @@ done
     ["$(pgrep -u postgres -f '^postgres: .*: checkpointer')", "$(head -1 /var/lib/postgresql/*/main/postmaster.pid)"],
     ids=["one of its processes", "the server"],
 )
-def test_no_committed_row_is_lost_when_the_server_is_killed_under_writes(site, psql, until, victim):
+def test_no_committed_row_is_lost_when_postgresql_is_killed(site, psql, until, victim):
     assert psql("CREATE TABLE kept (n int)").rc == 0
     host = site.host
     folder = host.check_output(f"runuser -u {site.name} -- mktemp -d /var/tmp/kept.XXXXXX")
@@ -141,7 +141,7 @@ def test_no_committed_row_is_lost_when_the_server_is_killed_under_writes(site, p
         psql("DROP TABLE kept")
 
 
-def test_postgresql_is_sized_for_the_host_and_logs_slow_statements(site, psql):
+def test_postgresql_fits_the_host_and_logs_slow_statements(site, psql):
     # An eighth of the memory, because gunicorn has the other half of the host.
     megabytes = int(psql("SELECT setting::int / 128 FROM pg_settings WHERE name = 'shared_buffers'").stdout)
     memory = int(site.host.check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo")) // 1024
@@ -153,12 +153,12 @@ def test_postgresql_is_sized_for_the_host_and_logs_slow_statements(site, psql):
     assert "pg_sleep" in asked.stdout
 
 
-def test_the_site_has_extensions_that_it_may_not_create(psql):
+def test_site_has_extensions_that_it_cannot_create(psql):
     assert psql("SELECT extname FROM pg_extension").stdout.split() == ["plpgsql", "pgstattuple", "prefix"]
     assert "ermission denied" in psql("CREATE EXTENSION pageinspect").stderr
 
 
-def test_what_valkey_holds_survives_a_killed_server(site, until):
+def test_valkey_data_survives_a_killed_server(site, until):
     def cache(code: str) -> str:
         done = site.host.run(f"{site.name}-manage shell -v 0 -c 'from django.core.cache import cache; {code}'")
         return done.stdout.strip()
@@ -195,7 +195,7 @@ def settings_of(site) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("tag", REFUSED)
-def test_a_setting_that_a_server_does_not_take_leaves_all_as_it_was(sites, tag):
+def test_refused_setting_of_a_server_changes_nothing(sites, tag):
     settings, said, unit, _ = REFUSED[tag]
 
     def state(site) -> tuple[str, str]:
@@ -214,7 +214,7 @@ def test_no_folder_is_made_beside_the_data(host):
     assert host.check_output("ls -A /var/lib/postgresql").split() == [host.check_output("ls /etc/postgresql")]
 
 
-def test_a_setting_with_which_postgresql_does_not_start_is_taken_back(sites, until):
+def test_setting_that_breaks_postgresql_start_is_reverted(sites, until):
     before = [settings_of(site)["postgres"] for site in sites]
     done = play("site", "--tags=postgres", postgres_settings={"shared_preload_libraries": "pgaudit"})
     assert done.returncode != 0
@@ -224,7 +224,7 @@ def test_a_setting_with_which_postgresql_does_not_start_is_taken_back(sites, unt
         until(lambda site=site: site.get("/health/").status == 200, 10)
 
 
-def test_after_refused_settings_a_run_settles_and_the_next_is_idle(sites):
+def test_servers_settle_in_one_run_after_refused_settings(sites):
     before = [settings_of(site) for site in sites]
     tags = f"--tags={','.join(REFUSED)}"
     # What was put back counts as changed, and the servers are restarted.
@@ -234,7 +234,7 @@ def test_after_refused_settings_a_run_settles_and_the_next_is_idle(sites):
 
 
 @pytest.mark.parametrize("service", ["nginx.service", "{name}-gunicorn@{release}.service"])
-def test_a_killed_service_comes_back_by_itself(site, unit, service, until):
+def test_killed_service_is_restarted(site, unit, service, until):
     name = service.format(name=site.name, release=site.release)
     assert unit(name).is_running
     site.host.check_output(f"systemctl kill --signal=KILL --kill-whom=main {name}")
@@ -249,7 +249,7 @@ def test_a_killed_service_comes_back_by_itself(site, unit, service, until):
         ("site13", "chmod 0700 {release}"),
     ],
 )
-def test_what_keeps_visitors_from_the_live_release_is_told_and_mended(sites, name, harm):
+def test_unreachable_live_release_is_reported_and_fixed(sites, name, harm):
     (site,) = [site for site in sites if site.name == name]
     # As it was deployed last (side_effect.yml): else this would be another release.
     deploy = "deploy", "--limit", site.container, f"--extra-vars=@{INVENTORY.with_name('secrets.json')}"
@@ -266,25 +266,25 @@ def test_what_keeps_visitors_from_the_live_release_is_told_and_mended(sites, nam
     assert not re.search("changed=[1-9]", play(*deploy).stdout)
 
 
-def test_the_journal_of_switches_says_who_what_and_when(site):
+def test_journal_records_user_version_and_release_of_a_switch(site):
     entries = [json.loads(line) for line in site.host.file(f"/srv/{site.name}/journal").content_string.splitlines()]
     assert entries[-1]["to"] == site.release
     assert entries[-1]["what"] == "first"
     assert entries[-1]["who"] == f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def test_the_host_asked_for_itself_by_each_name_before_it_ordered_a_certificate(site):
+def test_acme_preflight_requests_each_name_of_the_site(site):
     asked = r'"GET /.well-known/acme-challenge/django_vps-[0-9a-f]* HTTP/1.1" 200 '
     assert int(site.host.check_output(f"grep -c '{asked}' /var/log/nginx/access.log")) >= len(site.domains)
 
 
-def test_renewal_is_set_up_and_a_dry_run_of_it_reloads_nothing_else(site, unit):
+def test_certbot_timer_is_enabled_and_running(site, unit):
     assert unit("certbot.timer").is_running
     assert unit("certbot.timer").is_enabled
 
 
 @pytest.mark.usefixtures("faketime")
-def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over_and_not_before(site):
+def test_certificate_is_renewed_after_two_thirds_of_its_life(site):
     """The CA's certificates here are for 90 days."""
     before = site.certificate
     assert site.certbot(days=58)
@@ -294,7 +294,7 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over_and_not_b
     assert site.certificate != before
 
 
-def test_a_renewed_certificate_is_served_while_nginx_goes_on_running(site, until):
+def test_renewed_certificate_is_served_without_nginx_restart(site, until):
     before, pid = site.served_certificate, site.host.check_output("systemctl show -P MainPID nginx.service")
     # The CA refuses a nonce now and then, and certbot asks but once more.
     assert any(site.certbot("--force-renewal") for _ in range(5))

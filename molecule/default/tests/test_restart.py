@@ -97,7 +97,7 @@ def tell_ca(site, what: str, body: dict) -> None:
 
 
 @pytest.mark.parametrize("event", [reboot, power_cut], ids=lambda event: event.__name__)
-def test_the_site_is_back_by_itself_within_a_minute_and_nothing_is_lost(site, known_address, notice, event):
+def test_site_recovers_from_reboot_and_power_cut_in_a_minute(site, known_address, notice, event):
     title, attachment = notice
     release, served, active = site.release, certificate(site), units(site)
 

@@ -6,13 +6,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 
-def test_the_page_is_served_over_http_2_with_the_certificate_of_the_ca(site):
+def test_page_is_served_over_http_2_with_certificate_of_the_ca(site):
     answer = site.get("/")
     assert (answer.status, answer.protocol) == (200, "2"), answer.error
     assert "<h1" in answer.body
 
 
-def test_the_certificate_names_all_domains_and_its_key_is_an_ec_key(site):
+def test_certificate_has_all_domains_and_an_ec_key(site):
     shown = subprocess.run(
         f"echo | openssl s_client -connect {site.address}:443 -servername {site.canonical} 2>/dev/null"
         " | openssl x509 -noout -text",
@@ -26,25 +26,25 @@ def test_the_certificate_names_all_domains_and_its_key_is_an_ec_key(site):
     assert "Pebble Intermediate" in shown
 
 
-def test_plain_http_leads_to_the_canonical_name_over_https(site):
+def test_plain_http_redirects_to_canonical_name_over_https(site):
     for domain in site.domains:
         answer = site.get(f"http://{domain}/notes/?page=2")
         assert answer.status == 301
         assert answer.header("location") == f"https://{site.canonical}/notes/?page=2"
 
 
-def test_the_other_name_leads_to_the_canonical_one(site):
+def test_other_name_redirects_to_the_canonical_name(site):
     answer = site.get(f"https://{site.domains[1]}/notes/?page=2")
     assert answer.status == 301
     assert answer.header("location") == f"https://{site.canonical}/notes/?page=2"
 
 
-def test_browsers_are_told_once_to_insist_on_https(site):
+def test_hsts_header_is_sent_once_with_every_response(site):
     for path in ("/", "/no-such-page/", "/static/no-such-file", stylesheet(site)):
         assert site.get(path).header("strict-transport-security") == "max-age=31536000", path
 
 
-def test_files_have_the_headers_that_django_has_for_pages(site):
+def test_static_files_have_the_security_headers_of_pages(site):
     names = ("x-content-type-options", "x-frame-options", "referrer-policy", "cross-origin-opener-policy")
     file = site.get(stylesheet(site))
     values = ["nosniff", "SAMEORIGIN", "strict-origin-when-cross-origin", "same-origin"]
@@ -55,7 +55,7 @@ def stylesheet(site) -> str:
     return re.search(r'href="(/static/[^"]+\.css)"', site.get("/").body).group(1)
 
 
-def test_a_hashed_asset_is_kept_for_ever_and_another_for_minutes(site):
+def test_only_hashed_assets_are_cached_as_immutable(site):
     hashed = stylesheet(site)
     assert re.search(r"\.[0-9a-f]{12}\.css$", hashed)
     answer = site.get(hashed)
@@ -67,7 +67,7 @@ def test_a_hashed_asset_is_kept_for_ever_and_another_for_minutes(site):
     assert plain.header("cache-control") == "public, max-age=300"
 
 
-def test_an_asset_of_a_kept_release_is_still_found(site):
+def test_asset_of_a_kept_release_is_still_served(site):
     kept = f"/srv/{site.name}/static/leftover.0123456789ab.css"
     site.host.check_output(f"printf 'body {{}}' > {kept}")
     try:
@@ -85,21 +85,21 @@ def test_the_health_page_names_the_live_release(site):
     assert '"database": "ok"' in answer.body
 
 
-def test_a_body_of_19_mb_is_taken_and_one_of_21_mb_refused(site, tmp_path):
+def test_nginx_accepts_bodies_of_19_mb_and_refuses_21_mb(site, tmp_path):
     for megabytes, refused in ((19, False), (21, True)):
         (tmp_path / "body").write_bytes(b"x" * megabytes * 10**6)
         answer = site.get("/", "--data-binary", f"@{tmp_path}/body", "--http1.1")
         assert (answer.status == 413) == refused, answer.status
 
 
-def test_the_admin_and_its_assets_are_there(site):
+def test_admin_and_its_assets_are_served(site):
     page = site.get("/admin/login/")
     assert page.status == 200
     sheet = re.search(r'href="(/static/admin/[^"]+\.css)"', page.body).group(1)
     assert site.get(sheet).status == 200
 
 
-def test_requests_that_take_long_block_no_other(site):
+def test_slow_requests_do_not_block_others(site):
     # Five pages wait for a table of the database: more than there are processes, fewer than there are threads.
     lock = "BEGIN; LOCK TABLE notes_notice IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(6); COMMIT"
     with ThreadPoolExecutor(6) as pool:

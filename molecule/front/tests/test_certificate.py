@@ -54,7 +54,7 @@ def another_ca(
         pebble(f"pkill -f [/]tmp/{days}.json")
 
 
-def test_a_wildcard_is_certified_and_each_name_below_it_is_the_sites_own(site):
+def test_names_below_a_wildcard_are_certified_and_served(site):
     answer = site.get(f"https://tenant.{site.name}.example.test/")
     assert answer.status == 200
     assert answer.header("strict-transport-security")
@@ -68,9 +68,7 @@ def test_a_wildcard_is_certified_and_each_name_below_it_is_the_sites_own(site):
 @pytest.mark.parametrize(
     ("days", "known_customers", "refuses", "early", "late"), [(6, True, 0, 2.8, 3.2), (45, False, 20, 29, 31)]
 )
-def test_a_certificate_of_another_life_is_renewed_when_enough_of_it_is_over(
-    sites, days, known_customers, refuses, early, late, until
-):
+def test_renewal_time_depends_on_the_certificate_lifetime(sites, days, known_customers, refuses, early, late, until):
     key = {"letsencrypt_eab_kid": "customer-1", "letsencrypt_eab_hmac_key": KEY} if known_customers else {}
     before = {site.name: site.certificate for site in sites}
     pids = {site.name: site.host.check_output("systemctl show -P MainPID nginx.service") for site in sites}
@@ -114,7 +112,7 @@ def name_server() -> Iterator[str]:
         pebble("pkill named; while pgrep --exact named; do sleep 0.1; done; rm -r /tmp/named")
 
 
-def test_a_plugin_of_certbots_proves_names_by_a_real_name_server(sites, until):
+def test_certbot_dns_plugin_proves_names_by_a_name_server(sites, until):
     before = [site.certificate for site in sites]
     with name_server() as address, another_ca(90, name_server=f"{address}:53") as ca:
         login = {
@@ -149,7 +147,7 @@ def test_a_plugin_of_certbots_proves_names_by_a_real_name_server(sites, until):
                 site.host.check_output("sed -i /rfc2136/d /etc/letsencrypt/cli.ini")
 
 
-def test_back_at_the_first_ca_nothing_is_left_of_the_others(sites):
+def test_return_to_the_first_ca_removes_files_of_other_cas(sites):
     done = play("site", "--tags=letsencrypt")
     assert done.returncode == 0, done.stdout[-3000:]
     for site in sites:
@@ -180,7 +178,7 @@ def network_with_ipv6(sites: list[Site]) -> Iterator[str]:
         network("rm", name)
 
 
-def test_an_address_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
+def test_foreign_dns_address_is_reported_and_stops_the_request(sites):
     asked, before = orders(), [site.certificate for site in sites]
     elsewhere = [sites[0].address.rsplit(".", 1)[0] + ".1"]
     with network_with_ipv6(sites) as prefix:
@@ -204,7 +202,7 @@ def test_an_address_that_leads_elsewhere_is_named_and_nothing_is_ordered(sites):
     assert (orders(), [site.certificate for site in sites]) == (asked, before)
 
 
-def test_a_host_that_orders_no_certificate_any_more_keeps_nothing_that_would(sites, tmp_path, until):
+def test_own_certificate_removes_settings_and_units_of_renewal(sites, tmp_path, until):
     names = ",".join(f"DNS:{site.canonical}" for site in sites)
     make = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 9 -subj /CN=own"
     subprocess.run(
@@ -272,7 +270,7 @@ def hanging(_: list[Site]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("trouble", [down, hanging])
-def test_a_ca_that_gives_no_answer_leaves_the_old_certificate_and_that_is_said(sites, trouble, until):
+def test_unreachable_ca_keeps_certificate_and_is_reported(sites, trouble, until):
     before = [site.certificate for site in sites]
     with contextlib.ExitStack() as during:
         for site in sites:
@@ -297,7 +295,7 @@ def test_a_ca_that_gives_no_answer_leaves_the_old_certificate_and_that_is_said(s
         assert re.search(ok, done.stdout)
 
 
-def test_a_first_order_that_finds_no_ca_changes_nothing(sites):
+def test_first_request_to_an_unreachable_ca_changes_nothing(sites):
     before = [site.certificate for site in sites]
     done = play("site", "--tags=letsencrypt", letsencrypt_directory_url="https://pebble:14999/dir")
     assert done.returncode != 0
@@ -307,7 +305,7 @@ def test_a_first_order_that_finds_no_ca_changes_nothing(sites):
     assert [site.served_certificate for site in sites] == [site.certificate for site in sites] == before
 
 
-def test_rotated_logs_a_reload_and_a_renewal_cost_no_request_and_no_line(site, until):
+def test_log_rotation_and_renewal_lose_no_request_or_log_line(site, until):
     def noted() -> int:
         return int(site.host.run("zcat -f /var/log/nginx/access.log* | grep -c 'GET /health/ '").stdout)
 

@@ -104,13 +104,13 @@ def secure(answer, name: str = "") -> None:
         *(("/media/nothing.png", 404), ("/.env", 404), ("/own/", 200), ("/media/private/x", 404), ("/health/", 200)),
     ],
 )
-def test_every_answer_has_the_headers_once(site, path, status):
+def test_every_response_has_the_security_headers_once(site, path, status):
     answer = site.get(path)
     assert answer.status == status
     secure(answer, path)
 
 
-def test_errors_of_the_front_have_them_too(site, tmp_path):
+def test_nginx_error_pages_have_the_security_headers(site, tmp_path):
     (tmp_path / "large").write_bytes(bytes(21 << 20))
     answer = site.get("/", "--data-binary", f"@{tmp_path}/large")
     assert answer.status == 413
@@ -122,14 +122,14 @@ def test_errors_of_the_front_have_them_too(site, tmp_path):
     secure(answer)
 
 
-def test_what_the_site_says_of_itself_stands_and_an_empty_header_is_left_out(site):
+def test_headers_of_django_are_kept_and_empty_header_is_omitted(site):
     assert site.get("/").header("x-frame-options") == "DENY"
     assert site.get("/").header("referrer-policy") == "same-origin"
     stylesheet = site.get("/static/notes/site.css")
     assert (stylesheet.header("x-frame-options"), stylesheet.header("referrer-policy")) == ("SAMEORIGIN", None)
 
 
-def test_a_header_that_django_left_out_stays_out(site):
+def test_header_omitted_by_django_stays_omitted(site):
     with mirror_behind(site):
         secure(site.get("/"))
         answer = site.get("/django")
@@ -139,7 +139,7 @@ def test_a_header_that_django_left_out_stays_out(site):
 
 
 @pytest.mark.parametrize("path", ["/", "/large/", "/ws/"])
-def test_a_header_of_ones_own_directives_arrives_and_is_no_visitors_to_say(site, path):
+def test_header_of_nginx_directives_cannot_be_forged(site, path):
     with mirror_behind(site):
         body = site.get(path, "-H", "X-Edge: forged", "-H", "X-Scheme: forged").body
     assert re.findall(r"X-(?:Edge|Scheme): (\S+)", body) == ["of-your-own"]
@@ -156,7 +156,7 @@ def little_tmp(site, until):
             yield
 
 
-def test_the_largest_uploads_work_with_a_tmp_that_is_smaller_and_leave_nothing(site, little_tmp, tmp_path, until):
+def test_largest_uploads_fit_a_small_tmp_and_leave_no_files(site, little_tmp, tmp_path, until):
     jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', site.get("/private/", *jar).body)[1]
     (tmp_path / "large").write_bytes(bytes((20 << 20) - 2000))
@@ -171,7 +171,7 @@ def test_the_largest_uploads_work_with_a_tmp_that_is_smaller_and_leave_nothing(s
 
 
 @pytest.mark.parametrize("kind", ["br", "gzip"])
-def test_assets_were_compressed_before_anybody_asked(site, kind):
+def test_assets_are_served_precompressed(site, kind):
     (stylesheet,) = re.findall(r'href="(/static/notes/site\.[0-9a-f]{12}\.css)"', site.get("/").body)
     plain = site.get(stylesheet)
     packed = site.get(stylesheet, "-H", f"Accept-Encoding: {kind}", "--output", "/dev/null", "-D", "/dev/stdout")
@@ -181,13 +181,13 @@ def test_assets_were_compressed_before_anybody_asked(site, kind):
     assert packed.header("cache-control") == "public, max-age=31536000, immutable"
 
 
-def test_a_module_of_javascript_comes_as_one(site):
+def test_mjs_files_have_the_javascript_type(site):
     site.host.check_output(f"echo 'export {{}}' > /srv/{site.name}/current/static/a.mjs")
     assert site.get("/static/a.mjs").header("content-type").startswith("text/javascript")
     site.host.check_output(f"rm /srv/{site.name}/current/static/a.mjs")
 
 
-def test_a_first_name_that_no_visitor_could_trust_is_refused_and_all_stays_as_it_was(sites):
+def test_canonical_name_without_certificate_is_refused(sites):
     names = "{{ ['new-' ~ site_name ~ '.example.test', site_name ~ '.example.test'] }}"
     done = play("site", "--tags=nginx", site_domains=names)
     assert done.returncode != 0
@@ -198,7 +198,7 @@ def test_a_first_name_that_no_visitor_could_trust_is_refused_and_all_stays_as_it
         assert site.get("/health/").status == 200
 
 
-def test_who_asks_for_the_login_too_often_is_told_so_and_others_are_not(site, other):
+def test_rate_limit_of_login_applies_per_client_address(site, other):
     statuses = [site.get("/admin/login/").status for _ in range(8)]
     assert statuses[:4] == [200] * 4
     assert statuses[4:] == [429] * 4
@@ -206,14 +206,14 @@ def test_who_asks_for_the_login_too_often_is_told_so_and_others_are_not(site, ot
     assert status_for(other, site, "/admin/login/") == "200"
 
 
-def test_a_path_may_take_larger_bodies(site, tmp_path):
+def test_path_can_have_a_larger_body_limit(site, tmp_path):
     (tmp_path / "large").write_bytes(bytes(25 << 20))
     assert site.get("/large/", "--data-binary", f"@{tmp_path}/large").status in (403, 404)
     (tmp_path / "large").write_bytes(bytes(31 << 20))
     assert site.get("/large/", "--data-binary", f"@{tmp_path}/large").status == 413
 
 
-def test_an_upload_is_read_while_it_arrives_where_that_is_wanted(site):
+def test_upload_is_streamed_on_configured_paths_only(site):
     with mirror_behind(site):
         assert "POST /feed/today " in answer_to_half_an_upload(site, "/feed/today")
         with pytest.raises(TimeoutError):
@@ -230,7 +230,7 @@ def answer_to_half_an_upload(site, path: str) -> str:
         return connection.recv(65536).decode()
 
 
-def test_one_address_has_so_many_requests_under_way_and_no_more(site):
+def test_concurrent_requests_per_client_are_limited(site):
     with behind(site, "sleep", "60"):
         statuses = asked_at_once(site, 60)
     assert statuses.count(429) == 10
@@ -243,7 +243,7 @@ def asked_at_once(site, number: int) -> list[int]:
     return [int(one.communicate()[0]) for one in running]
 
 
-def test_only_a_path_of_websockets_is_passed_on_with_an_upgrade(site):
+def test_only_websocket_paths_are_passed_on_with_upgrade(site):
     wish = ("--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket")
     with mirror_behind(site):
         there, elsewhere, plain = site.get("/ws/chat/", *wish), site.get("/chat/", *wish), site.get("/ws/chat/")
@@ -252,7 +252,7 @@ def test_only_a_path_of_websockets_is_passed_on_with_an_upgrade(site):
     assert "pgrade" not in plain.body
 
 
-def test_who_stands_in_front_is_believed_and_nobody_else(site, other):
+def test_only_a_listed_reverse_proxy_is_trusted(site, other):
     lie = "X-Forwarded-For: 198.51.100.7"
     with mirror_behind(site):
         direct = site.get("/", "-H", lie).body
@@ -263,7 +263,7 @@ def test_who_stands_in_front_is_believed_and_nobody_else(site, other):
     assert re.findall(r"X-(?:Real-IP|Forwarded-For): (\S+)", through) == ["198.51.100.7", "198.51.100.7"]
 
 
-def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_request(site, other, tmp_path):
+def test_maintenance_answers_503_except_to_allowed_networks(site, other, tmp_path):
     (tmp_path / "large").write_bytes(bytes(25 << 20))
     upload = ("--data-binary", f"@{tmp_path}/large")
     with Load(site.address, site.canonical, path=["/health/"], rate=50) as load:
@@ -287,7 +287,7 @@ def test_maintenance_closes_the_site_to_all_but_those_admitted_and_fails_no_requ
     assert site.get("/").status == 200
 
 
-def test_a_directive_that_nginx_does_not_take_leaves_all_as_it_was(site, tmp_path):
+def test_invalid_nginx_directive_changes_nothing(site, tmp_path):
     assert site.get("/own/").body == "of your own"
     (tmp_path / "nginx.conf").write_text("location = /own/ {\n    return 200 better;\n}\nnonsense here;\n")
     done = play("site", "--limit", site.container, "--tags=nginx", nginx_directives=f"{tmp_path}/nginx.conf")
@@ -308,7 +308,7 @@ def test_port_of_another_program_is_refused(site):
     assert site.get("/").status == 200
 
 
-def test_sites_of_an_nginx_that_was_there_before_are_named(site):
+def test_sites_of_an_existing_nginx_are_reported(site):
     ours, aside, theirs = "/etc/nginx/snippets/django_vps-tls.conf", "/root/tls.conf", "/etc/nginx/sites-enabled/blog"
     site.host.check_output(f"mv {ours} {aside}; touch {theirs}")
     try:
@@ -319,7 +319,7 @@ def test_sites_of_an_nginx_that_was_there_before_are_named(site):
     assert f"{site.container}: port 80 is used by nginx for {theirs}" in done.stdout
 
 
-def test_the_log_has_no_secrets_of_queries_and_what_was_asked_for_of_addresses(site):
+def test_access_log_has_no_queries_and_the_chosen_address_form(site):
     mark = f"/nowhere/{os.getpid()}/"
     site.get(f"{mark}?token=geheim&next=/a?b", "-H", "Referer: https://example.test/page?token=geheim")
     log = site.host.check_output("cat /var/log/nginx/access.log")
@@ -338,7 +338,7 @@ def test_the_log_has_no_secrets_of_queries_and_what_was_asked_for_of_addresses(s
 
 
 @pytest.mark.parametrize("path", ["/large", "/ws"])
-def test_a_path_with_a_limit_is_still_the_sites_own_without_its_slash(site, path):
+def test_limited_path_without_slash_reaches_the_project(site, path):
     assert site.get(path).status == 404
 
 
@@ -348,7 +348,7 @@ def seconds_of_a_visit(site) -> float:
     return time.monotonic() - asked
 
 
-def test_1700_slow_connections_keep_no_visitor_waiting_and_are_gone_in_15_seconds(site):
+def test_slow_connections_delay_no_client_and_end_in_15_seconds(site):
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     usual = [seconds_of_a_visit(site) for _ in range(10)]
@@ -373,7 +373,7 @@ def test_1700_slow_connections_keep_no_visitor_waiting_and_are_gone_in_15_second
     assert max(waited) < max(1, 2 * max(usual)), (sorted(usual)[-3:], sorted(waited)[-3:])
 
 
-def test_tls_is_the_profile_that_was_asked_for(site, until):
+def test_tls_profile_is_applied(site, until):
     old = ("--tlsv1.2", "--tls-max", "1.2")
     assert site.get("/health/", *old).status == 200
     try:
@@ -387,7 +387,7 @@ def test_tls_is_the_profile_that_was_asked_for(site, until):
         assert done.returncode == 0, done.stdout[-3000:]
 
 
-def test_http_3_is_there_where_it_was_asked_for(site, other):
+def test_http_3_is_served_where_enabled_and_supported(site, other):
     if site.name == "site12":
         done = play("site", "--limit", site.container, "--tags=nginx", nginx_http3=True)
         assert "has no HTTP/3" in done.stdout

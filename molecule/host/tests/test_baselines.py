@@ -626,12 +626,12 @@ def verdicts(request):
     yield verdicts
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n{table(verdicts)}\n{dict(Counter(verdict for verdict, _ in verdicts.values()))}")
-    tests = [item for item in request.session.items if item.function is test_what_a_control_asks_for_is_in_force]
+    tests = [item for item in request.session.items if item.function is test_baseline_control_holds_or_is_waived]
     assert len(verdicts) == len(tests)
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_what_a_control_asks_for_is_in_force(site, found, verdicts, control):
+def test_baseline_control_holds_or_is_waived(site, found, verdicts, control):
     verdict, reason = verdicts[control, site.name] = judge(control, site, found)
     assert verdict in ("holds", "waived", "instead"), reason
     if verdict != "holds":
@@ -643,7 +643,7 @@ def test_all_controls_of_the_baselines_are_here():
     assert counted == {"os": 17, "package": 7, "sysctl": 35, "ssh": 22, "sshd": 49, "nginx": 16, "postgres": 19}
 
 
-def test_every_waiver_names_a_control_and_says_why():
+def test_every_waiver_has_a_control_and_a_reason():
     assert CONTROLS.keys() >= WAIVERS.keys() >= INSTEAD.keys()
     for control, waiver in WAIVERS.items():
         assert {"reason"} <= waiver.keys() <= {"reason", "where"}, control

@@ -34,7 +34,7 @@ def pack(**pages: str) -> bytes:
         return packed.getvalue()
 
 
-def test_it_deploys_goes_back_and_lists_the_releases(site):
+def test_deploy_key_deploys_rolls_back_and_lists_releases(site):
     before = site.release
     # What the inventory says is the same here, so the same source makes no release.
     done = ask(site, "deploy", "first", sends=pack())
@@ -48,7 +48,7 @@ def test_it_deploys_goes_back_and_lists_the_releases(site):
     assert site.release == before
 
 
-def test_a_source_that_is_none_is_refused_and_the_site_stays_as_it_is(site):
+def test_invalid_source_from_deploy_key_is_refused(site):
     before = site.release
     done = ask(site, "deploy", "by-key", sends=b"rubbish")
     assert done.returncode not in (0, 64)
@@ -66,18 +66,18 @@ def test_a_source_that_is_none_is_refused_and_the_site_stays_as_it_is(site):
         *("scp -t /", "/usr/lib/openssh/sftp-server", "sudo -i", "git-receive-pack '/srv'", "rsync --server . /"),
     ],
 )
-def test_whatever_else_it_asks_for_is_refused(site, asked):
+def test_other_commands_of_deploy_key_are_refused(site, asked):
     done = ask(site, asked)
     assert done.returncode == 64
     assert "uid=" not in done.stdout + done.stderr
 
 
-def test_it_gets_no_tunnel_and_no_terminal(site):
+def test_deploy_key_gets_no_tunnel_and_no_terminal(site):
     assert "administratively prohibited" in ask(site, "-W", "127.0.0.1:80").stderr
     assert "PTY allocation request failed" in ask(site, "releases", RequestTTY="force").stderr
 
 
-def test_sudo_lets_it_run_one_command_without_arguments(site):
+def test_sudo_allows_deploy_user_one_command_without_arguments(site):
     user, command = f"{site.name}-deploy", f"/usr/local/sbin/{site.name}-deploy"
     allowed = site.host.check_output(f"sudo -l -U {user}").partition("may run the following commands")[2]
     assert [line.strip() for line in allowed.splitlines()[1:]] == [f'(root) NOPASSWD: {command} ""']
@@ -89,7 +89,7 @@ def test_sudo_lets_it_run_one_command_without_arguments(site):
     assert site.host.run(f"runuser -u {user} -- env {variables} sudo -n {command} < /dev/null").rc == 0
 
 
-def test_it_reads_no_secret_and_changes_nothing_of_what_runs_for_it(site):
+def test_deploy_user_reads_no_secret_and_writes_no_program(site):
     user = f"{site.name}-deploy"
     for path in (f"/var/lib/{user}/hosts.yml", f"/etc/{site.name}/env", f"/srv/{site.name}/current/env"):
         assert site.host.file(path).exists
@@ -98,7 +98,7 @@ def test_it_reads_no_secret_and_changes_nothing_of_what_runs_for_it(site):
         assert site.host.run(f"runuser -u {user} -- find {top} -writable ! -type l").stdout == ""
 
 
-def test_without_keys_the_access_and_what_was_kept_for_it_are_gone(site, play):
+def test_removal_of_deploy_keys_removes_access_and_files(site, play):
     try:
         play("--tags=deployer", deployer_keys=[])
         assert ask(site, "releases").returncode == 255

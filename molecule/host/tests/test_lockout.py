@@ -37,13 +37,13 @@ def drop_in(sites):
         site.host.check_output(f"rm -f {' '.join(f'{path} {path}.refused' for path in paths)}")
 
 
-def test_a_cipher_that_there_is_not(refused_everywhere, drop_in, owner_gets_in):
+def test_unknown_ssh_cipher_is_refused(refused_everywhere, drop_in, owner_gets_in):
     drop_in("/etc/ssh/sshd_config.d/10-mine.conf", "Ciphers rot13")
     refused_everywhere("Bad SSH2 cipher spec", "--tags=host")
 
 
 @pytest.mark.parametrize("settings", ["AllowUsers nobody", "Ciphers 3des-cbc", "Port 2222"])
-def test_settings_of_sshd_that_let_nobody_in(sites, refused_everywhere, drop_in, owner_gets_in, settings):
+def test_sshd_settings_that_block_all_logins_are_reverted(sites, refused_everywhere, drop_in, owner_gets_in, settings):
     drop_in("/etc/ssh/sshd_config.d/00-a-mine.conf", settings)
     refused_everywhere(NOBODY, "--tags=host")
     for site in sites:
@@ -51,7 +51,7 @@ def test_settings_of_sshd_that_let_nobody_in(sites, refused_everywhere, drop_in,
         assert site.host.file("/etc/ssh/sshd_config.d/00-a-mine.conf.refused").content_string == f"{settings}\n"
 
 
-def test_an_edit_of_sshds_own_file_that_lets_nobody_in(sites, refused_everywhere, owner_gets_in):
+def test_sshd_config_edit_that_blocks_all_logins_is_reverted(sites, refused_everywhere, owner_gets_in):
     file = "/etc/ssh/sshd_config"
     before = [site.host.file(file).content_string for site in sites]
     for site in sites:
@@ -63,11 +63,11 @@ def test_an_edit_of_sshds_own_file_that_lets_nobody_in(sites, refused_everywhere
         assert "AllowUsers nobody" in site.host.check_output(f"cat {file}.refused")
 
 
-def test_a_port_of_ssh_on_which_nobody_listens(refused_everywhere, owner_gets_in):
+def test_ssh_port_without_a_listener_is_refused(refused_everywhere, owner_gets_in):
     refused_everywhere("listens (22), got 2222. Fix: ", "--tags=host", host_ssh_ports=[22, 2222])
 
 
-def test_a_firewall_without_the_port_of_ssh(sites, refused_everywhere, owner_gets_in):
+def test_firewall_without_the_ssh_port_is_reverted(sites, refused_everywhere, owner_gets_in):
     for site in sites:
         site.host.check_output("systemd-run --unit=other /usr/bin/python3 -m http.server 2222")
     try:
@@ -77,7 +77,7 @@ def test_a_firewall_without_the_port_of_ssh(sites, refused_everywhere, owner_get
             site.host.check_output("systemctl stop other.service")
 
 
-def test_a_rule_before_ours_that_drops_what_comes_in(sites, refused_everywhere, drop_in, until, owner_gets_in):
+def test_earlier_rule_that_drops_all_input_is_reverted(sites, refused_everywhere, drop_in, until, owner_gets_in):
     chain = "type filter hook input priority -10\ndrop"
     drop_in("/etc/nftables.d/mine.nft", f"table inet mine {{\nchain input {{\n{chain}\n}}\n}}")
     refused_everywhere(NOBODY, "--tags=host")
@@ -88,17 +88,17 @@ def test_a_rule_before_ours_that_drops_what_comes_in(sites, refused_everywhere, 
         site.host.check_output("pkill -KILL -u debian")
 
 
-def test_an_administrator_without_a_key(refused_everywhere, owner_gets_in):
+def test_administrator_without_a_key_is_refused(refused_everywhere, owner_gets_in):
     why = "host_admins.ada.keys: is an empty list"
     refused_everywhere(why, "--tags=host", host_admins=[{"name": "ada", "keys": []}])
 
 
-def test_a_key_of_the_user_that_ansible_comes_in_as_which_nobody_has(refused_everywhere, owner_gets_in):
+def test_unknown_key_of_the_ansible_user_is_refused(refused_everywhere, owner_gets_in):
     stranger = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl nobody"
     refused_everywhere(NOBODY, "--tags=host", host_admins=[{"name": "debian", "keys": [stranger]}])
 
 
-def test_to_drop_the_user_that_ansible_comes_in_as(sites, refused_everywhere, owner_gets_in):
+def test_removal_of_the_ansible_user_is_refused(sites, refused_everywhere, owner_gets_in):
     for site in sites:
         site.host.check_output("echo 'debian ALL=(ALL:ALL) NOPASSWD: ALL' >> /etc/sudoers.d/django_vps")
     refused_everywhere("Set ansible_user to another", "--tags=host", host_admins=[])
@@ -106,7 +106,7 @@ def test_to_drop_the_user_that_ansible_comes_in_as(sites, refused_everywhere, ow
         site.host.check_output("sed -i /^debian/d /etc/sudoers.d/django_vps")
 
 
-def test_a_controller_that_dies_between_the_change_and_the_login(site, command, drop_in, until):
+def test_ssh_change_is_reverted_when_the_controller_dies(site, command, drop_in, until):
     drop_in("/etc/ssh/sshd_config.d/00-a-mine.conf", "AllowUsers nobody")
     began = time.monotonic()
     with subprocess.Popen(command("--tags=host"), stdout=subprocess.DEVNULL, start_new_session=True) as playbook:
@@ -116,7 +116,7 @@ def test_a_controller_that_dies_between_the_change_and_the_login(site, command, 
     until(lambda: ssh(site, "debian", "true").returncode == 0, WITHIN - (time.monotonic() - began))
 
 
-def test_the_servers_settle_again(sites):
+def test_second_run_after_lockouts_changes_nothing(sites):
     again = site_yml([site.container for site in sites], "--tags=host")
     assert done(again).returncode == 0
     assert done(again).stdout.count("changed=0") == len(sites)

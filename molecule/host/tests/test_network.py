@@ -16,7 +16,7 @@ def addresses(site) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_neighbour_finds_ssh_and_the_web_and_nothing_else(neighbour, open_ports, addresses, version):
+def test_neighbour_reaches_only_ssh_and_web_ports(neighbour, open_ports, addresses, version):
     assert open_ports(neighbour, addresses[version]) == [22, 80, 443]
 
 
@@ -26,7 +26,7 @@ def test_postgresql_has_no_port_at_all(host):
     assert "postgres" not in listening
 
 
-def test_nothing_but_names_time_and_addresses_is_waited_for_over_udp(host):
+def test_host_listens_on_no_udp_port(host):
     listening = host.check_output("ss --listening --udp --numeric --no-header")
     # Docker's own names for the container.
     assert [line for line in listening.splitlines() if "127.0.0.11:" not in line] == []
@@ -46,7 +46,7 @@ def test_the_host_can_be_pinged(neighbour, addresses, version):
     assert int(neighbour.check_output(f"python3 -c '{ping}'")) == reply
 
 
-def test_tables_of_others_are_let_alone(host, play):
+def test_other_nftables_tables_are_kept(host, play):
     host.check_output("nft add table inet others; nft add chain inet others mine")
     host.check_output("touch /etc/nftables.conf")
     play("--tags=host")

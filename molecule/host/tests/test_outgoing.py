@@ -77,7 +77,7 @@ def controller(site) -> str:
     return site.host.check_output("ip -4 route show default").split()[2]
 
 
-def test_packages_of_debian_and_of_python_come_through_the_proxy(site, play, controller):
+def test_debian_and_python_packages_use_the_proxy(site, play, controller):
     with serving(Proxy) as proxy:
         address = f"http://{controller}:{proxy.server_port}"
         play("--tags=host", site_proxy=address)
@@ -91,7 +91,7 @@ def test_packages_of_debian_and_of_python_come_through_the_proxy(site, play, con
     assert len(by_installer) > len(by_apt)
 
 
-def test_an_archive_that_is_away_is_named(site, run, play):
+def test_unreachable_debian_archive_is_reported(site, run, play):
     sources = "/etc/apt/sources.list.d/debian.sources"
     site.host.check_output(f"cp {sources} /root/; apt-get -qq remove needrestart; rm -rf /var/lib/apt/lists/*")
     dead = "http://127.0.0.1:9/debian"
@@ -103,7 +103,7 @@ def test_an_archive_that_is_away_is_named(site, run, play):
     assert site.host.run("which needrestart").rc == 0
 
 
-def test_sources_without_security_updates_are_told(site, play):
+def test_sources_without_security_updates_are_reported(site, play):
     sources = "/etc/apt/sources.list.d/debian.sources"
     without = "awk -v RS= -v ORS='\\n\\n' '!/-security/' /root/debian.sources"
     site.host.check_output(f"cp {sources} /root/ && {without} > {sources}")
@@ -114,7 +114,7 @@ def test_sources_without_security_updates_are_told(site, play):
     assert NO_UPDATES in " ".join(said.split())
 
 
-def test_a_ca_that_nobody_else_knows_is_trusted_by_all_that_fetches(site, play, controller, tmp_path):
+def test_private_ca_is_trusted_by_all_programs(site, play, controller, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
     subprocess.run(
         [

@@ -7,7 +7,7 @@ import subprocess
 from conftest import ssh
 
 
-def test_after_a_restart_all_is_in_force_and_nothing_is_left_to_do(site, play, until):
+def test_firewall_is_active_after_reboot_and_run_changes_nothing(site, play, until):
     rules = site.host.check_output("nft --stateless list table inet django_vps")
     subprocess.run(["docker", "restart", site.container], check=True, capture_output=True)
     site.note_address()

@@ -39,7 +39,7 @@ def visitor(site, neighbour):
     site.host.check_output("fail2ban-client unban --all")
 
 
-def test_who_asks_for_pages_that_are_not_there_is_a_visitor(site, visit, visitor):
+def test_client_is_not_banned_for_missing_pages(site, visit, visitor):
     for _ in range(20):
         assert visit("/no/such/page.html") == 404
     assert visit("/health/") == 200
@@ -53,7 +53,7 @@ def test_who_asks_for_pages_that_are_not_there_is_a_visitor(site, visit, visitor
         ("django_vps-login", "/admin/login/?next=/admin/", ["--data", "username=admin&password=secret"]),
     ],
 )
-def test_who_scans_or_guesses_passwords_of_the_site_is_banned(site, visit, visitor, until, jail, path, options):
+def test_scans_and_brute_force_attempts_are_banned(site, visit, visitor, until, jail, path, options):
     def is_banned() -> bool:
         # The firewall has an address a moment after the jail.
         return visitor in site.host.check_output(f"fail2ban-client status {jail}") and visit("/health/") == 0
@@ -92,13 +92,13 @@ JSON = '{{"address": "192.0.2.7", "time": "2026-11-22T00:00:00+00:00", "request"
         ("scan", "\\u0016\\u0003 x", 400, 1),
     ],
 )
-def test_a_line_of_the_log_is_counted_for_what_it_says(host, form, jail, request_line, status, failures):
+def test_fail2ban_filters_count_failures_in_log_lines(host, form, jail, request_line, status, failures):
     line = form.format(request_line, status)
     said = host.run(f"fail2ban-regex '{line}' /etc/fail2ban/filter.d/django_vps-{jail}.conf").stdout
     assert f"Failregex: {failures} total" in said
 
 
-def test_security_updates_are_installed_by_themselves(host):
+def test_security_updates_are_automatic(host):
     plan = host.run("unattended-upgrade --dry-run --debug")
     assert plan.rc == 0, plan.stderr
     allowed = next(line for line in plan.stdout.splitlines() if line.startswith("Allowed origins"))
@@ -109,20 +109,20 @@ def test_security_updates_are_installed_by_themselves(host):
     assert timers.count("apt-daily") >= 2
 
 
-def test_the_host_does_not_restart_by_itself_unless_it_may(host):
+def test_host_does_not_reboot_automatically_by_default(host):
     # A package whose file the stack has changed is no question that keeps its update out.
     assert "--force-confold" in host.check_output("apt-config dump DPkg::Options")
     assert 'Automatic-Reboot "false"' in host.check_output("apt-config dump Unattended-Upgrade::Automatic-Reboot")
 
 
 @pytest.mark.parametrize("service", ["postgresql", "nginx"])
-def test_the_site_answers_again_soon_after_an_update_restarted_a_service(site, until, service):
+def test_site_answers_soon_after_a_service_restart(site, until, service):
     site.host.check_output(f"systemctl restart {service}")
     until(lambda: site.get("/health/").status == 200, 10)
     assert all(site.get("/health/").status == 200 for _ in range(20))
 
 
-def test_what_uses_an_old_library_is_restarted_and_nobody_is_asked(site, until):
+def test_needrestart_runs_without_questions(site, until):
     site.host.check_output("needrestart -r a -m a < /dev/null")
     until(lambda: site.get("/health/").status == 200, 10)
 
@@ -134,12 +134,12 @@ def test_the_journal_is_kept_and_bounded(host):
     assert re.search(r"System Journal .* max 500(\.0)?M", said)
 
 
-def test_a_process_that_dies_leaves_no_dump(host):
+def test_crashed_process_leaves_no_core_dump(host):
     assert host.check_output("systemctl show --property DefaultLimitCORE --value") == "0"
     assert host.check_output("su -s /bin/sh nobody -c 'ulimit -H -c'") == "0"
 
 
-def test_old_files_in_tmp_go(host):
+def test_old_files_in_tmp_are_removed(host):
     # Nobody can make a file look old enough to see it go.
     in_force = host.check_output("systemd-tmpfiles --cat-config")
     assert "q /tmp 1777 root root 10d" in in_force

@@ -13,7 +13,7 @@ from conftest import KEY, argv, ssh
 POLICIES = {"site12": "Hardened Debian 12 (version 3)", "site13": "Hardened Debian 13 (version 1)"}
 
 
-def test_its_algorithms_are_those_that_ssh_audit_asks_for(site):
+def test_ssh_algorithms_pass_the_policy_of_ssh_audit(site):
     audit = Path(sys.executable).parent / "ssh-audit"
     done = subprocess.run(
         [audit, "--policy", POLICIES[site.name], site.address], capture_output=True, text=True, check=False
@@ -22,7 +22,7 @@ def test_its_algorithms_are_those_that_ssh_audit_asks_for(site):
 
 
 @pytest.mark.parametrize("user", ["debian", "root", "ada"])
-def test_no_password_lets_anybody_in(site, user):
+def test_ssh_login_with_password_is_refused(site, user):
     site.host.check_output(f"echo {user}:correct-horse | chpasswd")
     refused = ssh(site, user, "true", PubkeyAuthentication="no", BatchMode="no", NumberOfPasswordPrompts="1")
     assert "Permission denied (publickey)" in refused.stderr
@@ -34,11 +34,11 @@ def test_a_tunnel_into_the_host_is_refused(site):
     assert done.returncode != 0
 
 
-def test_an_administrator_logs_in_and_may_do_everything(site):
+def test_administrator_logs_in_and_has_full_sudo(site):
     assert ssh(site, "ada", "sudo -n id -u").stdout == "0\n"
 
 
-def test_other_keys_of_an_administrator_do_not_last_and_rules_of_others_for_sudo_do(site, play):
+def test_extra_administrator_key_is_removed_and_sudo_rule_kept(site, play):
     site.host.check_output("echo ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA ada >> /home/ada/.ssh/authorized_keys")
     # sudo minds this mode as little as the role does; visudo would.
     rule = "/etc/sudoers.d/joe"
@@ -49,7 +49,7 @@ def test_other_keys_of_an_administrator_do_not_last_and_rules_of_others_for_sudo
     assert site.host.file("/home/ada/.ssh/authorized_keys").content_string == KEY.with_suffix(".pub").read_text()
 
 
-def test_who_leaves_the_list_of_administrators_loses_the_access_and_may_come_back(site, play, until):
+def test_removed_administrator_loses_access_until_listed_again(site, play, until):
     with subprocess.Popen(argv(site, "ada", "sleep 300"), stdin=subprocess.DEVNULL) as session:
         until(lambda: site.host.run("pgrep -u ada sleep").rc == 0)
         play("--tags=host", host_admins=[])
@@ -81,7 +81,7 @@ rm -r /opt/forge
 """
 
 
-def test_no_program_can_have_others_banned(site, neighbour, until):
+def test_forged_log_messages_ban_no_address(site, neighbour, until):
     """That fail2ban reads on, the next test shows."""
     victim = neighbour.check_output("hostname -I").split()[0]
     site.host.check_output(FORGE.format(user=site.name, victim=victim))
@@ -91,7 +91,7 @@ def test_no_program_can_have_others_banned(site, neighbour, until):
     assert victim not in site.host.check_output("fail2ban-client status sshd")
 
 
-def test_who_guesses_is_banned_and_let_in_again(site, neighbour, until):
+def test_ssh_brute_force_is_banned_until_unbanned(site, neighbour, until):
     me = neighbour.check_output("hostname -I").split()[0]
     # A ban amid a login leaves ssh waiting until TCP gives up, a quarter of an hour later.
     attempt = (

@@ -100,7 +100,7 @@ def test_a_second_run_changes_nothing(legacy, queue):
     assert not re.search("changed=[1-9]", done.stdout)
 
 
-def test_the_page_has_its_first_data_its_cache_and_its_environment(legacy):
+def test_project_has_its_initial_data_cache_and_environment(legacy):
     shown = page(legacy)
     assert shown["tickets"] == ["Water the plants"]
     assert page(legacy)["visits"] == shown["visits"] + 1
@@ -112,7 +112,7 @@ def test_translations_are_compiled(legacy):
     assert page(legacy, "--header", "Accept-Language: de")["welcome"] == "Willkommen"
 
 
-def test_what_is_built_before_and_after_the_static_files_are_collected_is_served(legacy):
+def test_files_built_around_collectstatic_are_served(legacy):
     assert legacy.get("/static/theme.css").body.strip() == "a { color: teal }"
     bundle = legacy.get("/static/bundle.css")
     assert bundle.status == 200
@@ -120,7 +120,7 @@ def test_what_is_built_before_and_after_the_static_files_are_collected_is_served
     assert "color: teal" in bundle.body
 
 
-def test_a_file_of_the_inventory_is_read_by_the_project_and_by_nobody_else(pipenv):
+def test_inventory_file_is_readable_by_its_project_only(pipenv):
     assert page(pipenv)["greeting"] == "Hello, pipenv"
     path = "/srv/pipenv/current/code/gallery/gallery/configuration.py"
     assert pipenv.host.run(f"runuser -u legacy -- cat {path}").rc != 0
@@ -129,11 +129,11 @@ def test_a_file_of_the_inventory_is_read_by_the_project_and_by_nobody_else(pipen
     assert pipenv.get("/gallery/configuration.py").status == 404
 
 
-def test_static_files_that_the_source_brings_are_served_as_they_are(pipenv):
+def test_static_files_of_the_source_are_served_unchanged(pipenv):
     assert pipenv.get("/static/gallery.css").body.strip() == "main { display: grid }"
 
 
-def test_of_two_names_one_is_served_where_that_is_wanted_and_redirected_elsewhere(pipenv, legacy):
+def test_second_name_is_served_or_redirected_as_configured(pipenv, legacy):
     answer = pipenv.get("https://www.pipenv.example.test/")
     assert (answer.status, json.loads(answer.body)["host"]) == (200, "www.pipenv.example.test")
     assert pipenv.get("http://www.pipenv.example.test/a").header("location") == "https://www.pipenv.example.test/a"
@@ -141,12 +141,12 @@ def test_of_two_names_one_is_served_where_that_is_wanted_and_redirected_elsewher
     assert (answer.status, answer.header("location")) == (301, "https://legacy.example.test/a")
 
 
-def test_libpq_finds_the_database_without_being_told(legacy):
+def test_libpq_finds_the_database_without_parameters(legacy):
     asked = "import psycopg2; print(psycopg2.connect('').info.dbname)"
     assert legacy.manage("shell", "-v", "0", "-c", asked).strip() == "legacy"
 
 
-def test_a_dump_comes_out_and_in_and_a_file_out_of_reach_is_told(legacy):
+def test_manage_dumps_and_loads_and_reports_unreachable_files(legacy):
     legacy.host.check_output("legacy-manage dumpdata tickets > /root/dump.json")
     assert "Water the plants" in legacy.host.file("/root/dump.json").content_string
     legacy.host.check_output("legacy-manage loaddata --format=json - < /root/dump.json")
@@ -156,7 +156,7 @@ def test_a_dump_comes_out_and_in_and_a_file_out_of_reach_is_told(legacy):
         assert "legacy-manage loaddata --format=json - < FILE" in said
 
 
-def test_an_address_with_a_dot_is_for_the_project_to_answer(legacy):
+def test_url_with_a_dot_is_answered_by_the_project(legacy):
     assert legacy.get("/files/.env.example").body == "DEBUG=\n"
     hidden = "/srv/legacy/current/static/.env"
     legacy.host.check_output(f"install -m 0644 /etc/hostname {hidden}")
@@ -173,7 +173,7 @@ def test_traceback_of_a_500_is_in_the_journal_once(legacy):
     assert "in broken" in journal
 
 
-def test_four_large_cookies_go_there_and_back(legacy):
+def test_large_cookies_pass_in_both_directions(legacy):
     answer = legacy.get("/cookies/")
     cookies = [value.partition(";")[0] for value in answer.headers["set-cookie"]]
     assert sum(map(len, cookies)) > 14_000
@@ -181,7 +181,7 @@ def test_four_large_cookies_go_there_and_back(legacy):
     assert json.loads(answer.body) == {"bytes": 4 * 3500}
 
 
-def test_nothing_that_a_visitor_claims_of_himself_reaches_the_project(legacy):
+def test_forged_headers_of_a_client_do_not_reach_the_project(legacy):
     names = (
         *("Forwarded", "Front-End-Https", "Remote-User", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP"),
         *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Proto"),
@@ -198,24 +198,24 @@ def test_nothing_that_a_visitor_claims_of_himself_reaches_the_project(legacy):
     assert (seen["X-Own"], seen["scheme"], seen["script"]) == ("kept", "https", "")
 
 
-def test_a_python_that_is_not_the_distributions_runs_the_project(workspace):
+def test_project_runs_on_another_python_than_the_system(workspace):
     assert page(workspace)["python"].startswith("3.11.")
     assert workspace.host.check_output("/usr/bin/python3 -V").startswith("Python 3.13")
 
 
-def test_groups_extras_and_further_packages_are_there_and_no_others(workspace):
+def test_only_requested_groups_extras_and_packages_are_installed(workspace):
     packages = workspace.host.check_output("ls /srv/workspace/current/venv/lib/python3.11/site-packages")
     found = {name for name in ("dj_database_url", "psycopg_binary", "isodate", "pytest") if name in packages.split()}
     assert found == {"dj_database_url", "psycopg_binary", "isodate"}
 
 
-def test_what_only_the_build_may_know_is_in_no_release(workspace):
+def test_build_secrets_are_in_no_release(workspace):
     host = workspace.host
     assert host.run('grep -rq "nobody\'s business" /srv/workspace/releases/*/').rc == 1
     assert host.run('journalctl --no-pager | grep -q "nobody\'s business"').rc == 1
 
 
-def test_files_beside_the_uploads_are_kept_over_releases_and_served_to_nobody(workspace):
+def test_shared_files_are_kept_across_releases_and_not_served(workspace):
     assert workspace.get("/notes/", "--data", "text=mine").status == 200
     assert page(workspace)["notes"] == {"Mine": "mine"}
     folder = workspace.host.file("/srv/workspace/shared/services/desk/src/private/notes")
@@ -255,7 +255,7 @@ def test_database_elsewhere_has_the_rows(shelf):
     assert shown.strip() == "5498"
 
 
-def test_password_of_a_database_elsewhere_is_in_two_files_of_the_site(shelf):
+def test_password_of_external_database_is_in_two_files_only(shelf):
     found = shelf.host.run(
         "grep -rlE 'p@ss/w|p%40ss' /etc /srv/shelf /run/systemd /var/log 2> /dev/null"
     ).stdout.split()
@@ -317,14 +317,14 @@ def test_a_worker_works_and_a_websocket_answers(queue):
     assert echo(queue, "hello") == f"{queue.release} hello"
 
 
-def test_url_of_another_name_has_the_database_of_its_number(queue):
+def test_further_valkey_url_uses_its_own_database(queue):
     password = queue.host.check_output("cat /etc/queue/valkey_password")
     ask = f"REDISCLI_AUTH={password} valkey-cli -n 2 --scan --pattern 'celery-task-meta-*'"
     page(queue, "--get", "--data", "double=4")
     assert "celery-task-meta-" in queue.host.check_output(ask)
 
 
-def test_redis_is_spoken_to_on_the_host_itself_and_with_a_password_alone(queue):
+def test_valkey_listens_locally_and_requires_a_password(queue):
     assert "127.0.0.1:6379" in queue.host.check_output("ss -Hltn")
     assert "NOAUTH" in queue.host.check_output("runuser -u legacy -- valkey-cli ping")
 
@@ -352,7 +352,7 @@ def test_redis_is_spoken_to_on_the_host_itself_and_with_a_password_alone(queue):
         "systemctl --no-ask-password kill --signal=CONT queue-gunicorn@$RELEASE.service",
     ],
 )
-def test_a_site_reads_writes_and_blocks_nothing_of_another(queue, attempt):
+def test_site_cannot_read_write_or_block_another_site(queue, attempt):
     known = f"RELEASE={queue.release}; PID=$(systemctl show -P MainPID queue-gunicorn@$RELEASE.service); cd /"
     # Who may do it can.
     owner = "queue" if attempt.startswith("psql") else "root"
@@ -360,7 +360,7 @@ def test_a_site_reads_writes_and_blocks_nothing_of_another(queue, attempt):
     assert queue.host.run(f"runuser -u legacy -- sh -c {shlex.quote(f'{known}; {attempt}')}").rc != 0
 
 
-def test_a_site_that_takes_all_connections_leaves_some_for_the_others(legacy, queue):
+def test_site_cannot_take_database_connections_of_other_sites(legacy, queue):
     program = """
 import psycopg2, time
 held = []
@@ -386,7 +386,7 @@ except psycopg2.OperationalError as error:
     legacy.host.check_output("pkill -u legacy -f psycopg2.connect")
 
 
-def test_a_change_comes_live_and_goes_back_while_nobody_notices(projects, sites, until):
+def test_deploy_and_rollback_of_all_projects_fail_no_request(projects, sites, until):
     before = {name: site.release for name, site in projects.items()}
     (PROJECTS / "legacy/assets/theme.txt").write_text("$accent: navy; a { color: $accent }\n")
     (PROJECTS / "pipenv/gallery/project-static/gallery.css").write_text("main { display: flex }\n")
@@ -425,7 +425,7 @@ def test_a_change_comes_live_and_goes_back_while_nobody_notices(projects, sites,
     assert page(projects["legacy"])["tickets"] == ["Water the plants"]
 
 
-def test_what_may_run_once_only_never_ran_twice_and_never_for_a_release_that_was_refused(queue, until):
+def test_single_service_runs_once_and_only_for_live_releases(queue, until):
     releases = queue.host.check_output("ls /srv/queue/releases | sort").split()
     # There and back, and none of them in between.
     until(lambda: page(queue)["asked_by"] == [releases[0], releases[1], releases[0]])
@@ -449,7 +449,7 @@ def test_service_that_restarts_again_and_again_is_reported(queue, until):
     assert "What a unit said: journalctl -u UNIT" in done.stdout
 
 
-def test_the_commands_after_a_migration_run_once_for_each_release(legacy, projects):
+def test_after_migrate_commands_run_once_for_each_release(legacy, projects):
     legacy.manage("shell", "-v", "0", "-c", "from tickets.models import Ticket; Ticket.objects.all().delete()")
     (PROJECTS / "legacy/assets/theme.txt").write_text("$accent: olive; a { color: $accent }\n")
     assert deploy(legacy).returncode == 0
@@ -461,7 +461,7 @@ def test_the_commands_after_a_migration_run_once_for_each_release(legacy, projec
     assert page(legacy)["tickets"] == []
 
 
-def test_they_run_again_where_a_rollback_has_undone_the_migrations(legacy):
+def test_after_migrate_commands_repeat_after_undone_migrations(legacy):
     (PROJECTS / "legacy/tickets/migrations/0002_ticket_note.py").write_text(
         "from django.db import migrations, models\n\n\n"
         "class Migration(migrations.Migration):\n    dependencies = [('tickets', '0001_initial')]\n"
@@ -474,7 +474,7 @@ def test_they_run_again_where_a_rollback_has_undone_the_migrations(legacy):
     assert page(legacy)["tickets"] == ["Water the plants"]
 
 
-def test_failing_build_command_is_named_and_leaves_the_packages_alone(legacy):
+def test_failed_build_command_is_reported_and_packages_are_kept(legacy):
     before = legacy.release
     build = {"before_collectstatic": ["python build_assets.py", "sh -c 'echo no such colour >&2; exit 3'"]}
     done = deploy(legacy, django_build=build)
@@ -485,7 +485,7 @@ def test_failing_build_command_is_named_and_leaves_the_packages_alone(legacy):
     assert legacy.host.check_output("ls /srv/legacy/releases/$(ls /srv/legacy/releases | tail -1)") == "packages\nvenv"
 
 
-def test_a_command_of_the_build_can_change_nothing_but_its_release(legacy):
+def test_build_command_can_change_only_its_release(legacy):
     places = "/srv/legacy/releases/mine /srv/legacy/current/code/mine /etc/mine $(dirname $(command -v python))/mine"
     command = f"sh -c 'for place in {places}; do touch $place && echo changed $place; done; exit 1'"
     done = deploy(legacy, django_build={"before_collectstatic": [command]})
@@ -512,7 +512,7 @@ def package_of_git(legacy) -> Iterator[tuple[str, str]]:
     legacy.host.check_output("systemctl stop git-server && userdel --remove git")
 
 
-def test_package_comes_from_git_with_a_key_that_only_the_build_knows(legacy, package_of_git):
+def test_git_package_is_installed_with_a_build_only_key(legacy, package_of_git):
     requirement, key = package_of_git
     before = legacy.release
     done = deploy(legacy, django_extra_packages=[requirement])
@@ -528,7 +528,7 @@ def test_package_comes_from_git_with_a_key_that_only_the_build_knows(legacy, pac
     assert server_key in legacy.host.check_output("cat /var/cache/legacy/known_hosts")
 
 
-def test_a_command_after_the_migrations_that_fails_keeps_the_release_from_going_live(legacy):
+def test_failed_after_migrate_command_stops_the_release(legacy):
     before = legacy.release
     done = deploy(legacy, django_after_migrate=["loaddata nothing"])
     assert done.returncode != 0
@@ -551,7 +551,7 @@ def test_a_command_after_the_migrations_that_fails_keeps_the_release_from_going_
     ],
     ids=["SQLite", "no configuration", "no static files"],
 )
-def test_what_is_missing_is_said(projects, name, variables, said):
+def test_missing_project_files_and_settings_are_reported(projects, name, variables, said):
     before = projects[name].release
     done = deploy(projects[name], **variables)
     assert done.returncode != 0
@@ -559,7 +559,7 @@ def test_what_is_missing_is_said(projects, name, variables, said):
     assert projects[name].release == before
 
 
-def test_where_no_python_is_to_be_had_it_is_said_what_to_do(workspace):
+def test_missing_python_is_reported_with_a_fix(workspace):
     before = workspace.release
     (PROJECTS / "workspace/.python-version").write_text("3.12\n")
     done = deploy(workspace, site_network_environment={"UV_PYTHON_INSTALL_MIRROR": "http://127.0.0.1:9/none"})
@@ -570,7 +570,7 @@ def test_where_no_python_is_to_be_had_it_is_said_what_to_do(workspace):
     assert workspace.release == before
 
 
-def test_a_release_whose_python_is_gone_is_ruled_out(workspace):
+def test_rollback_to_a_release_without_its_python_is_refused(workspace):
     other = workspace.host.check_output("ls /srv/workspace/releases | sort | tail -1")
     assert other != workspace.release
     workspace.host.check_output("mv /opt/python3.11 /opt/gone")
@@ -635,7 +635,7 @@ def stranger(projects, tmp_path):
         ),
     ],
 )
-def test_what_belongs_to_somebody_else_on_the_host_is_refused_and_nothing_changes(legacy, stranger, variables, said):
+def test_names_and_folders_of_another_owner_are_refused(legacy, stranger, variables, said):
     legacy.host.check_output("mkdir -p /srv/of_ana/letters; echo '[Unit]' > /etc/systemd/system/of-ana.service")
     look = "getent passwd; ls /srv /etc /etc/nginx/conf.d /etc/systemd/system; stat -c %U /srv/of_ana /srv/legacy/media"
     before = legacy.host.check_output(look)
@@ -646,7 +646,7 @@ def test_what_belongs_to_somebody_else_on_the_host_is_refused_and_nothing_change
     assert legacy.host.check_output(look) == before
 
 
-def test_units_of_another_name_take_the_place_of_those_before_and_nobody_notices(shelf):
+def test_renamed_units_replace_the_old_without_failed_requests(shelf):
     units = "systemctl list-unit-files --no-legend 'shelf*'; systemctl list-units --all --no-legend 'shelf*'"
     assert "shelf-gunicorn@" in shelf.host.check_output(units)
     renamed = {"site_service": "{{ site_name }}-{{ 'web' if inventory_hostname == 'shelf' else 'gunicorn' }}"}
@@ -660,6 +660,6 @@ def test_units_of_another_name_take_the_place_of_those_before_and_nobody_notices
     assert not re.search("changed=[1-9]", play("site", "--limit", "shelf", **renamed).stdout)
 
 
-def test_the_neighbour_is_as_it_was(sites):
+def test_neighbour_site_still_answers(sites):
     assert servers() == [sites[0].container]
     assert sites[0].get("/health/").status == 200

@@ -182,7 +182,7 @@ def journal(site):
     return [json.loads(line) for line in site.host.file(f"/srv/{site.name}/journal").content_string.splitlines()]
 
 
-def test_each_deploy_brings_a_new_release_and_each_rollback_the_one_before(server):
+def test_deploy_is_a_new_release_and_rollback_the_previous(server):
     live, *later = server.releases
     before = {live: None}
     for what, release in zip(server.kinds, later, strict=True):
@@ -194,16 +194,16 @@ def test_each_deploy_brings_a_new_release_and_each_rollback_the_one_before(serve
         live = release
 
 
-def test_no_request_failed(server):
+def test_no_request_fails_in_any_run(server):
     assert server.ordinary["failures"] == []
     assert list(server.ordinary["statuses"]) == ["200"]
 
 
-def test_there_were_enough_requests_to_say_so(rollout):
+def test_load_has_enough_requests(rollout):
     assert sum(server.ordinary["requests"] for server in rollout.values()) >= REQUESTS
 
 
-def test_no_visitor_waited_for_a_second(server):
+def test_clients_wait_no_longer_during_runs_than_between(server):
     late = {True: [], False: []}
     for one in server.ordinary["late"]:
         amid = any(began < one["at"] + one["seconds"] and one["at"] < ended for began, ended in server.runs)
@@ -221,13 +221,13 @@ def test_a_request_of_six_seconds_outlives_the_switch(server):
         assert {one["status"] for one in under_way} == {200}
 
 
-def test_no_connection_goes_back_to_a_release_that_was_switched_away_from(server, journal):
+def test_no_connection_returns_to_a_retired_release(server, journal):
     assert set(server.releases) == set(server.ordinary["releases"])
     assert went_back(server.ordinary["seen"], journal) == []
     assert went_back(server.waited["seen"], journal) == []
 
 
-def test_current_led_to_a_socket_at_every_moment(server):
+def test_current_always_points_to_a_socket(server):
     assert server.current["failures"] == []
     assert server.current["looks"] > 100 * server.ordinary["seconds"]
     assert [release for _, release in server.current["led"]] == server.releases
@@ -255,7 +255,7 @@ def test_a_deploy_by_force_is_a_new_release_of_the_same_source(site, server):
     assert server.releases[number] not in server.releases[:number]
 
 
-def test_the_stylesheet_of_the_release_before_is_still_served(site, journal):
+def test_stylesheet_of_the_previous_release_is_still_served(site, journal):
     folder = f"/srv/{site.name}/releases/{journal[-1]['from']}/static/"
     (sheet,) = site.host.check_output(f"cd {folder} && ls notes/site.????????????.css").split()
     assert not site.host.file(f"/srv/{site.name}/current/static/{sheet}").exists
@@ -264,13 +264,13 @@ def test_the_stylesheet_of_the_release_before_is_still_served(site, journal):
     assert answer.body == site.host.file(f"{folder}{sheet}").content_string
 
 
-def test_the_last_releases_are_kept_and_older_ones_are_gone(site, server, journal):
+def test_last_releases_are_kept_and_older_are_removed(site, server, journal):
     kept = set(site.host.check_output(f"ls /srv/{site.name}/releases").split())
     last = list(dict.fromkeys(reversed(server.releases)))[:5]
     assert kept == {*last, journal[-1]["from"]}
 
 
-def test_of_the_releases_only_the_live_one_runs(site, server):
+def test_only_the_live_release_runs(site, server):
     listed = site.host.check_output(f"systemctl list-units --all --plain --no-legend '{site.name}-gunicorn@*'")
     running = {line.split()[0] for line in listed.splitlines() if line.split()[2] != "inactive"}
     assert running == {f"{site.name}-gunicorn@{server.releases[-1]}.{kind}" for kind in ("service", "socket")}

@@ -80,31 +80,31 @@ def columns(psql):
     return columns
 
 
-def test_with_one_release_there_is_nothing_to_go_back_to(site, refused):
+def test_rollback_without_a_previous_release_is_refused(site, refused):
     RELEASES["v1"] = site.release
     # The host came with another one.
     site.host.check_output(f"cd /srv/{site.name}/releases && ls | grep -v {site.release} | xargs rm -r")
     refused("there is no release before")
 
 
-def test_without_a_migration_between_the_way_back_is_one_command(deployed, back):
+def test_rollback_without_migrations_restores_previous_release(deployed, back):
     deployed("v2")
     assert back() == RELEASES["v1"]
 
 
-def test_once_back_the_next_way_back_does_not_lead_forward(refused):
+def test_second_rollback_does_not_go_forward(refused):
     refused("there is no release before")
 
 
-def test_a_release_that_was_gone_back_from_may_be_named(site, back):
+def test_rolled_back_release_can_be_selected_by_name(site, back):
     assert back(release=RELEASES["v2"]) == RELEASES["v2"]
 
 
-def test_an_unknown_release_is_refused_with_those_there_are(refused):
+def test_unknown_release_is_refused_with_the_known_releases(refused):
     refused("there is no release '20200101T000000Z'", RELEASES["v1"], release="20200101T000000Z")
 
 
-def test_a_migration_between_is_shown_and_nothing_done_until_somebody_says_what(deployed, refused, columns):
+def test_rollback_over_a_migration_needs_a_decision(deployed, refused, columns):
     migration("0002_stars", "migrations.AddField('notice', 'stars', models.IntegerField(null=True))")
     deployed("v3")
     assert "stars" in columns()
@@ -112,12 +112,12 @@ def test_a_migration_between_is_shown_and_nothing_done_until_somebody_says_what(
     assert "stars" in columns()
 
 
-def test_a_migration_between_may_be_kept(deployed, back, columns):
+def test_rollback_can_keep_the_migration(deployed, back, columns):
     assert back(django_rollback_migrations="keep") == RELEASES["v2"]
     assert "stars" in columns()
 
 
-def test_what_was_kept_may_be_undone_later(back, columns):
+def test_kept_migration_can_be_undone_later(back, columns):
     # As for a run that died between the switch and the undoing.
     assert back(release=RELEASES["v2"], django_rollback_migrations="reverse") == RELEASES["v2"]
     assert "stars" not in columns()
@@ -125,24 +125,24 @@ def test_what_was_kept_may_be_undone_later(back, columns):
     assert "stars" in columns()
 
 
-def test_a_migration_between_is_undone_on_request(back, columns):
+def test_rollback_undoes_the_migration_on_request(back, columns):
     back(release=RELEASES["v3"])
     assert back(django_rollback_migrations="reverse") == RELEASES["v2"]
     assert "stars" not in columns()
 
 
-def test_a_newer_release_whose_migrations_were_undone_is_deployed_and_not_gone_back_to(refused, columns):
+def test_rollback_to_release_without_its_migrations_is_refused(refused, columns):
     refused("the database lacks migrations", "notes.0002_stars: Add field stars", "deploy.yml", release=RELEASES["v3"])
     assert "stars" not in columns()
 
 
-def test_a_release_comes_again_with_the_migrations_that_were_undone(site, columns):
+def test_deploy_applies_undone_migrations_again(site, columns):
     assert play("deploy", django_version="v3").returncode == 0
     assert site.release == RELEASES["v3"]
     assert "stars" in columns()
 
 
-def test_what_the_running_release_needs_is_not_dropped_without_a_word(site, columns):
+def test_migration_that_drops_a_column_in_use_is_refused(site, columns):
     migration("0003_text", "migrations.RemoveField('notice', 'text')", "0002_stars")
     before = site.release
     done = play("deploy", django_version="v4")
@@ -152,7 +152,7 @@ def test_what_the_running_release_needs_is_not_dropped_without_a_word(site, colu
     assert "text" in columns()
 
 
-def test_what_the_older_release_needs_is_brought_back_before_it_starts(site, deployed, refused, back, columns):
+def test_rollback_restores_columns_before_old_release_starts(site, deployed, refused, back, columns):
     # This one can live without the column, so that its board goes on answering.
     models = SOURCE / "notes/models.py"
     models.write_text(models.read_text().replace("    text = models.TextField(max_length=2000)\n", "    text = ''\n"))
@@ -173,7 +173,7 @@ def test_what_the_older_release_needs_is_brought_back_before_it_starts(site, dep
     assert "text" in columns()
 
 
-def test_a_migration_that_cannot_be_undone_is_refused_with_the_reason(deployed, refused, back):
+def test_irreversible_migration_is_refused_with_the_reason(deployed, refused, back):
     for name in ("notes/models.py", "notes/forms.py"):
         (SOURCE / name).write_text((PROJECT / "sample_project" / name).read_text())
     (SOURCE / "notes/migrations/0003_text.py").unlink()
@@ -185,7 +185,7 @@ def test_a_migration_that_cannot_be_undone_is_refused_with_the_reason(deployed, 
     assert back(django_rollback_migrations="keep") == RELEASES["v3"]
 
 
-def test_a_release_that_did_not_pass_is_bad_and_not_offered(site, refused, deployed):
+def test_failed_release_is_bad_and_not_offered(site, refused, deployed):
     deployed("v6")
     views = SOURCE / "notes/views.py"
     good = views.read_text()
@@ -197,7 +197,7 @@ def test_a_release_that_did_not_pass_is_bad_and_not_offered(site, refused, deplo
     refused(f"{bad} is bad: health", RELEASES["v3"], release=bad)
 
 
-def test_the_way_back_passes_the_same_gate(site, refused, back):
+def test_rollback_passes_the_same_check(site, refused, back):
     # Somebody has tidied up on the host.
     site.host.check_output(f"rm -r /srv/site12/releases/{RELEASES['v3']}/venv/lib")
     refused("start", "No module named", django_rollback_migrations="keep")
@@ -206,7 +206,7 @@ def test_the_way_back_passes_the_same_gate(site, refused, back):
     assert back(release=RELEASES["v2"], django_rollback_migrations="keep") == RELEASES["v2"]
 
 
-def test_the_list_shows_what_is_live_what_is_bad_and_who_switched(site):
+def test_release_list_shows_live_and_bad_releases_and_switches(site):
     said = play("releases").stdout
     assert re.search(rf"{RELEASES['v2']} +v2 +live", said)
     assert re.search(r"T\d+Z +v7 +bad: health", said)
@@ -218,7 +218,7 @@ def notes(site, name: str) -> list[list[str]]:
     return [line.split() for line in site.host.file(f"/srv/site12/media/{name}").content_string.splitlines()]
 
 
-def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site, until):
+def test_worker_runs_from_the_live_release_with_its_arguments(site, until):
     units = "systemctl list-units --plain --no-legend 'site12.worker@*'"
     # That of the release before has its stop_timeout to end what it holds.
     until(lambda: site.host.check_output(units).count("\n") == 0, 60)
@@ -227,7 +227,7 @@ def test_the_worker_belongs_to_the_live_release_and_says_what_it_was_told(site, 
     assert notes(site, "work")[-1][3:] == ["100", "%", "of", "it"]
 
 
-def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deployed, until):
+def test_worker_process_loads_urls_before_its_first_request(site, deployed, until):
     with (SOURCE / "notes/views.py").open("a") as views:
         views.write("import os, sys\nprint('views read by', os.getpid(), file=sys.stderr)\n")
     deployed("v7.1")
@@ -247,7 +247,7 @@ def test_a_process_has_read_the_urls_before_its_first_visitor_comes(site, deploy
     until(lambda: len(workers() - before) == len(before) and workers() - before <= readers(), 30)
 
 
-def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed, until):
+def test_worker_completes_its_work_after_the_switch(site, deployed, until):
     before = site.release
     deployed("v8")
     # One that is still ending its work is not active either.
@@ -261,7 +261,7 @@ def test_a_worker_ends_what_it_has_in_hand_after_the_switch(site, deployed, unti
     assert all(steps.count("begins") == steps.count("ends") for steps in begun.values())
 
 
-def test_a_release_whose_worker_does_not_stay_up_is_no_release(site):
+def test_release_whose_worker_dies_does_not_go_live(site):
     work = SOURCE / "notes/management/commands/work.py"
     good = work.read_text()
     before = site.release
@@ -279,7 +279,7 @@ def test_a_timer_runs_its_command_with_the_live_release(site, until):
     assert {line[0] for line in notes(site, "ticks")} > {site.release}
 
 
-def test_workers_and_timers_come_back_after_a_restart_of_the_host(site, until):
+def test_workers_and_timers_start_again_after_a_reboot(site, until):
     subprocess.run(["docker", "restart", "--time", "20", site.container], check=True, capture_output=True)
     site.note_address()
     ticks = len(notes(site, "ticks"))
@@ -305,7 +305,7 @@ def test_manage_runs_as_the_service_does(site):
     assert [line for line in of_service.splitlines() if line not in of_command.splitlines()] == []
 
 
-def test_who_waits_to_be_let_in_while_the_release_changes_is_served_by_the_one_before(site, deployed, until):
+def test_queued_requests_are_answered_by_the_previous_release(site, deployed, until):
     before = site.release
     unit = f"site12-gunicorn@{before}.service"
     starts = "systemctl list-units --plain --no-legend --state=active 'site12-gunicorn@*.service' | wc -l"

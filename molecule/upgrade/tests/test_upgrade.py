@@ -67,7 +67,7 @@ def now(psql):
     return ask
 
 
-def test_old_cluster_is_refused_with_the_way_out(site, now, rows):
+def test_old_postgresql_cluster_is_refused_with_a_fix(site, now, rows):
     done = play("site")
     assert done.returncode != 0
     assert f"PostgreSQL 15 main has port 5432 on {site.container}" in done.stdout
