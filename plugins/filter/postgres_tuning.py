@@ -53,7 +53,9 @@ def postgres_tuning(hostvars: Mapping[str, Any], host: str, servers: Iterable[st
         return {}
     memory = {name: rounded(each["memory_mb"]) for name, each in facts.items()}
     connections = between(100, min(memory.values()) // 40, 1000)
-    share = memory[host] // 2 if hostvars[host].get("__claim", {}).get("has_app", True) else memory[host]
+    # Only site.yml claims names; other playbooks know the groups of the host alone.
+    has_app = hostvars[host].get("__claim", {}).get("has_app", "app" in hostvars[host].get("group_names", ()))
+    share = memory[host] // 2 if has_app else memory[host]
     buffers = between(64, share // 4, 8192)
     wal = between(256, facts[host]["data_disk_mb"] // 20, 4096)
     processors = facts[host]["processors"]

@@ -45,6 +45,14 @@ def test_memory_in_use_fits_into_the_share_of_postgresql(memory_mb):
     assert used <= memory_mb // 2
 
 
+def test_without_a_claim_the_groups_of_the_host_count():
+    alone, shared = host(has_app=False), host()
+    del alone["__claim"], shared["__claim"]
+    shared["group_names"] = ["app", "database"]
+    assert tuned(alone) == tuned(host(has_app=False))
+    assert tuned(shared) == tuned(host())
+
+
 def test_another_kernel_changes_nothing():
     assert tuned(host(3900)) == tuned(host(3871))
 
