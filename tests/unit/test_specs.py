@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, read_wiring
 
 ROOT = Path(__file__).parent.parent.parent
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
@@ -89,3 +91,23 @@ def test_the_folder_of_a_site_in_etc_has_one_owner():
         path.relative_to(ROOT) for path in files if re.search(r"[\"' ]/etc/\{\{ site_name \}\}/", path.read_text())
     ]
     assert named == []
+
+
+def role_calls(tasks: list[dict], given: frozenset[str]) -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Yield the role, the entry point and the variables of each call in a list of tasks."""
+    for task in tasks:
+        names = given | set(task.get("vars", {}))
+        yield from role_calls(task.get("block", []), names)
+        for module in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
+            if call := task.get(module):
+                yield call["name"], call.get("tasks_from", "main"), names
+
+
+@pytest.mark.parametrize("playbook", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.stem)
+def test_playbook_gives_each_role_its_required_parameters(playbook):
+    parameters = read_wiring(read_specs()).keys()
+    for play in yaml.safe_load(playbook.read_text()):
+        for role, entry, given in role_calls(play.get("tasks", []), frozenset(play.get("vars", {}))):
+            taken = entry_points(role).get(entry, {}).get("options", {})
+            required = {name for name, option in taken.items() if option.get("required") and name in parameters}
+            assert required <= given, f"{role}, {entry}"
