@@ -14,7 +14,7 @@ version_added: 1.0.0
 short_description: What an upgrade of PostgreSQL does on which host of a site
 description:
   - Each database host has reported its clusters, registered as C(__postgres_found), and each app host its releases,
-    registered as C(__releases).
+    registered as C(__django_releases).
 options:
   _input:
     description: Database hosts of the site, in the order of the inventory.
@@ -77,7 +77,7 @@ def upgrade_plan(servers: Iterable[str], hostvars: Mapping[str, Any], app_hosts:
         "pending": any(facts.get("pending") for facts in found.values()),
         "primary": primary,
         "problem": problem,
-        "opens": all(runs_live_release(hostvars[host].get("__releases") or {}) for host in app_hosts),
+        "opens": all(runs_live_release(hostvars[host].get("__django_releases") or {}) for host in app_hosts),
         "error": hostvars[primary].get("__postgres_upgraded", {}).get("error", "") if primary else "",
     }
 

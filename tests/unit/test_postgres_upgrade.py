@@ -495,5 +495,5 @@ def test_hosts_of_a_site_fit_together_or_are_refused(hosts, primary, problem):
     ],
 )
 def test_site_opens_if_its_release_can_run(releases, opens):
-    hosts = {"vps1": {**found("primary"), "__releases": {"releases": releases}}}
+    hosts = {"vps1": {**found("primary"), "__django_releases": {"releases": releases}}}
     assert upgrade_plan(["vps1"], hosts, ["vps1"])["opens"] == opens
