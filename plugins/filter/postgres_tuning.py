@@ -48,13 +48,16 @@ _value:
 
 
 def postgres_tuning(hostvars: Mapping[str, Any], host: str, servers: Iterable[str]) -> dict[str, Any]:
-    facts = {name: hostvars[name].get("ansible_facts", {}) for name in (host, *servers)}
+    # Ansible collects the variables of a host each time that they are looked up.
+    variables = {name: hostvars[name] for name in {host, *servers}}
+    facts = {name: each.get("ansible_facts", {}) for name, each in variables.items()}
     if not all("memory_mb" in each for each in facts.values()):
         return {}
     memory = {name: rounded(each["memory_mb"]) for name, each in facts.items()}
     connections = between(100, min(memory.values()) // 40, 1000)
     # Only site.yml claims names; other playbooks know the groups of the host alone.
-    has_app = hostvars[host].get("__claim", {}).get("has_app", "app" in hostvars[host].get("group_names", ()))
+    known = variables[host]
+    has_app = known.get("__claim", {}).get("has_app", "app" in known.get("group_names", ()))
     share = memory[host] // 2 if has_app else memory[host]
     buffers = between(64, share // 4, 8192)
     wal = between(256, facts[host]["data_disk_mb"] // 20, 4096)

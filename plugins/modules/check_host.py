@@ -102,11 +102,11 @@ from ansible.module_utils.common.sys_info import get_distribution, get_distribut
 SSH_SOCKETS = ("ssh.socket", "sshd.socket", "dropbear.socket")
 #: A file of the role nginx; if it exists, other sites in the folders below belong to the role or are there on purpose.
 OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
+NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
 #: Where Debian's PostgreSQL keeps its data.
 DATA = Path("/var/lib/postgresql")
 #: The memory limit of a container, seen from inside.
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
 
 
 def lines_of(*argv: str) -> list[str]:
@@ -194,7 +194,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    disk, device = os.statvfs(data_folder()), data_folder().stat().st_dev
+    folder = data_folder()
+    disk, device = os.statvfs(folder), folder.stat().st_dev
     module.exit_json(
         changed=False,
         ansible_facts={
