@@ -20,10 +20,6 @@ options:
     description: URL of the database, C(postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETER=VALUE).
     type: str
     required: true
-  name:
-    description: Name of the service.
-    type: str
-    required: true
   passfile:
     description: Password file on the host.
     type: str
@@ -35,7 +31,7 @@ options:
 """
 
 EXAMPLES = r"""
-content: "{{ (site_database_url | django_vps.stack.database_service('shop', '/etc/shop/pgpass')).section }}"
+host: "{{ (site_database_url | django_vps.stack.database_service('/etc/shop/pgpass')).parameters.host }}"
 """
 
 RETURN = r"""
@@ -43,20 +39,17 @@ _value:
   description: The connection.
   type: dict
   contains:
-    section:
-      description: The section of C(pg_service.conf), without the password.
-      type: str
+    parameters:
+      description: Parameters of a service in C(pg_service.conf), without the password.
+      type: dict
     password_line:
       description: The line for a password file.
-      type: str
-    user:
-      description: The role that connects.
       type: str
 """
 
 
-def database_service(url: str, name: str, passfile: str, certificates: str = "") -> dict[str, Any]:
-    return read_database_url(url, name, passfile, certificates)._asdict()
+def database_service(url: str, passfile: str, certificates: str = "") -> dict[str, Any]:
+    return read_database_url(url, passfile, certificates)._asdict()
 
 
 class FilterModule:

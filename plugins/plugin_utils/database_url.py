@@ -14,27 +14,20 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import 
 SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 #: Parameters of a connection that the service file sets, or that have a place of their own in the URL.
 OWN_PARAMETERS = ("host", "port", "dbname", "user", "password", "passfile", "service")
-#: Seconds, or milliseconds, after which a server that does not answer counts as down.
-LIMITS = {
-    "connect_timeout": "10",
-    "tcp_user_timeout": "10000",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-}
+#: Seconds that a server may take to answer; one that sleeps without clients takes longer than one that runs.
+CONNECT_TIMEOUT = "10"
 #: Modes of TLS that compare the certificate of the server with a CA.
 VERIFYING = ("verify-full", "verify-ca")
 
 
 class Service(NamedTuple):
-    """A database for libpq: its section of pg_service.conf, its line of the password file, and the role."""
+    """A database for libpq: the parameters of its connections, and its line of the password file."""
 
-    section: str
+    parameters: dict[str, str]
     password_line: str
-    user: str
 
 
-def read_database_url(url: str, name: str, passfile: str, certificates: str = "") -> Service:
+def read_database_url(url: str, passfile: str, certificates: str = "") -> Service:
     """Return the service of a URL that database_url accepts; the other two are files on the host."""
     parts = urlsplit(url)
     connection = {
@@ -43,15 +36,17 @@ def read_database_url(url: str, name: str, passfile: str, certificates: str = ""
         "dbname": unquote(parts.path[1:]),
         "user": unquote(parts.username or ""),
     }
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    given = query_of(parts)
     verified = {"sslmode": "verify-full", "sslrootcert": certificates or SYSTEM_CERTIFICATES}
     fields = (*connection.values(), unquote(parts.password or ""))
     line = ":".join(re.sub(r"([:\\])", r"\\\1", field) for field in fields)
-    parameters = (
-        LIMITS | connection | {"passfile": passfile} | ({} if given.get("sslmode") == "disable" else verified) | given
-    )
-    section = "\n".join([f"[{name}]", *(f"{key}={value}" for key, value in parameters.items()), ""])
-    return Service(section, line, connection["user"])
+    if given.get("sslmode") != "disable":
+        connection |= verified
+    return Service(connection | {"passfile": passfile, "connect_timeout": CONNECT_TIMEOUT} | given, line)
+
+
+def query_of(parts: SplitResult) -> dict[str, str]:
+    return dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
 def database_url(value: str) -> Refusal | None:
@@ -82,7 +77,7 @@ def missing_part(parts: SplitResult, example: str) -> Refusal | None:
 
 
 def wrong_parameter(parts: SplitResult) -> Refusal | None:
-    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    given = query_of(parts)
     for name in given:
         if name in OWN_PARAMETERS or not re.fullmatch(r"[a-z_]+", name):
             return (
