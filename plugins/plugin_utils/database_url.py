@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -16,6 +17,11 @@ SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 OWN_PARAMETERS = ("host", "port", "dbname", "user", "password", "passfile", "service")
 #: Seconds that a server may take to answer; one that sleeps without clients takes longer than one that runs.
 CONNECT_TIMEOUT = "10"
+#: Networks of this host, of private networks (RFC 1918, RFC 4193).
+PRIVATE = [
+    ipaddress.ip_network(network)
+    for network in ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+]
 #: Modes of TLS that compare the certificate of the server with a CA.
 VERIFYING = ("verify-full", "verify-ca")
 
@@ -95,4 +101,9 @@ def wrong_parameter(parts: SplitResult) -> Refusal | None:
 
 def is_private(host: str) -> bool:
     """Return whether the host is an address of a private network or this host, where TLS is not needed."""
-    return bool(re.fullmatch(r"localhost|127\..*|::1|10\..*|192\.168\..*|172\.(1[6-9]|2\d|3[01])\..*|f[cd].*:.*", host))
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        # A name such as 10.example.com can lead anywhere.
+        return host == "localhost"
+    return any(address in network for network in PRIVATE)

@@ -42,6 +42,9 @@ def test_url_of_a_provider_is_accepted(url):
         (f"{PLAIN}?sslmode=require", "sslmode=require"),
         (f"{PLAIN}?sslmode=disable", "sslmode=disable"),
         ("postgres://shop:geheim@203.0.113.7/shop?sslmode=prefer", "sslmode=prefer"),
+        # A name that looks like a private address.
+        ("postgres://shop:geheim@10.example.com/shop?sslmode=disable", "sslmode=disable"),
+        ("postgres://shop:geheim@fd00.example.com:5432/shop?sslmode=disable", "sslmode=disable"),
         (f"{PLAIN}?host=other", "parameter host"),
         (f"{PLAIN}?service=other", "parameter service"),
         (f"{PLAIN}?a%0Ab=c", "parameter"),
