@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.runs import MACHINE, ROOT, sweep
+from support.runs import ROOT, beside, shared, sweep
 
 
 def pytest_addoption(parser):
@@ -65,8 +64,16 @@ def pytest_collection_modifyitems(config, items):
     items[:] = in_order(items)
 
 
+#: Tests that need no container, so they can use what a quiet test leaves of the machine.
+BESIDE = {"unit", "test_collection.py", "test_lint.py", "test_sample_project.py"}
+
+
+def is_beside(item: pytest.Item) -> bool:
+    return item.path.relative_to(ROOT / "tests").parts[0] in BESIDE
+
+
 def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
-    """What takes long begins first, so that all workers end at one time; what wants the machine alone comes last.
+    """What takes long begins first, so that all workers end at one time; what wants the machine alone comes late.
 
     A worker is given the test after the one that it runs, and no other can take it from there. So a short one follows
     each long one, and the next long one goes to the worker that is free first.
@@ -75,8 +82,18 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     early.sort(key=lambda item: item.get_closest_marker("early").args[0])
     quiet = [item for item in items if item.get_closest_marker("quiet")]
     short = [item for item in items if item not in early and item not in quiet]
-    between = short[: len(early)]
-    return [*itertools.chain(*zip(early, between, strict=False)), *early[len(between) :], *short[len(early) :], *quiet]
+    if not quiet:
+        return after_each(early, short)
+    short.sort(key=is_beside)
+    count = len([item for item in early if not is_beside(item)])
+    together = after_each([item for item in early if not is_beside(item)], short[:count])
+    return [*together, *after_each([*quiet, *filter(is_beside, early)], short[count:])]
+
+
+def after_each(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the long ones with a short one after each, and the remaining short ones."""
+    pairs = itertools.zip_longest(long, short[: len(long)])
+    return [*(item for pair in pairs for item in pair if item), *short[len(long) :]]
 
 
 @pytest.fixture(autouse=True)
@@ -85,8 +102,7 @@ def machine(request):
     if request.node.get_closest_marker("quiet"):
         yield
         return
-    with MACHINE.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with beside() if is_beside(request.node) else shared():
         yield
 
 

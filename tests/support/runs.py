@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-#: The lock of the machine: LOCK_SH for runs that share it, LOCK_EX for a run that needs it alone.
+#: The lock of the machine: LOCK_SH for tests that share it, LOCK_EX for one that needs it alone.
 MACHINE = ROOT / ".cache/machine.lock"
+#: Locked by a test that has the machine alone or waits for it.
+QUIET = ROOT / ".cache/quiet.lock"
 
 
 def labels(run: str) -> list[str]:
@@ -63,6 +65,37 @@ def no_sweep() -> Iterator[None]:
     with (ROOT / ".cache/runs.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Have the machine alone, but for tests that take what is left of the processors (`beside`)."""
+    with QUIET.open("w") as quiet, MACHINE.open("w") as machine:
+        fcntl.flock(quiet, fcntl.LOCK_EX)
+        fcntl.flock(machine, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Share the machine with other tests."""
+    with MACHINE.open("w") as machine:
+        fcntl.flock(machine, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[None]:
+    """Do not wait for the machine; while a test has it alone, take only the processor time that nobody else wants."""
+    with QUIET.open("w") as quiet:
+        try:
+            fcntl.flock(quiet, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def sweep() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import calendar
-import fcntl
 import json
 import os
 import re
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from conftest import EPHEMERAL, PROJECT, servers
+from support import runs
 from support.load import Load, summary, went_back
 from support.play import play
-from support.runs import MACHINE
 
 SOURCE = EPHEMERAL / "project"
 
@@ -134,8 +133,7 @@ def carry_out(numbers: range, hosts: list[Server]) -> None:
 @pytest.fixture(scope="session")
 def alone():
     """The machine, once all that shares it has ended: here it is measured what visitors wait for."""
-    with MACHINE.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with runs.alone():
         yield
 
 
