@@ -74,7 +74,7 @@ def headers_of_nginx() -> tuple[str, ...]:
 def read_wiring(specs: dict[str, dict]) -> dict[str, str]:
     """Return the parameters that the playbooks pass to the roles, each with the variable that has its value."""
     bound: dict[str, str] = {}
-    for playbook in sorted((COLLECTION / "playbooks").glob("*.yml")):
+    for playbook in sorted((COLLECTION / "playbooks").rglob("*.yml")):
         for name, value in bindings(read(playbook)):
             if name in specs:
                 owners = re.findall(r"\{\{ (\w+) \}\}", str(value))

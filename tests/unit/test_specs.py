@@ -101,6 +101,9 @@ def role_calls(tasks: list[dict], given: frozenset[str]) -> Iterator[tuple[str, 
         for module in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
             if call := task.get(module):
                 yield call["name"], call.get("tasks_from", "main"), names
+        for module in ("ansible.builtin.import_tasks", "ansible.builtin.include_tasks"):
+            if file := task.get(module):
+                yield from role_calls(yaml.safe_load((ROOT / "playbooks" / file).read_text()), names)
 
 
 @pytest.mark.parametrize("playbook", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.stem)
