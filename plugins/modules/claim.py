@@ -24,10 +24,11 @@ options:
       - Variables of the site, each with the list of its values.
     type: dict
     required: true
-  database_owner:
-    description: PostgreSQL role that owns the databases.
-    type: str
-    default: ""
+  database_owners:
+    description: PostgreSQL roles of the site that can own its databases.
+    type: list
+    elements: str
+    default: []
   compared:
     description: Sites of the same inventory, which the controller has compared already. Their files are not read.
     type: list
@@ -117,9 +118,9 @@ class Claim:
     """The values that one site claims on this host."""
 
     def __init__(
-        self, site: str, claims: dict[str, list[str]], database_owner: str, compared: Iterable[str] = ()
+        self, site: str, claims: dict[str, list[str]], database_owners: Iterable[str] = (), compared: Iterable[str] = ()
     ) -> None:
-        self.site, self.database_owner, self.compared = site, database_owner, {site, *compared}
+        self.site, self.database_owners, self.compared = site, list(database_owners), {site, *compared}
         self.claims = {name: [str(value) for value in values] for name, values in sorted(claims.items())}
         self.path = SITES / f"{site}.json"
         self.known = read(self.path)
@@ -221,9 +222,9 @@ class Claim:
         asked = subprocess.run(argv, input=query, capture_output=True, text=True, check=False, cwd="/")
         owner = asked.stdout.strip()
         # A database of the user postgres was restored or created by hand; the role postgres gives it to the site.
-        if owner in ("", "postgres", self.database_owner):
+        if owner in ("", "postgres", *self.database_owners):
             return ""
-        alter = f'ALTER DATABASE "{value}" OWNER TO "{self.database_owner}"'
+        alter = f'ALTER DATABASE "{value}" OWNER TO "{self.database_owners[0]}"'
         return f"is a database of role {owner}. Fix: choose another name, or run {alter}"
 
     def former_services(self) -> list[str]:
@@ -275,14 +276,14 @@ def main() -> None:
         argument_spec={
             "site": {"type": "str", "required": True},
             "claims": {"type": "dict", "required": True},
-            "database_owner": {"type": "str", "default": ""},
+            "database_owners": {"type": "list", "elements": "str", "default": []},
             "compared": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     with os.fdopen(open_lock_file(LOCK)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        settle(module, Claim(*(module.params[name] for name in ("site", "claims", "database_owner", "compared"))))
+        settle(module, Claim(*(module.params[name] for name in ("site", "claims", "database_owners", "compared"))))
 
 
 def settle(module: AnsibleModule, claim: Claim) -> None:

@@ -24,7 +24,9 @@ options:
     type: path
     required: true
   manage:
-    description: Program that runs C(manage.py) of a release in the environment of the site, with C(--release=ID).
+    description:
+      - Program that runs C(manage.py) of a release in the environment of the site, with C(--release=ID), and with
+        C(--owner) as the owner of the tables.
     type: path
     required: true
   release:
@@ -128,7 +130,7 @@ class Migrate:
         if self.back_to:
             known = (self.site.facts(self.back_to) or {}).get("migrations")
             if known is None:
-                argv = [self.manage, f"--release={self.back_to}"]
+                argv = [self.manage, f"--release={self.back_to}", "--owner"]
                 known = ask_project("migrate", argv, scripts.names_of_migrations, {})[0]["migrations"]
         live = self.site.live
         self.running = live if live and live != options["release"] and self.site.facts(live) else None
@@ -141,11 +143,21 @@ class Migrate:
         }
 
     def ask(self, script: Callable, release: str | None = None, **more) -> dict:
-        argv = [self.manage, f"--release={release or self.options['release']}"]
+        argv = [self.manage, f"--release={release or self.options['release']}", "--owner"]
         return ask_project("migrate", argv, script, self.arguments, **more)[0]
 
     def read(self) -> None:
-        facts = self.ask(scripts.describe_plan)
+        try:
+            facts = self.ask(scripts.describe_plan)
+        except StepError as error:
+            advice = error.advice
+            if "Peer authentication failed" in error.output:
+                advice = (
+                    "Let the settings read DATABASE_URL or PGUSER, or give the user of the database by django_env as"
+                    ' "{{ site_database_user }}", which is the owner of the tables in migrations'
+                    " (site_database_separate_owner)."
+                )
+            raise StepError(error.step, error.cause, advice, details=error.details) from None
         self.plan, self.columns, self.large = facts["plan"], facts["columns"], facts["large"]
 
     def lines(self) -> list[str]:

@@ -263,13 +263,13 @@ def for_a_shell(value: str) -> Refusal | None:
 
 
 def management_command(value: str) -> Refusal | None:
-    """Check the arguments of manage.py."""
+    """Check the arguments of SITE-manage, of whose options `--owner` makes sense for a command of the inventory."""
     words = value.split()
     if words[:1] in (["python"], ["python3"], ["manage.py"], ["./manage.py"]) or not re.match(
-        r"[a-z_]\w*(\s|$)", value, re.ASCII
+        r"(--owner )?[a-z_]\w*(\s|$)", value, re.ASCII
     ):
         return "expected a command of manage.py", "write it without python manage.py, such as createcachetable"
-    return command(value)
+    return command(value.removeprefix("--owner "))
 
 
 def header(managed_names: Mapping[str, str | None]) -> Rule:

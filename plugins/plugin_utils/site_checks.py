@@ -42,6 +42,12 @@ def check_database_role(case: Case) -> Iterator[Problem]:
         )
 
 
+def check_separate_owner(case: Case) -> Iterator[Problem]:
+    if case.values.get("site_database_separate_owner") and "app" in case.parts and "database" not in case.parts:
+        advice = "remove it, or put the host of the group app into the group database"
+        yield Problem("site_database_separate_owner", "requires the database on the host of the site", advice)
+
+
 def check_connections(case: Case) -> Iterator[Problem]:
     if not {"app", "database"} <= case.parts or "postgres_settings" not in case.values:
         return
@@ -186,6 +192,7 @@ CHECKS = (
     check_login,
     check_database_role,
     check_connections,
+    check_separate_owner,
     check_job_names,
     check_url_paths,
     check_folders,

@@ -322,6 +322,7 @@ BAD = [
     ("build by root", "django_build", {"after_collectstatic": ["+make"]}, "write the program first"),
     ("build with an open quote", "django_build", {"after_collectstatic": ["make 'x"]}, "has an unclosed quote"),
     ("command with python", "django_after_migrate", ["python manage.py check"], "such as createcachetable"),
+    ("owner without a command", "django_after_migrate", ["--owner"], "such as createcachetable"),
     ("command that is an option", "django_after_migrate", ["--version"], "such as createcachetable"),
     ("44 managed", "django_env", {"SECRET_KEY": "x"}, "set django_secret_key instead"),
     ("45 spaced", "nginx_client_max_body_size", "10 MB", "such as 20m"),
@@ -640,6 +641,12 @@ def test_hosts_of_other_sites_are_ignored():
 def test_host_needs_only_the_variables_of_its_groups():
     groups = {"web": ["other"], "app": ["other"], "database": ["vps1"]}
     assert refused(without=["django_source", "letsencrypt_email"], groups=groups) == []
+
+
+def test_separate_owner_of_a_database_elsewhere_is_refused():
+    groups = {"web": ["vps1"], "app": ["vps1"], "database": ["db1"]}
+    found = refused({"site_database_separate_owner": True, "site_address": "10.0.0.2"}, groups=groups)
+    assert [line for line in found if "site_database_separate_owner: requires the database on the host" in line]
 
 
 def test_all_inventory_problems_are_reported_at_once():
@@ -1021,6 +1028,7 @@ def test_no_secret_is_repeated(name, value):
         {"django_build": {"before_collectstatic": ["NODE_ENV=production CI=1 npm run build"]}},
         {"django_build": {"before_collectstatic": ["npm ci"], "after_collectstatic": ["python manage.py compress"]}},
         {"django_after_migrate": ["createcachetable", "loaddata 'first data.json'"], "django_collectstatic": False},
+        {"django_after_migrate": ["--owner createcachetable"], "site_database_separate_owner": True},
         {"site_domains": ["a.com", "*.a.com"], "letsencrypt_dns_hook": __file__},
         {"site_domains": ["a.com", "*.a.com"], "letsencrypt_enabled": False},
         {

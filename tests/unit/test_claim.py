@@ -28,7 +28,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "OTHER_UNITS", (places["vendor"],))
 
     def problems(site="shop", **claims) -> list[str]:
-        return Claim(site, {name: [value] for name, value in claims.items()}, "shop").problems()
+        return Claim(site, {name: [value] for name, value in claims.items()}, ["shop", "shop_owner"]).problems()
 
     return SimpleNamespace(**{name.replace(".", ""): path for name, path in places.items()}, problems=problems)
 
@@ -65,8 +65,8 @@ def test_sites_of_the_same_inventory_are_not_compared_again(host):
     (host.sites / "other.json").write_text(json.dumps({"site_domains": ["a.example.com"]}))
     (host.confd / "other.conf").write_text("server { server_name a.example.com; }")
     claims = {"site_domains": ["a.example.com"]}
-    assert Claim("shop", claims, "shop", ["other"]).problems() == []
-    assert len(Claim("shop", claims, "shop").problems()) == 1
+    assert Claim("shop", claims, ["shop"], ["other"]).problems() == []
+    assert len(Claim("shop", claims, ["shop"]).problems()) == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{"])
@@ -114,7 +114,7 @@ def test_restored_uploads_in_the_home_belong_to_the_site(host, monkeypatch):
     (host.srv / "shop/media").mkdir(parents=True)
     (host.srv / "shop/media/a.jpg").touch()
     claims = {"site_home": [f"{host.srv}/shop"], "site_media_root": [f"{host.srv}/shop/media"]}
-    assert Claim("shop", claims, "shop").problems() == []
+    assert Claim("shop", claims, ["shop"]).problems() == []
 
 
 def test_unreadable_folder_is_refused_unless_shared(host, monkeypatch):
@@ -137,11 +137,11 @@ def test_existing_uploads_need_the_site_user_or_a_shared_mount(host, monkeypatch
     claims = {"site_media_root": [str(folder)], "site_user": [own]}
     # A user that can log in is another matter.
     monkeypatch.setattr(Claim, "user", lambda *_: "")
-    assert Claim("shop", claims, "shop").problems() == []
+    assert Claim("shop", claims, ["shop"]).problems() == []
     monkeypatch.setattr(module, "exists", lambda user: False)
-    assert len(Claim("shop", claims, "shop").problems()) == 1
+    assert len(Claim("shop", claims, ["shop"]).problems()) == 1
     monkeypatch.setattr(module, "is_shared", lambda folder: True)
-    assert Claim("shop", claims, "shop").problems() == []
+    assert Claim("shop", claims, ["shop"]).problems() == []
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,9 @@ def test_existing_unit_of_another_owner_is_refused(host, file):
     assert said.startswith(f"site_service: user is the name of {path}")
 
 
-@pytest.mark.parametrize(("owner", "refused"), [("shop", False), ("blog", True), ("", False), ("postgres", False)])
+@pytest.mark.parametrize(
+    ("owner", "refused"), [("shop", False), ("shop_owner", False), ("blog", True), ("", False), ("postgres", False)]
+)
 def test_a_database_of_another_role_is_refused(host, monkeypatch, owner, refused):
     monkeypatch.setattr(module, "exists", lambda user: True)
     monkeypatch.setattr(module.shutil, "which", lambda name: name)
@@ -212,7 +214,7 @@ def test_former_units_of_the_site_are_found(host):
     unit_file(host, "blog-gunicorn", "/srv/blog")
     (host.units / "mine.service").write_text("[Unit]\nRequiresMountsFor=/srv/shop\n")
     claims = {"site_home": ["/srv/shop"], "site_service": ["shop-gunicorn"]}
-    assert Claim("shop", claims, "shop").former_services() == ["shop-web"]
+    assert Claim("shop", claims, ["shop"]).former_services() == ["shop-web"]
     # A host that runs no site has none.
     assert Claim("shop", {"site_database": ["shop"]}, "shop").former_services() == []
 

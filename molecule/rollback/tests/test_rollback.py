@@ -105,7 +105,8 @@ def test_unknown_release_is_refused_with_the_known_releases(refused):
 
 
 def test_rollback_over_a_migration_needs_a_decision(deployed, refused, columns):
-    migration("0002_stars", "migrations.AddField('notice', 'stars', models.IntegerField(null=True))")
+    table = "migrations.CreateModel('tag', [('id', models.AutoField(primary_key=True)), ('name', models.TextField())])"
+    migration("0002_stars", f"migrations.AddField('notice', 'stars', models.IntegerField(null=True)), {table}")
     deployed("v3")
     assert "stars" in columns()
     refused("notes.0002_stars: undo: Add field stars to notice", "django_rollback_migrations=reverse")
@@ -140,6 +141,58 @@ def test_deploy_applies_undone_migrations_again(site, columns):
     assert play("deploy", django_version="v3").returncode == 0
     assert site.release == RELEASES["v3"]
     assert "stars" in columns()
+
+
+REFUSED = "must be owner|permission denied"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE notes_tag",
+        "ALTER TABLE notes_tag ADD COLUMN mine integer",
+        "TRUNCATE notes_tag",
+        "CREATE TABLE mine (id integer)",
+        "CREATE SCHEMA mine",
+        "SET ROLE site12_owner",
+    ],
+)
+def test_running_site_cannot_change_tables(psql, statement):
+    assert re.search(REFUSED, psql(statement, "site12").stderr)
+
+
+def test_running_site_writes_rows_of_later_migrations(psql):
+    # notes_tag came with the last migration, after the site got its privileges.
+    for statement in (
+        "INSERT INTO notes_tag (name) VALUES ('x')",
+        "UPDATE notes_tag SET name = 'y'",
+        "SELECT name FROM notes_tag",
+        "DELETE FROM notes_tag",
+        "CREATE TEMPORARY TABLE mine (id integer)",
+    ):
+        assert psql(statement, "site12").rc == 0
+
+
+def test_reader_reads_every_table_and_writes_none(psql):
+    assert psql("SELECT * FROM notes_tag, notes_notice, django_session", "site12_ro").rc == 0
+    for statement in ("INSERT INTO notes_tag (name) VALUES ('x')", "DELETE FROM notes_notice", "DROP TABLE notes_tag"):
+        assert re.search(REFUSED, psql(statement, "site12_ro").stderr)
+
+
+@pytest.mark.parametrize("user", ["nobody", "www-data", "debian"])
+def test_other_system_users_cannot_connect(site, user):
+    for role in (user, "site12", "site12_owner", "site12_ro"):
+        tried = site.host.run(f"cd / && runuser -u {user} -- psql -X -U {role} -d site12 -c 'SELECT 1'")
+        assert re.search("role .* does not exist|Peer authentication failed", tried.stderr)
+
+
+def test_manage_runs_as_the_owner_on_request(site):
+    program = (
+        "from django.db import connection; cursor = connection.cursor();"
+        " cursor.execute('SELECT current_user'); print(cursor.fetchone())"
+    )
+    assert "('site12',)" in site.manage("shell", "-v", "0", "-c", program)
+    assert "('site12_owner',)" in site.manage("--owner", "shell", "-v", "0", "-c", program)
 
 
 def test_migration_that_drops_a_column_in_use_is_refused(site, columns):
@@ -325,3 +378,12 @@ def test_queued_requests_are_answered_by_the_previous_release(site, deployed, un
         answers = [one.result() for one in waiting]
     assert [answer.status for answer in answers] == [200] * 5
     assert {json.loads(answer.body)["release"] for answer in answers} == {before}
+
+
+def test_tables_can_be_given_back_while_the_site_serves(site, psql):
+    with Load(site.address, site.canonical, path=["/health/", "/"], rate=15) as load:
+        done = play("site", "--tags=postgres,django", "--skip-tags=deploy", site_database_separate_owner=False)
+    assert done.returncode == 0
+    assert load.result()["failures"] == []
+    assert psql("ALTER TABLE notes_notice ADD COLUMN mine integer", "site12").rc == 0
+    assert "does not exist" in psql("SELECT 1", "site12_owner").stderr

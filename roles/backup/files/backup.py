@@ -111,6 +111,7 @@ def fill_database(restic: Restic, one: dict, folder: Path) -> Database:
     new.create(site.owner, manifest["roles"])
     new.restore(fetch_dump(restic, one, folder))
     compare_rows(manifest["rows"], new.count())
+    new.grant(site.privileges)
     new.sql("ANALYZE")
     return new
 

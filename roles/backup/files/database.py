@@ -97,6 +97,11 @@ class Database:
         with dump.open("rb") as file:
             as_postgres("pg_restore", *to, *options, stdin=file)
 
+    def grant(self, script: Path) -> None:
+        """Give the database to its owner, and the other roles of the site their privileges."""
+        to = ("-h", self.socket_dir, "-d", self.name, "-v", f"database={self.name}", "-v", "end=COMMIT")
+        as_postgres("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *to, input=script.read_text())
+
     def take_name(self, live: str) -> None:
         """Replace the database `live` by this one, in one transaction."""
         old = f"{live[:50]}_replaced"

@@ -41,7 +41,9 @@ class Site:
         #: Directives of systemd for the priority of a backup.
         self.priority: list[str] = settings["priority"]
         self.database: str = settings["database"]
-        self.owner: str = settings["database_user"]
+        self.owner: str = settings["database_owner"]
+        #: Script for psql that gives a database to its owner, and the other roles their privileges.
+        self.privileges = Path(settings["database_privileges"])
         self.socket_dir: str = settings["socket_dir"]
         self.media = Path(settings["media"])
         self.home = Path(settings["home"])
