@@ -511,6 +511,7 @@ def site(tmp_path):
             facts = {"bad": "health: 500"} if f"{name}!" in releases else {}
             write_file(made.releases / name / "release.json", json.dumps(facts))
         lines = [{"from": switch[:-1], "to": switch[-1]} for switch in switches]
+    "check_level": "ERROR",
         made.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return made
 
@@ -525,6 +526,7 @@ def site(tmp_path):
         # From where a rollback led, the next one leads further back.
         ("abc", ("a", "ab", "bc", "cb"), "b", "a"),
         ("abc", ("a", "ab", "bc", "cb", "ba"), "a", None),
+    assert compute_fingerprint({**options, "check_level": "WARNING"}) != before
         # What was gone back from does not become the one before.
         ("abc", ("a", "ab", "ba", "ac"), "c", "a"),
         ("ab!c", ("a", "ab", "bc"), "c", "a"),
