@@ -742,7 +742,9 @@ def test_site_behind_a_symlink_has_no_findings(build, tmp_path):
 
 def test_static_root_that_leads_outside_is_refused(build, tmp_path):
     (tmp_path / "elsewhere").mkdir()
+    assert settings(build).advice == ""
     (build.code / "way").symlink_to(tmp_path / "elsewhere")
+    assert "django_files (docs/project.md#" in settings(build, **facts).advice
     for root in (f"{build.code}/../../../elsewhere", f"{build.code}/way/out"):
         assert list(settings(build, static_root=root).static_findings())
 
