@@ -17,6 +17,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     KNOWN,
     Wish,
     find_requirements,
+    refuse_indexes_of_uv,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file
@@ -81,6 +82,7 @@ def check_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
                 yield from check_project(case, Path(folder), name)
         return
     values = case.values
+    by_pip = values.get("django_installer") == "pip"
     files = {top / name for name in values.get("django_files", ())}
     try:
         project = find_project(top, values.get("django_subdirectory", ""))
@@ -93,7 +95,11 @@ def check_project(case: Case, top: Path, name: str) -> Iterator[Problem]:
             fits("3", *wanted(project, top))
         if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
             wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
-            requirements_of(find_requirements(project, top, values.get("django_requirements", ""), wish), wish)
+            requirements = find_requirements(project, top, values.get("django_requirements", ""), wish)
+            if by_pip:
+                names = ("site_network_environment", "django_build_environment")
+                refuse_indexes_of_uv(requirements, top, {key for name in names for key in values.get(name, ())})
+            requirements_of(requirements, wish)
     except StepError as error:
         yield Problem(
             "django_source", f"{name}: {error.cause}", error.advice[:1].lower() + error.advice[1:].rstrip(".")

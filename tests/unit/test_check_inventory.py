@@ -1362,6 +1362,17 @@ def test_unusable_source_is_refused_before_any_connection(tmp_path, files, varia
         assert said in line
 
 
+def test_private_index_is_refused_for_pip_before_a_connection(tmp_path):
+    files = {**PROJECT, "pyproject.toml": '[project]\nname = "shop"\ndependencies = ["own"]\n'}
+    del files["requirements.txt"]
+    folder = write(tmp_path / "folder", {**files, "uv.toml": 'extra-index-url = ["https://example.com"]\n'})
+    [line] = refused({"django_source": folder, "django_installer": "pip"})
+    assert line.startswith(f"django_source: {folder}: uv.toml says in extra-index-url")
+    assert refused({"django_source": folder}) == []
+    told = {"PIP_EXTRA_INDEX_URL": "https://example.com"}
+    assert refused({"django_source": folder, "django_installer": "pip", "django_build_environment": told}) == []
+
+
 @pytest.mark.parametrize("source", ["/no/such/folder", "README", "empty.tar.gz"])
 def test_source_is_ignored_by_runs_that_do_not_deploy(tmp_path, source):
     (tmp_path / "README").mkdir()

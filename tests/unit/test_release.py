@@ -913,6 +913,8 @@ def test_relative_paths_are_installed_from_their_file(build, install):
     (build.code / "setup.py").touch()
     [call] = install(requirements__txt="-e .\n")
     assert call.startswith(f"env --chdir={build.code} /uv pip install")
+        fetch_environment={},
+        build_environment={},
 
 
 def test_root_of_a_poetry_project_is_installed_alone(build, install):
@@ -959,6 +961,17 @@ def test_python_that_the_build_cannot_read_is_passed_over(build, monkeypatch, hi
     monkeypatch.setattr(uv, "run", run)
     assert uv.find_python(build.options, "==3.12.*") == "/usr/local/lib/django_vps/python/bin/python"
     assert fetched == ["==3.12.*"]
+
+
+UV_INDEX = '[project]\nname = "a"\ndependencies = ["own"]\n[tool.uv]\nextra-index-url = ["https://example.com"]\n'
+
+
+def test_indexes_of_uv_are_refused_only_for_pip_alone(build, install):
+    assert len(install("uv", pyproject__toml=UV_INDEX)) == 1
+    with pytest.raises(StepError, match="extra-index-url where packages come from, and pip does not read it"):
+        install("pip")
+    build.options["build_environment"] = {"PIP_EXTRA_INDEX_URL": "https://example.com"}
+    assert install("pip")
 
 
 def test_secret_key_with_special_characters_is_escaped(tmp_path):
