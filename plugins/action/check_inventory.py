@@ -28,7 +28,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import pro
 from ansible_collections.django_vps.stack.plugins.plugin_utils.host_checks import AGREED, FOLDERS, HOST_WIDE, ONE_SITE
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, Case
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, read_wiring
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_project
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_found
 from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import said_twice, settle, variable_files
 
 CROSS_CHECKS = (*source_checks.CHECKS, *site_checks.CHECKS, *certificate_checks.CHECKS, *host_checks.CHECKS)
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
         case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
         if arguments["source"]:
             where = "source"
-            judged = check_project(case, Path(arguments["source"]), case.values["django_source"])
+            judged = check_found(case, Path(arguments["source"]), case.values["django_source"])
             found = [problem.line(secret=False) for problem in judged]
         else:
             where = "inventory"

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import ssl
 import subprocess
 import tarfile
@@ -40,6 +41,7 @@ def repository(tmp_path):
     folder = tmp_path / "repo"
     folder.mkdir()
     (folder / "manage.py").write_text("")
+    (folder / "film.mp4").write_text("version https://git-lfs.github.com/spec/v1\n")
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.test"]
     for argv in (["init", "-q", "-b", "main"], ["add", "."], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", *argv], cwd=folder, check=True)
@@ -51,8 +53,11 @@ def repository(tmp_path):
 
 def test_repository_is_read_with_its_key_and_checked(tmp_path, repository):
     done = fetch(tmp_path, "source", django_source=repository, django_git_key=f"{tmp_path}/deploy key")
-    assert "1 problem in the source:" in done.stdout
+    assert "2 problems in the source:" in done.stdout
     assert f"django_source: {repository}: manage.py does not name a settings module" in done.stdout
+    pointer = f"django_source: {repository}: film.mp4: only the pointer of Git LFS is there. Fix: install git-lfs"
+    assert pointer in done.stdout
+    assert re.search(rf"in {tmp_path}/cache/django_vps/shop-\w+ run git lfs pull", done.stdout)
     assert [path.name for path in tmp_path.glob("cache/django_vps/shop-*/manage.py")] == ["manage.py"]
     called = (tmp_path / "called").read_text().splitlines()
     assert called
