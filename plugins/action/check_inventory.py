@@ -44,13 +44,15 @@ class ActionModule(ActionBase):
             "groups": {"type": "list", "elements": "str", "default": list(GROUPS)},
             "deploys": {"type": "bool", "default": True},
             "source": {"type": "path"},
+            "python": {"type": "str", "default": ""},
         }
         _result, arguments = self.validate_argument_spec(spec)
         case = self.case(task_vars or {})
         case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
         if arguments["source"]:
             where = "source"
-            judged = check_found(case, Path(arguments["source"]), case.values["django_source"])
+            path = self.find_source(arguments["source"])
+            judged = check_found(case, path, case.values["django_source"], arguments["python"])
             found = [problem.line(secret=False) for problem in judged]
         else:
             where = "inventory"
