@@ -28,7 +28,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import pro
 from ansible_collections.django_vps.stack.plugins.plugin_utils.host_checks import AGREED, FOLDERS, HOST_WIDE, ONE_SITE
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, Case
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, read_wiring
-from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_project
+from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_found
 from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import said_twice, settle, variable_files
 
 CROSS_CHECKS = (*source_checks.CHECKS, *site_checks.CHECKS, *certificate_checks.CHECKS, *host_checks.CHECKS)
@@ -44,13 +44,15 @@ class ActionModule(ActionBase):
             "groups": {"type": "list", "elements": "str", "default": list(GROUPS)},
             "deploys": {"type": "bool", "default": True},
             "source": {"type": "path"},
+            "python": {"type": "str", "default": ""},
         }
         _result, arguments = self.validate_argument_spec(spec)
         case = self.case(task_vars or {})
         case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
         if arguments["source"]:
             where = "source"
-            judged = check_project(case, Path(arguments["source"]), case.values["django_source"])
+            path = self.find_source(arguments["source"])
+            judged = check_found(case, path, case.values["django_source"], arguments["python"])
             found = [problem.line(secret=False) for problem in judged]
         else:
             where = "inventory"

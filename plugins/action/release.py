@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.django_vps.stack.plugins.plugin_utils.private_files import shorten
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, pack, untranslated
 
 MODULE = "django_vps.stack.release"
@@ -50,13 +51,13 @@ class ActionModule(ActionBase):
             commands = [*(arguments.get("before_collectstatic") or ()), *(arguments.get("after_collectstatic") or ())]
             if result.get("changed") and (lacking := untranslated(packed.names, commands)):
                 self._display.warning(
-                    f"{', '.join(lacking[:5])}: there is no .mo beside it, so visitors do not see that translation;"
+                    f"{shorten(lacking, 5)}: there is no .mo beside it, so visitors do not see that translation;"
                     " write django_build: {before_collectstatic: [python manage.py compilemessages]} and"
                     " django_system_packages: [gettext]"
                 )
             if result.get("changed") and packed.kept_back:
                 self._display.warning(
-                    f"{', '.join(packed.kept_back[:10])}: kept back, as they look like secrets or dumps and git does"
+                    f"{shorten(packed.kept_back)}: kept back, as they look like secrets, dumps or caches and git does"
                     " not track them; what the project needs goes into django_source_includes"
                 )
             if result.get("changed") and not small and not self._task.check_mode:

@@ -209,7 +209,8 @@ class Build(Workspace):
             return None
         settings = Settings(facts, self.options, self.code, self.project, self.static, self.site.home / "shared")
         if findings := settings.findings():
-            raise StepError("settings", f"{facts['module']}:\n" + "\n".join(f"- {finding}" for finding in findings))
+            lines = "\n".join(f"- {finding}" for finding in findings)
+            raise StepError("settings", f"{facts['module']}:\n{lines}", settings.advice)
         return settings
 
     def _guess_application(self) -> str:

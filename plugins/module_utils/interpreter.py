@@ -8,7 +8,13 @@ import os
 
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
-from ansible_collections.django_vps.stack.plugins.module_utils.python import DISTRIBUTION, fits, wanted
+from ansible_collections.django_vps.stack.plugins.module_utils.python import (
+    DISTRIBUTION,
+    explain_misfit,
+    fits,
+    refuse_for_pip,
+    required,
+)
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
 from ansible_collections.django_vps.stack.plugins.module_utils.uv import find_python
 
@@ -21,17 +27,13 @@ def choose_python(workspace: Workspace) -> str:
         if major != "3":
             raise StepError("python", f"{option} is no Python 3 (it says {major!r})", "Correct django_python.")
         return os.path.realpath(option)
-    # As for uv, 3.12 means any version 3.12.
-    versions, where = (f"=={option}.*" if option[:1].isdigit() else option, "django_python")
-    if not option:
-        versions, where = wanted(workspace.project, workspace.code)
+    versions, where = required(option, workspace.project, workspace.code)
     own = run("python", [DISTRIBUTION, "-c", "import platform; print(platform.python_version())"]).strip()
+    if options["installer"] != "uv":
+        refuse_for_pip(own, versions, where)
     if not versions or fits(own, versions, where):
         return DISTRIBUTION
-    cause = f"{where} asks for Python {versions.removeprefix('==').removesuffix('.*')}, and the host's is {own}"
-    way_out = f"set django_python to the path of one that is on the host, or to versions that {own} fits"
-    if options["installer"] != "uv":
-        raise StepError("python", cause, f"Leave out django_installer, as uv fetches one; or {way_out}.")
+    cause, way_out = explain_misfit(own, versions, where)
     try:
         # Return the file itself and not a link, because the interpreter finds its library from the path of the file.
         return os.path.realpath(find_python(options, versions))

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
+from ansible_collections.django_vps.stack.plugins.module_utils.environment import merge_network_environment
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import write_file
 from ansible_collections.django_vps.stack.plugins.module_utils.poetry import normalise
@@ -25,6 +26,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     find_requirements,
     find_root_package,
     read_inputs,
+    refuse_indexes_of_uv,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
@@ -64,6 +66,8 @@ class Packages:
         """Install the requirements of the project, then the packages of the stack that they do not include."""
         project, code = self.workspace.project, self.workspace.code
         locked = find_requirements(project, code, self.options["requirements"], self.wish)
+        if not self.by_uv:
+            refuse_indexes_of_uv(locked, code, merge_network_environment(self.options).keys())
         self.fingerprint = self._compute_fingerprint(locked)
         if self._share_installed():
             return

@@ -21,6 +21,13 @@ CONFIGURABLE = re.compile(
 )
 
 
+#: Advice for a project that is deployed as it is.
+OWN_SETTINGS = (
+    "without a change to the project, add settings that read the environment by django_files"
+    " (docs/project.md#a-project-whose-settings-read-nothing)"
+)
+
+
 def find_project(top: Path, subdirectory: str) -> Path:
     """Return the folder of manage.py: the selected one, else the top, else the only folder below that has it."""
     found = [top / subdirectory] if (top / subdirectory / "manage.py").is_file() else []
@@ -82,5 +89,5 @@ def refuse_settings(project: Path, module: str, files: set[Path]) -> None:
             "source",
             f"{module} knows no database but SQLite, where rows would be lost",
             "Let it read DATABASE_URL, as by dj_database_url.config(conn_max_age=60, conn_health_checks=True), or set"
-            f" django_settings_module to the settings for production{others(project, module)}.",
+            f" django_settings_module to the settings for production{others(project, module)}; or {OWN_SETTINGS}.",
         )

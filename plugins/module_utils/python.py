@@ -57,6 +57,27 @@ def wanted(project: Path, top: Path) -> tuple[str, str]:
     return "", ""
 
 
+def required(option: str, project: Path, top: Path) -> tuple[str, str]:
+    """Return the versions that django_python selects, else those of the source, and where they come from; or empty."""
+    if option:
+        # As for uv, 3.12 means any version 3.12.
+        return (f"=={option}.*" if option[:1].isdigit() else option), "django_python"
+    return wanted(project, top)
+
+
+def explain_misfit(own: str, versions: str, where: str) -> tuple[str, str]:
+    """Return the cause and a fix where the Python of the distribution is not one of the required versions."""
+    cause = f"{where} asks for Python {versions.removeprefix('==').removesuffix('.*')}, and the host's is {own}"
+    return cause, f"set django_python to the path of one that is on the host, or to versions that {own} fits"
+
+
+def refuse_for_pip(own: str, versions: str, where: str) -> None:
+    """Refuse versions that the distribution does not have, because pip cannot fetch another Python."""
+    if versions and not fits(own, versions, where):
+        cause, way_out = explain_misfit(own, versions, where)
+        raise StepError("python", cause, f"Leave out django_installer, as uv fetches one; or {way_out}.")
+
+
 def fits(version: str, versions: str, where: str) -> bool:
     """Return whether a version is one of the required ones, which come from the file or the variable `where`."""
     try:

@@ -36,6 +36,7 @@ def compute_fingerprint(options: dict) -> str:
             *("groups", "extras", "extra_packages", "build_environment", "git_key", "shared_paths"),
             *("settings_module", "application", "static_url", "media_url", "media", "environment"),
             *("before_collectstatic", "after_collectstatic", "collectstatic", "after_migrate"),
+            "check_level",
         )
     }
     # An upgrade of the distribution removes the Python of earlier releases.

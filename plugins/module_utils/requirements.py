@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Set
 from pathlib import Path
 
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
@@ -21,6 +22,10 @@ from ansible_collections.django_vps.stack.plugins.module_utils.poetry import nor
 
 #: Known files; lock files come first, because they contain the tested versions.
 KNOWN = (*LOCKS, "requirements.txt", "pyproject.toml")
+
+#: Settings of uv for the places of packages, and variables with which pip is told some.
+UV_INDEXES = ("index-url", "extra-index-url", "index", "find-links")
+PIP_INDEXES = {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"}
 
 PDM_EXPORT = "pdm export --prod -o requirements.txt"
 
@@ -132,6 +137,32 @@ def refuse_incomplete(path: Path, wanted: str) -> None:
             f"Run {PDM_EXPORT}, and commit requirements.txt; or set django_requirements to pyproject.toml, of which the"
             " newest versions are installed.",
         )
+
+
+def refuse_indexes_of_uv(path: Path, top: Path, environment: Set[str]) -> None:
+    """Refuse a pyproject.toml with indexes that uv reads and pip does not, unless pip is told some.
+
+    pip would install a package of that name from the public index, also if a stranger has published it.
+    """
+    if path.name != "pyproject.toml" or PIP_INDEXES & environment:
+        return
+    for folder in list_folders(path.parent, top):
+        file, section = folder / "uv.toml", ""
+        known = read(file)
+        if not file.is_file():
+            file, section = folder / "pyproject.toml", "tool.uv."
+            known = read(file).get("tool", {}).get("uv", {})
+        keys = [key for key in UV_INDEXES if known.get(key) or known.get("pip", {}).get(key)]
+        if keys:
+            raise StepError(
+                "source",
+                f"{file.name} says in {section}{' and '.join(keys)} where packages come from, and pip does not read it",
+                "Leave out django_installer, as uv reads it; or write PIP_INDEX_URL or PIP_EXTRA_INDEX_URL into"
+                " django_build_environment.",
+            )
+        if known:
+            # uv reads the nearest configuration alone.
+            return
 
 
 def find_member(lock: Path, project: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
+from ansible_collections.django_vps.stack.plugins.module_utils.project import OWN_SETTINGS
 
 # Files that keep an empty folder in git.
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
@@ -47,6 +48,11 @@ class Settings:
             *self.storage_findings(),
             *self.sharing_findings(),
         ]
+
+    @property
+    def advice(self) -> str:
+        """Return another way out, for settings that do not read the environment; empty where they do."""
+        return f"Or, {OWN_SETTINGS}." if any(self.unsafe()) else ""
 
     def warnings(self, application: str) -> Iterator[str]:
         facts = self.facts

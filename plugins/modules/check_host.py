@@ -65,6 +65,9 @@ ansible_facts:
       description: Name of the distribution, such as V(Debian). In the same way C(distribution_version) and
         C(distribution_release).
       type: str
+    distribution_python:
+      description: Version of the distribution's Python, such as V(3.13.5). Empty where it is missing.
+      type: str
     env:
       description: Environment of Ansible on the host.
       type: dict
@@ -105,6 +108,9 @@ OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
 NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
 #: Where Debian's PostgreSQL keeps its data.
 DATA = Path("/var/lib/postgresql")
+#: Prints the version of the Python with which releases run; Ansible can use another one. module_utils/python.py has the
+#: path as well, but hosts that this module refuses have no tomllib, which it imports.
+PYTHON_VERSION = ("/usr/bin/python3", "-c", "import platform; print(platform.python_version())")
 #: The memory limit of a container, seen from inside.
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -202,6 +208,7 @@ def main() -> None:
             "distribution": get_distribution(),
             "distribution_version": get_distribution_version(),
             "distribution_release": get_distribution_codename(),
+            "distribution_python": next(iter(lines_of(*PYTHON_VERSION)), ""),
             "env": dict(os.environ),
             "packages": {name: [] for name in installed_packages()},
             "has_ipv6": has_ipv6(),

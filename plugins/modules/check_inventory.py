@@ -28,9 +28,15 @@ options:
     default: true
   source:
     description: >-
-      Path of the source that was fetched from the address in C(django_source). With this option, only that source is
-      checked.
+      Path of the source on the controller, such as that of the one that was fetched from the address in
+      C(django_source). With this option, only the source is checked.
     type: path
+  python:
+    description: >-
+      Version of the host's Python. With this option and O(source), a project for which pip installs packages is
+      refused if it requires another version.
+    type: str
+    default: ""
 attributes:
   action:
     description: Runs only on the controller.

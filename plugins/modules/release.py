@@ -39,9 +39,9 @@ options:
     default: {}
   includes:
     description:
-      - Files of a source folder, as paths in which C(*) matches any part, that are packed although git ignores them or
-        they look like secrets or dumps. The action plugin leaves out the other files of these kinds that git does not
-        track, and warns.
+      - Files of the source, as paths in which C(*) matches any part, that are packed although git ignores them or they
+        look like secrets, dumps or caches. The action plugin leaves out the other files of these kinds that git does
+        not track, and warns. All files of an archive that C(git archive) made are tracked.
     type: list
     elements: str
     default: []

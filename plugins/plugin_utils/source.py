@@ -10,40 +10,24 @@ import io
 import lzma
 import os
 import re
-import shutil
-import subprocess
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-#: Files in a folder without git that do not belong to the source.
-NOISE = {
-    *(".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".idea", ".vscode"),
-    *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store", "db.sqlite3"),
-}
-
-#: Names of secrets and of dumps, in any case; files that git tracks are sent nevertheless.
-PRIVATE = re.compile(
-    r"""
-    \.env(rc|\..*)? | .*\.env
-    | \.git-credentials | [._]netrc | \.pgpass | \.my\.cnf | \.pypirc | \.htpasswd
-    | \.?vault[_-]pass.* | secrets?\.(json|ya?ml|toml|ini) | client_secret.*\.json | service[_-]account.*\.json
-    | id_(rsa|dsa|ecdsa|ed25519)(_sk)? | .*\.(ppk|p12|pfx|jks|keystore|kdbx|tfstate|tfvars)
-    | .*\.(dump|pgdump) | .*\.sql\.(gz|bz2|xz|zst) | (.*[_-])?(dump|backup)\.sql | .*\.sqlite3?-(journal|wal|shm)
-    | \.(bash|python|psql|node_repl)_history
-    """,
-    re.IGNORECASE | re.VERBOSE,
+from ansible_collections.django_vps.stack.plugins.plugin_utils.folder_files import (
+    ignored_by_export,
+    ignored_by_git,
+    names_in,
 )
-PRIVATE_FOLDERS = {".ssh", ".aws", ".azure", ".envs", ".gnupg", ".kube"}
-#: Names of examples, such as .env.example, which are no secrets.
-EXAMPLE = re.compile(r".*[._-](example|sample|template|dist|defaults?)", re.IGNORECASE)
-#: The beginning of private keys and dumps of databases.
-PRIVATE_CONTENT = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY|PGDMP|(--\s*)+PostgreSQL database (cluster )?dump"
-    rb"|(/\*.*\*/;?\s*)?-- (MySQL|MariaDB) dump"
+from ansible_collections.django_vps.stack.plugins.plugin_utils.private_files import (
+    NOISE,
+    find_noise,
+    is_private,
+    name_noise,
+    read_head,
+    shorten,
 )
 
 #: Most bytes of a source on the disk, because all of it is sent and the host keeps several releases of it.
@@ -54,6 +38,9 @@ BLOCK = 4096
 #: The beginning of a file that Git LFS has not fetched.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
+#: The commit in the header of an archive that git has packed.
+COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+
 #: Exceptions that reading a source can raise.
 UNREADABLE = (OSError, ValueError, OverflowError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
@@ -61,8 +48,16 @@ UNREADABLE = (OSError, ValueError, OverflowError, EOFError, tarfile.TarError, zl
 Entries = Iterator[tuple[tarfile.TarInfo, bytes | None]]
 
 
+class SourceError(ValueError):
+    """A source that cannot be sent, with what to do."""
+
+    def __init__(self, cause: str, advice: str) -> None:
+        super().__init__(f"{cause}. Fix: {advice}")
+        self.cause, self.advice = cause, advice
+
+
 class Packed(NamedTuple):
-    """The digest of names, modes and contents, the names, and the files that were left out because of their names."""
+    """The digest of names, modes and contents, the names, and the names and folders that were kept back."""
 
     digest: str
     names: list[str]
@@ -72,19 +67,19 @@ class Packed(NamedTuple):
 def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Packed:
     """Write the source as a gzipped tar in a fixed order.
 
-    Each of `files` replaces the file of that name in the source. Files of a folder that match a pattern of `includes`
-    are packed even if they have the name of a secret or git ignores them.
+    Each of `files` replaces the file of that name in the source. Files that match a pattern of `includes` are packed
+    even if they look like a secret or git ignores them.
     """
     if not path.exists():
         raise ValueError("there is no such folder or archive on the controller")
     kept_back: list[str] = []
-    entries = from_folder(path, includes, kept_back) if path.is_dir() else from_archive(path)
+    entries = (from_folder if path.is_dir() else from_archive)(path, includes, kept_back)
     digest = hashlib.sha256()
     names, pointers = [], []
     # Fast compression, because the transfer takes little time in comparison with the installation of packages.
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as packed:
         for info, content in with_files(entries, files):
-            if content is not None and content.startswith(LFS_POINTER):
+            if content is not None and is_pointer(content):
                 pointers.append(info.name)
             info.uid = info.gid = 0
             info.uname = info.gname = ""
@@ -102,9 +97,29 @@ def pack(path: Path, archive, files: dict[str, str], includes: list[str]) -> Pac
             names.append(info.name)
     if len(names) == len(files):
         raise ValueError("it is empty")
-    if pointers:
-        raise ValueError(f"{', '.join(pointers[:5])}: only the pointer of Git LFS is there: git lfs pull")
+    refuse_pointers(path, pointers)
     return Packed(digest.hexdigest(), names, [name for name in kept_back if name not in files])
+
+
+def is_pointer(content: bytes) -> bool:
+    return content.startswith(LFS_POINTER)
+
+
+def refuse_pointers(path: Path, names: list[str]) -> None:
+    """Refuse a source in which these files have only the pointer of Git LFS."""
+    if names:
+        where = f"in {path} run" if path.is_dir() else "before the archive is packed, run"
+        advice = f"install git-lfs on the machine that runs Ansible (git lfs install), and {where} git lfs pull"
+        raise SourceError(f"{shorten(names, 5)}: only the pointer of Git LFS is there", advice)
+
+
+def refuse_empty_submodules(listed: str, names: Collection[str], is_folder: Callable[[str], bool]) -> None:
+    """Refuse a submodule of .gitmodules without files; archives of forges have its folder and nothing in it."""
+    for path in re.findall(r'^\s*path\s*=\s*"?(.+?)"?\s*$', listed, re.MULTILINE):
+        # A submodule that the source leaves out on purpose has no folder.
+        if is_folder(path) and not any(name.startswith(f"{path}/") for name in names):
+            advice = "write the address of the repository as django_source, or use a clone with all submodules"
+            raise SourceError(f"the submodule {path} is empty, as in archives of forges", advice)
 
 
 class Scale:
@@ -150,37 +165,46 @@ def with_files(entries: Entries, files: dict[str, str]) -> Entries:
 
 
 def selection(top: Path, includes: list[str], kept_back: list[str]) -> list[str]:
-    """Return the names of a folder to pack; add untracked names of secrets and dumps to `kept_back`."""
+    """Return the names of a folder to pack; add untracked secrets, dumps and caches to `kept_back`."""
     found = names_in(top)
+    if ".gitmodules" in found:
+        listed = (top / ".gitmodules").read_text(errors="replace")
+        refuse_empty_submodules(listed, found, lambda name: (top / name).is_dir())
     exported = found.keys() - ignored_by_export(top, found)
-    there = found.keys() | ignored_by_git(top) if includes else set()
-    wanted = set()
-    for pattern in includes:
-        fitting = set(fnmatch.filter(there, pattern))
-        if not fitting:
-            raise ValueError(f"nothing in it fits {pattern}, of django_source_includes")
-        wanted |= fitting
-    kept_back += sorted(
-        name for name, tracked in found.items() if not tracked and name not in wanted and is_private(top, name)
-    )
-    names = sorted((exported | wanted) - set(kept_back))
+    wanted = matching(found.keys() | ignored_by_git(top) if includes else set(), includes)
+    untracked = [name for name, tracked in found.items() if not tracked and name not in wanted]
+    noise = find_noise(untracked)
+    private = {name for name in untracked if name not in noise and is_private(name, read_head(top / name))}
+    kept_back += [*sorted(private), *name_noise(noise.values())]
+    names = sorted((exported | wanted) - private - noise.keys())
+    links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
     scale = Scale()
     for name in names:
         scale.add(name, (top / name).lstat().st_size)
+        if name in links:
+            check_link(name, links)
     return names
 
 
+def matching(names: Collection[str], includes: list[str]) -> set[str]:
+    """Return the names that match a pattern of django_source_includes."""
+    wanted = set()
+    for pattern in includes:
+        fitting = set(fnmatch.filter(names, pattern))
+        if not fitting:
+            raise ValueError(f"nothing in it fits {pattern}, of django_source_includes")
+        wanted |= fitting
+    return wanted
+
+
 def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries:
-    names = selection(top, includes, kept_back)
-    links = {name: os.readlink(top / name) for name in names if (top / name).is_symlink()}
-    for name in names:
+    for name in selection(top, includes, kept_back):
         path = top / name
         info = tarfile.TarInfo(name)
         status = path.lstat()
         info.mode, info.mtime = status.st_mode, int(status.st_mtime)
         if path.is_symlink():
-            info.type, info.linkname = tarfile.SYMTYPE, links[name]
-            check_link(name, links)
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
             yield info, None
         elif path.is_file():
             content = path.read_bytes()
@@ -188,115 +212,47 @@ def from_folder(top: Path, includes: list[str], kept_back: list[str]) -> Entries
             yield info, content
 
 
-def is_private(top: Path, name: str) -> bool:
-    *folders, last = PurePosixPath(name).parts
-    if PRIVATE_FOLDERS & set(folders) or (PRIVATE.fullmatch(last) and not EXAMPLE.fullmatch(last)):
-        return True
-    path = top / name
-    if path.is_symlink() or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return bool(PRIVATE_CONTENT.match(file.read(100)))
-
-
-def git(*argv: str | Path, **options) -> subprocess.CompletedProcess:
-    """Run git without the programs in the configuration of a repository, which is not trusted."""
-    trust = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    without = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
-    environment = {**os.environ, **trust}
-    return subprocess.run(["git", *without, *argv], capture_output=True, check=False, env=environment, **options)
-
-
-def ignored_by_git(top: Path) -> set[str]:
-    if not shutil.which("git"):
-        return set()
-    listed = git("-C", top, "ls-files", "-z", "--others", "--ignored", "--exclude-standard").stdout
-    return {os.fsdecode(name) for name in listed.split(b"\0") if name}
-
-
-def ignored_by_export(top: Path, names: dict[str, bool]) -> set[str]:
-    """Return the names that `git archive` would leave out because of export-ignore in .gitattributes."""
-    told = [name for name in names if PurePosixPath(name).name == ".gitattributes" and (top / name).is_file()]
-    if not shutil.which("git") or not any(b"export-ignore" in (top / name).read_bytes() for name in told):
-        return set()
-    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents if folder.name}
-    with tempfile.TemporaryDirectory() as empty:
-        # A temporary repository, because the source may not be in one; only .gitattributes in its folder count.
-        git("init", "--quiet", "--bare", empty)
-        # Each folder with and without a slash, because patterns can have both forms.
-        asked = b"\0".join(map(os.fsencode, [*names, *folders, *(f"{folder}/" for folder in folders)]))
-        where = (f"--git-dir={empty}", f"--work-tree={top}", "-C", top)
-        answered = git(*where, "check-attr", "-z", "--stdin", "export-ignore", input=asked + b"\0")
-    if answered.returncode:
-        raise ValueError(answered.stderr.decode(errors="replace").strip())
-    fields = answered.stdout.split(b"\0")
-    ignored = {
-        os.fsdecode(name).rstrip("/") for name, value in zip(fields[::3], fields[2::3], strict=False) if value == b"set"
-    }
-    return {
-        name
-        for name in names
-        if name in ignored or any(str(folder) in ignored for folder in PurePosixPath(name).parents)
-    }
-
-
-def names_in(top: Path) -> dict[str, bool]:
-    """Return the files of a folder and whether git tracks them: those that git does not ignore, else all but NOISE."""
-    if not shutil.which("git"):
-        if any((folder / ".git").exists() for folder in (top, *top.resolve().parents)):
-            raise ValueError("git says which of its files are ignored, and is not installed on this machine")
-        return dict.fromkeys(all_in(top), False)
-    listed = git("-C", top, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard")
-    if listed.returncode and b"not a git repository (or any" not in listed.stderr:
-        # Packing all files instead would include those that git ignores, such as secrets.
-        raise ValueError(listed.stderr.decode(errors="replace").strip())
-    if listed.returncode or not listed.stdout:
-        return dict.fromkeys(all_in(top), False)
-    names = {}
-    for line in filter(None, listed.stdout.split(b"\0")):
-        # A line has a tag, a space and the name.
-        name, tracked = os.fsdecode(line[2:]), not line.startswith(b"?")
-        if (top / name).is_dir() and not (top / name).is_symlink():  # a submodule
-            if not (top / name / ".git").exists():
-                raise ValueError(f"the submodule {name} is not checked out: git submodule update --init")
-            names |= {os.path.join(name, below): known for below, known in names_in(top / name).items()}
-        elif os.path.lexists(top / name):
-            names[name] = tracked or names.get(name, False)
-    return names
-
-
-def all_in(top: Path) -> list[str]:
-    found = []
-    for base, folders, files in os.walk(top):
-        if "pyvenv.cfg" in files:  # a virtual environment, whatever its name
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if name not in NOISE]
-        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
-        found += [
-            os.path.relpath(os.path.join(base, name), top)
-            for name in files + links
-            if name not in NOISE and not name.endswith(".pyc")
-        ]
-    return found
-
-
-def from_archive(path: Path) -> Entries:
+def from_archive(path: Path, includes: list[str], kept_back: list[str]) -> Entries:
+    """Yield the entries of an archive: all that git has packed, and else the same as of a folder without git."""
     with tarfile.open(path, mode="r:*") as source:
-        members, scale = {}, Scale()
+        # `git archive`, which forges use as well, writes the commit into the header; what it packs is tracked.
+        tracked = bool(COMMIT.fullmatch(source.pax_headers.get("comment", "")))
+        members, folders, scale = {}, set(), Scale()
         for member in source:
-            scale.add(member.name, member.size)
             name = str(PurePosixPath(member.name))
-            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            parts = PurePosixPath(name).parts
+            if tracked or not NOISE.intersection(parts):
+                scale.add(member.name, member.size)
+            if name.startswith("/") or ".." in parts:
                 raise ValueError(f"{member.name} leads out of the archive")
             if member.isfile() or member.issym() or member.islnk():
                 members[name] = member
+            elif member.isdir():
+                folders.add(name)
         tops = {PurePosixPath(name).parts[0] for name in members}
         if len(tops) == 1 and not (tops & set(members)):
             members = {"/".join(PurePosixPath(name).parts[1:]): member for name, member in members.items()}
+            folders = {"/".join(PurePosixPath(name).parts[1:]) for name in folders}
+
+        def read(name: str) -> bytes:
+            member = members[name]
+            try:
+                return source.extractfile(member).read()
+            except (KeyError, AttributeError):
+                raise ValueError(f"{name} is a link to {member.linkname}, which is no file of it") from None
+
+        if ".gitmodules" in members:
+            refuse_empty_submodules(read(".gitmodules").decode(errors="replace"), members, folders.__contains__)
+        wanted = set(members) if tracked else matching(members, includes)
+        for name in find_noise(members.keys() - wanted):
+            del members[name]
         links = {name: member.linkname for name, member in members.items() if member.issym()}
         for name in sorted(members):
             member = members[name]
+            content = b"" if member.issym() else read(name)
+            if name not in wanted and is_private(name, content):
+                kept_back.append(name)
+                continue
             info = tarfile.TarInfo(name)
             info.mode, info.mtime = member.mode, member.mtime
             if member.issym():
@@ -304,11 +260,7 @@ def from_archive(path: Path) -> Entries:
                 check_link(name, links)
                 yield info, None
             else:
-                try:
-                    content = source.extractfile(member).read()
-                except (KeyError, AttributeError):
-                    raise ValueError(f"{name} is a link to {member.linkname}, which is no file of it") from None
-                if member.islnk():
+                if member.islnk() or (not tracked and NOISE.intersection(PurePosixPath(name).parts)):
                     scale.add(name, len(content))
                 info.size = len(content)
                 yield info, content

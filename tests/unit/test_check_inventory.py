@@ -1370,6 +1370,31 @@ def test_unusable_source_is_refused_before_any_connection(tmp_path, files, varia
         assert said in line
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def test_unfetched_lfs_files_are_refused_before_a_connection(tmp_path):
+    folder, archive = write(tmp_path / "folder", {**PROJECT, "a/film.mp4": POINTER}), str(tmp_path / "source.tar.gz")
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, "shop-1.2")
+    for source, where in ((folder, f"in {folder}"), (archive, "before the archive is packed,")):
+        [line] = refused({"django_source": source})
+        assert line.startswith(f"django_source: {source}: a/film.mp4: only the pointer of Git LFS is there. Fix: ")
+        assert f"{where} run git lfs pull" in line
+        assert refused({"django_source": source, "django_files": {"a/film.mp4": "x"}}) == []
+
+
+def test_private_index_is_refused_for_pip_before_a_connection(tmp_path):
+    files = {**PROJECT, "pyproject.toml": '[project]\nname = "shop"\ndependencies = ["own"]\n'}
+    del files["requirements.txt"]
+    folder = write(tmp_path / "folder", {**files, "uv.toml": 'extra-index-url = ["https://example.com"]\n'})
+    [line] = refused({"django_source": folder, "django_installer": "pip"})
+    assert line.startswith(f"django_source: {folder}: uv.toml says in extra-index-url")
+    assert refused({"django_source": folder}) == []
+    told = {"PIP_EXTRA_INDEX_URL": "https://example.com"}
+    assert refused({"django_source": folder, "django_installer": "pip", "django_build_environment": told}) == []
+
+
 @pytest.mark.parametrize("source", ["/no/such/folder", "README", "empty.tar.gz"])
 def test_source_is_ignored_by_runs_that_do_not_deploy(tmp_path, source):
     (tmp_path / "README").mkdir()
@@ -1430,6 +1455,7 @@ def test_folder_that_can_be_a_project_is_accepted(tmp_path, files, variables):
     [
         ([], "it has more than 1024 MiB of files"),
         (["no/such/*"], "nothing in it fits no/such/*, of django_source_includes"),
+        (["link"], "the link link leads out of the source, to /etc/passwd"),
     ],
 )
 def test_unpackable_source_is_refused_before_any_connection(tmp_path, includes, said):
@@ -1437,5 +1463,7 @@ def test_unpackable_source_is_refused_before_any_connection(tmp_path, includes, 
     if not includes:
         with (tmp_path / "folder/rows.db").open("wb") as file:
             file.truncate(3 << 30)
+    if includes == ["link"]:
+        (tmp_path / "folder/link").symlink_to("/etc/passwd")
     [line] = refused({"django_source": folder, "django_source_includes": includes})
     assert line.startswith(f"django_source: {folder}: {said}")

@@ -150,6 +150,13 @@ def test_messages_link_to_sections_of_troubleshooting():
     assert sections - anchors(ROOT / "docs/troubleshooting.md") == set()
 
 
+def test_messages_link_to_sections_of_other_pages():
+    code = "\n".join(file.read_text() for file in ROOT.glob("plugins/**/*.py"))
+    links = set(re.findall(r"docs/([\w-]+\.md)#([\w-]+)", code))
+    assert links
+    assert {link for link in links if link[1] not in anchors(ROOT / "docs" / link[0])} == set()
+
+
 CODE = ("roles/*/*/*", "playbooks/**/*.yml", "plugins/**/*.py", "inventories/**/*", "examples/**/*", "tools/*")
 TEXTS = [*PAGES, *(path for part in CODE for path in sorted(ROOT.glob(part)) if path.is_file())]
 #: Words for which docs/glossary.md or the manual of the tool has a term.

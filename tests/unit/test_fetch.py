@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import ssl
 import subprocess
 import tarfile
@@ -21,7 +22,8 @@ def fetch(folder: Path, tasks: str, **variables) -> subprocess.CompletedProcess:
     """Run what the role does to fetch the source; what it fetched is in folder/cache."""
     known = {"site_name": "shop", "site_domains": ["shop.example.com"], "django_version": "main", **variables}
     role = {"name": "django_vps.stack.django", "tasks_from": tasks, "rolespec_validate": False}
-    play = {"hosts": "localhost", "gather_facts": False, "vars": known, "tasks": [{"import_role": role}]}
+    facts = {"set_fact": {"distribution_python": "3.13.5", "cacheable": True}}
+    play = {"hosts": "localhost", "gather_facts": False, "vars": known, "tasks": [facts, {"import_role": role}]}
     (folder / "play.yml").write_text(json.dumps([play]))
     environment = {
         **os.environ,
@@ -40,6 +42,7 @@ def repository(tmp_path):
     folder = tmp_path / "repo"
     folder.mkdir()
     (folder / "manage.py").write_text("")
+    (folder / "film.mp4").write_text("version https://git-lfs.github.com/spec/v1\n")
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.test"]
     for argv in (["init", "-q", "-b", "main"], ["add", "."], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", *argv], cwd=folder, check=True)
@@ -51,12 +54,40 @@ def repository(tmp_path):
 
 def test_repository_is_read_with_its_key_and_checked(tmp_path, repository):
     done = fetch(tmp_path, "source", django_source=repository, django_git_key=f"{tmp_path}/deploy key")
-    assert "1 problem in the source:" in done.stdout
+    assert "2 problems in the source:" in done.stdout
     assert f"django_source: {repository}: manage.py does not name a settings module" in done.stdout
+    pointer = f"django_source: {repository}: film.mp4: only the pointer of Git LFS is there. Fix: install git-lfs"
+    assert pointer in done.stdout
+    assert re.search(rf"in {tmp_path}/cache/django_vps/shop-\w+ run git lfs pull", done.stdout)
     assert [path.name for path in tmp_path.glob("cache/django_vps/shop-*/manage.py")] == ["manage.py"]
     called = (tmp_path / "called").read_text().splitlines()
     assert called
     assert all(f"-i {tmp_path}/deploy key -o IdentitiesOnly=yes" in line for line in called), called
+
+
+PYTHON = '[project]\nname = "shop"\ndependencies = ["django"]\nrequires-python = ">=3.14"\n'
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "asks for Python >=3.14, and the host's is 3.13.5. Fix: leave out django_installer, as uv fetches one"),
+        ({"django_python": "3.12"}, "django_python asks for Python 3.12, and the host's is 3.13.5"),
+        ({"django_python": "/opt/python/bin/python3"}, ""),
+        ({"django_python": ">=3.13"}, ""),
+        ({"django_installer": "uv"}, ""),
+    ],
+)
+def test_python_that_pip_cannot_fetch_is_refused(tmp_path, variables, said):
+    folder = tmp_path / "shop"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "manage.py").write_text('setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")')
+    (folder / "shop/settings.py").touch()
+    (folder / "pyproject.toml").write_text(PYTHON)
+    done = fetch(tmp_path, "source", **{"django_source": str(folder), "django_installer": "pip", **variables})
+    assert (done.returncode == 0) is (said == ""), done.stdout + done.stderr
+    assert not said or f"django_source: {folder}: " in done.stdout
+    assert said in done.stdout
 
 
 @pytest.fixture

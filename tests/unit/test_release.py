@@ -43,6 +43,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.settings_check im
 from ansible_collections.django_vps.stack.plugins.module_utils.shared_folders import link_shared_paths, move_media
 from ansible_collections.django_vps.stack.plugins.module_utils.site import MARKER, Site
 from ansible_collections.django_vps.stack.plugins.modules import release
+from ansible_collections.django_vps.stack.plugins.plugin_utils.private_files import shorten
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import pack, untranslated
 
 
@@ -139,6 +140,28 @@ def test_a_submodule_that_is_not_checked_out_is_named(project):
         packed(project)
 
 
+def archived(top: Path, path: Path, arcname: str = "shop-1.2") -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(top, arcname=arcname)
+    return path
+
+
+@pytest.mark.parametrize("packed_by_hand", [False, True])
+def test_empty_submodule_outside_of_git_is_refused(project, tmp_path, packed_by_hand):
+    write(project, ".gitmodules", content='[submodule "theme"]\n\tpath = lib/theme\n\turl = ../theme.git\n')
+    (project / "lib/theme").mkdir(parents=True)
+    with pytest.raises(ValueError, match="the submodule lib/theme is empty, as in archives of forges"):
+        packed(archived(project, tmp_path / "source.tar.gz") if packed_by_hand else project)
+    write(project, "lib/theme/base.css")
+    assert "lib/theme/base.css" in packed(archived(project, tmp_path / "b.tar.gz") if packed_by_hand else project)[1]
+
+
+@pytest.mark.parametrize("packed_by_hand", [False, True])
+def test_submodule_that_is_left_out_is_accepted(project, tmp_path, packed_by_hand):
+    write(project, ".gitmodules", content='[submodule "docs"]\n\tpath = docs\n')
+    assert ".gitmodules" in packed(archived(project, tmp_path / "a.tar.gz") if packed_by_hand else project)[1]
+
+
 def test_archive_has_the_digest_of_its_folder(project, tmp_path):
     for prefix in ("", "project-1.0/"):
         path = tmp_path / "source.tar.gz"
@@ -188,13 +211,17 @@ SECRETS = [
         "db/shop.dump",
         "db/2026.sql.gz",
         "db_backup.sql",
+        "shop.sqlite3",
+        ".npmrc",
+        "gcp/credentials.json",
+        ".docker/config.json",
         ".vault_pass",
         ".aws/credentials",
     ),
 ]
 HARMLESS = [
     *(".env.example", "shop/env.py", "prod.env.sample", "shop/sql/view.sql", "keys/id_ed25519.pub", "ca.pem"),
-    *("shop/secrets.py", "shop/dump.py", "environment.yml"),
+    *("shop/secrets.py", "shop/dump.py", "environment.yml", ".docker/Dockerfile", "theme/config.json", "cello.key"),
 ]
 
 
@@ -202,13 +229,14 @@ HARMLESS = [
 def test_secrets_and_dumps_are_reported_and_not_packed(project, git):
     write(project, *SECRETS, *HARMLESS)
     write(project, "server.pem", content="-----BEGIN EC PRIVATE KEY-----\n")
+    (project / "server.key").write_bytes(b"\x30\x82\x04\xa4")
     write(project, "data/old", content="PGDMP")
     write(project, "data/new", content="--\n-- PostgreSQL database cluster dump\n--\n")
     write(project, "data/mysql", content="/*M!999999\\- enable the sandbox mode */ \n-- MariaDB dump 10.19\n")
     if git:
         in_git(project, "init -q", "add manage.py")
     done = pack(project, io.BytesIO(), {}, [])
-    assert done.kept_back == sorted([*SECRETS, "server.pem", "data/mysql", "data/new", "data/old"])
+    assert done.kept_back == sorted([*SECRETS, "server.pem", "server.key", "data/mysql", "data/new", "data/old"])
     assert sorted(done.names) == sorted([*HARMLESS, "manage.py", "shop/settings.py"])
 
 
@@ -223,6 +251,48 @@ def test_committed_and_included_secrets_are_packed(project):
     done = pack(project, io.BytesIO(), {}, [])
     assert done.kept_back == []
     assert set(SECRETS) < set(done.names)
+
+
+@pytest.mark.parametrize("arcname", [".", "shop-1.2"])
+def test_archive_made_by_hand_is_packed_like_a_folder(project, tmp_path, arcname):
+    write(project, *SECRETS, *HARMLESS, ".venv/bin/activate", "env/pyvenv.cfg", "env/bin/activate", "shop/urls.pyc")
+    write(project, "server.pem", content="-----BEGIN EC PRIVATE KEY-----\n")
+    in_git(project, "init -q", "add .", "commit -qm x")
+    done = pack(archived(project, tmp_path / "a.tar.gz", arcname), io.BytesIO(), {}, [".env", "env/bin/*"])
+    assert done.kept_back == sorted({*SECRETS, "server.pem"} - {".env"})
+    assert done.names == sorted([*HARMLESS, "manage.py", "shop/settings.py", ".env", "env/bin/activate"])
+    with pytest.raises(ValueError, match=r"nothing in it fits nowhere/\*, of django_source_includes"):
+        pack(tmp_path / "a.tar.gz", io.BytesIO(), {}, ["nowhere/*"])
+
+
+def test_archive_made_by_git_is_packed_completely(project, tmp_path):
+    write(project, *SECRETS, "db.sqlite3", ".idea/shop.iml")
+    in_git(project, "init -q", "add .", "commit -qm x", f"archive --prefix=a/ -o {tmp_path}/a.tar.gz HEAD")
+    # The inventory lists what a folder needs; git has no more than this.
+    done = pack(tmp_path / "a.tar.gz", io.BytesIO(), {}, ["nowhere/*"])
+    assert done.kept_back == []
+    assert done.names == sorted([*SECRETS, "db.sqlite3", ".idea/shop.iml", "manage.py", "shop/settings.py"])
+
+
+def test_untracked_caches_in_git_are_named_and_not_packed(project):
+    tracked = ["node_modules/own.js", "shop/fixture.sqlite3"]
+    write(project, *tracked)
+    in_git(project, "init -q", "add .", "commit -qm x")
+    write(project, "web/node_modules/a/b.js", "db.sqlite3", "test.sqlite3", "shop/urls.pyc", "env/pyvenv.cfg")
+    write(project, "shop/__pycache__/a.pyc", "tests/__pycache__/b.pyc", ".venv/pyvenv.cfg", ".env", "new.py")
+    for name in (".venv", "env"):
+        write(project, f"{name}/lib/secrets.json", f"{name}/lib/a.py")
+        (project / name / "bin").mkdir()
+        (project / name / "bin/python").symlink_to("/usr/bin/python3")
+    done = pack(project, io.BytesIO(), {}, ["env/lib/*.py"])
+    caches = ["*.pyc", ".venv", "db.sqlite3", "env", "shop/__pycache__", "web/node_modules"]
+    assert done.kept_back == [".env", "test.sqlite3", *caches]
+    assert done.names == sorted([*tracked, "manage.py", "shop/settings.py", "new.py", "env/lib/a.py"])
+
+
+def test_long_list_of_names_ends_with_their_number():
+    assert shorten(["a", "b"], 2) == "a, b"
+    assert shorten([f".env.{number}" for number in range(13)]).endswith(".env.8, .env.9 and 3 more")
 
 
 def test_included_files_are_packed_though_git_ignores_them(project):
@@ -441,6 +511,7 @@ OPTIONS = {
     **dict.fromkeys(("settings_module", "application", "static_url", "media_url", "media", "environment"), "x"),
     **dict.fromkeys(("groups", "extras", "extra_packages", "build_environment", "git_key", "shared_paths"), "x"),
     **dict.fromkeys(("before_collectstatic", "after_collectstatic", "collectstatic", "after_migrate"), "x"),
+    "check_level": "ERROR",
     "copies": [],
     "depends_on": [],
 }
@@ -455,6 +526,7 @@ def test_fingerprint_changes_with_secret_key_and_dependencies(tmp_path, changed)
     before = compute_fingerprint(options)
     assert compute_fingerprint(options) == before
     assert compute_fingerprint({**options, "environment": "y"}) != before
+    assert compute_fingerprint({**options, "check_level": "WARNING"}) != before
     paths[changed].write_text("after")
     assert compute_fingerprint(options) != before
 
@@ -670,7 +742,9 @@ def build(tmp_path):
 )
 def test_settings_that_would_harm_are_refused(build, facts, finding):
     assert list(settings(build).unsafe()) == []
+    assert settings(build).advice == ""
     [found] = settings(build, **facts).unsafe()
+    assert "django_files (docs/project.md#" in settings(build, **facts).advice
     assert found.startswith(finding) or finding in found
 
 
@@ -839,6 +913,8 @@ def install(build, monkeypatch):
         {"installer": "uv", "uv": "uv==1", "requirements": "", "extra_packages": [], "packages": [], "force": False},
         groups=[],
         extras=[],
+        fetch_environment={},
+        build_environment={},
     )
     build.project, build.venv = build.code, build.path / "venv"
     build.protect = lambda folder: None
@@ -885,6 +961,17 @@ def test_written_requirements_are_private_and_removed(build, install):
 def test_pinned_packages_come_from_any_index(install, installer, files, given):
     [call] = install(installer, **files)
     assert ("--index-strategy unsafe-best-match" in call) is given
+
+
+UV_INDEX = '[project]\nname = "a"\ndependencies = ["own"]\n[tool.uv]\nextra-index-url = ["https://example.com"]\n'
+
+
+def test_indexes_of_uv_are_refused_only_for_pip_alone(build, install):
+    assert len(install("uv", pyproject__toml=UV_INDEX)) == 1
+    with pytest.raises(StepError, match="extra-index-url where packages come from, and pip does not read it"):
+        install("pip")
+    build.options["build_environment"] = {"PIP_EXTRA_INDEX_URL": "https://example.com"}
+    assert install("pip")
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])

@@ -15,6 +15,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     find_requirements,
     find_root_package,
     read_inputs,
+    refuse_indexes_of_uv,
     requirements_of,
 )
 
@@ -243,6 +244,46 @@ def test_unlocked_and_unsupported_requirements_are_refused(tmp_path, files, said
     with pytest.raises(StepError) as refused:
         find_requirements(tmp_path, tmp_path, "")
     assert said in str(refused.value)
+
+
+HEAD = '[project]\nname = "a"\ndependencies = ["own"]\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"pyproject__toml": f'{HEAD}[tool.uv]\nindex-url = "x"\n'}, "pyproject.toml says in tool.uv.index-url where"),
+        ({"pyproject__toml": f'{HEAD}[tool.uv]\nfind-links = ["x"]\n'}, "tool.uv.find-links"),
+        ({"pyproject__toml": f'{HEAD}[tool.uv.pip]\nextra-index-url = ["x"]\n'}, "tool.uv.extra-index-url"),
+        ({"pyproject__toml": HEAD, "uv__toml": 'extra-index-url = ["x"]\n'}, "uv.toml says in extra-index-url where"),
+        ({"pyproject__toml": HEAD, "uv__toml": '[[index]]\nurl = "x"\n'}, "uv.toml says in index where"),
+    ],
+)
+def test_indexes_that_pip_does_not_read_are_refused(tmp_path, files, said):
+    web = tmp_path / "web"
+    web.mkdir()
+    write(tmp_path, **files)
+    path = find_requirements(tmp_path, tmp_path, "")
+    with pytest.raises(StepError, match=said.replace(".", r"\.")):
+        refuse_indexes_of_uv(path, tmp_path, set())
+    # uv reads them in the folders above, too.
+    write(web, pyproject__toml=HEAD)
+    with pytest.raises(StepError):
+        refuse_indexes_of_uv(web / "pyproject.toml", tmp_path, set())
+    refuse_indexes_of_uv(path, tmp_path, {"PIP_EXTRA_INDEX_URL"})
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("pyproject.toml", {"pyproject__toml": f"{HEAD}[tool.uv]\nmanaged = true\n"}),
+        # A file of pip's own says by itself where packages come from.
+        ("requirements.txt", {"requirements__txt": "own\n", "uv__toml": 'index-url = "x"\n'}),
+        ("poetry.lock", {"poetry__lock": "", "uv__toml": 'index-url = "x"\n'}),
+    ],
+)
+def test_requirements_that_pip_reads_are_accepted(tmp_path, name, files):
+    refuse_indexes_of_uv(write(tmp_path, **files) / name, tmp_path, set())
 
 
 def test_python_constraint_is_not_a_package(tmp_path):
