@@ -40,8 +40,8 @@ class Settings:
         media_url = self.facts["media_url"] if self.facts["media_root"] else ""
         return [
             *self.unsafe(),
-            *self.wrong_url("STATIC_URL", static_url, "static_url"),
-            *self.wrong_url("MEDIA_URL", media_url, "media_url"),
+            *self.wrong_url("STATIC_URL", static_url, "site_static_url"),
+            *self.wrong_url("MEDIA_URL", media_url, "site_media_url"),
             *self.static_findings(),
             *self.media_findings(),
             *self.storage_findings(),
@@ -99,12 +99,12 @@ class Settings:
             " host {PGHOST}, name {PGDATABASE}, user {PGUSER}, password and port empty"
         ).format(**self.facts["parts"])
 
-    def wrong_url(self, setting: str, value: str, option: str) -> Iterator[str]:
-        wanted = self.options[option]
+    def wrong_url(self, setting: str, value: str, variable: str) -> Iterator[str]:
+        wanted = self.options[variable.removeprefix("site_")]
         if value and not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
             yield (
                 f"{setting} is {value!r}, but the site serves {wanted!r};"
-                f" set django_{option}: /{value.lstrip('/')} and run site.yml"
+                f" set {variable}: /{value.lstrip('/')} and run site.yml"
             )
 
     @property

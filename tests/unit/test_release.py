@@ -686,11 +686,23 @@ def test_persistent_connections_under_asgi_are_a_warning(build):
 
 @pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])
 def test_static_url_must_match_the_project(build, url, fine):
-    assert (list(settings(build).wrong_url("STATIC_URL", url, "static_url")) == []) == fine
+    found = settings(build, static_url=url, static_root=str(build.static)).findings()
+    assert found == (
+        []
+        if fine
+        else [f"STATIC_URL is {url!r}, but the site serves '/static/'; set site_static_url: {url} and run site.yml"]
+    )
+
+
+def test_media_url_must_match_the_project(build):
+    [found] = settings(
+        build, static_root=str(build.static), media_url="files/", media_root=build.options["media"]
+    ).findings()
+    assert found.endswith("but the site serves '/media/'; set site_media_url: /files/ and run site.yml")
 
 
 def test_static_url_of_another_server_is_not_checked(build):
-    assert list(settings(build).wrong_url("STATIC_URL", "https://cdn.example.com/static/", "static_url")) == []
+    assert list(settings(build).wrong_url("STATIC_URL", "https://cdn.example.com/static/", "site_static_url")) == []
 
 
 @pytest.mark.parametrize(
