@@ -59,6 +59,11 @@ ADVICE = (
     ),
     (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
     (r"Read-only file system", WRITABLE_ADVICE),
+    (
+        r"(?s)^build: .*manage\.py.*(relation|column) \S+ does not exist",
+        "A command of manage.py runs the checks, which do not find the tables before the migrations: add --skip-checks"
+        " to the command.",
+    ),
     (r"No module named", "Require the package that has it."),
     (
         r"(?i)could not find the (gdal|geos|proj) library",

@@ -227,7 +227,7 @@ def migrate(arguments, answer):
     from django.core.management import call_command
 
     with lock_timeout(arguments["lock_timeout"]):
-        call_command("migrate", interactive=False, no_color=True, skip_checks=False)
+        call_command("migrate", interactive=False, no_color=True, skip_checks=arguments["unchecked"])
 
 
 def undo_migrations(arguments, answer):

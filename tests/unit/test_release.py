@@ -1179,5 +1179,10 @@ def test_compile_error_has_advice_on_missing_packages(said, packages):
     assert packages in find_advice(f"install: {said}")
 
 
+def test_command_whose_checks_miss_tables_has_advice():
+    cause = 'python manage.py bundle:\ndjango.db.utils.ProgrammingError: relation "tickets_ticket" does not exist'
+    assert "add --skip-checks to the command" in find_advice(f"build: {cause}")
+
+
 def test_psycopg2_build_error_has_advice_on_its_wheel():
     assert "or require psycopg[binary] or psycopg2-binary" in find_advice("install: pg_config not found. gcc")
