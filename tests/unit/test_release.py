@@ -1168,7 +1168,7 @@ def test_cause_without_a_traceback_is_the_end_of_the_output():
         ("error: command 'gcc' failed: No such file or directory", "[build-essential, python3-dev]"),
         ("fatal error: Python.h: No such file\ngcc failed", "[build-essential, python3-dev]"),
         (
-            "Please make sure the libxml2 and libxslt development packages are installed. gcc",
+            "Error: Please make sure the libxml2 and libxslt development packages are installed.",
             "libxml2-dev, libxslt1-dev]",
         ),
         ("mysql_config not found", "[build-essential, python3-dev, default-libmysqlclient-dev, pkg-config]"),
@@ -1182,6 +1182,77 @@ def test_compile_error_has_advice_on_missing_packages(said, packages):
 def test_command_whose_checks_miss_tables_has_advice():
     cause = 'python manage.py bundle:\ndjango.db.utils.ProgrammingError: relation "tickets_ticket" does not exist'
     assert "add --skip-checks to the command" in find_advice(f"build: {cause}")
+
+
+#: What uv 0.13.8 prints on a host without a compiler and without libpq.
+FAILED_BUILD = """Using Python 3.11.2 environment at: v
+Resolved 4 packages in 623ms
+   Building psycopg2-binary==2.9.3
+error: Failed to build `psycopg2-binary==2.9.3`
+  cause: The build backend returned an error
+  cause: Call to `setuptools.build_meta:__legacy__.get_requires_for_build_wheel` failed (exit status: 1)
+
+         [stdout]
+         running egg_info
+
+         [stderr]
+         Error: pg_config executable not found.
+
+         pg_config is required to build psycopg2 from source.  Please add the directory
+
+hint: Build failures usually indicate a problem with the package or the build environment
+"""
+WHEEL = """Using Python 3.11.2 environment at: v
+Resolved 1 package in 326ms
+Would download 1 package
+Would install 1 package
+ + psycopg2-binary==2.9.13
+"""
+NO_WHEEL = """error: No solution found when resolving dependencies
+  cause: Because all versions of psycopg2-binary have no usable wheels and you require psycopg2-binary, we can conclude
+hint: Wheels are required for `psycopg2-binary` because building from source is disabled for `psycopg2-binary`
+"""
+
+
+@pytest.mark.parametrize(
+    ("installer", "requirements", "answer", "advice"),
+    [
+        ("uv", "", WHEEL, "or require psycopg2-binary==2.9.13, which has a wheel."),
+        ("uv", "", NO_WHEEL, "or require psycopg[binary] or psycopg2-binary, which are compiled."),
+        # Another index has the package.
+        ("uv", "--extra-index-url https://example.com\n", "", ""),
+        ("pip", "", "", ""),
+    ],
+)
+def test_failed_compilation_names_a_version_with_a_wheel(build, install, installer, requirements, answer, advice):
+    asked = []
+
+    def run_sandboxed(step, *argv):
+        if "--dry-run" in argv:
+            asked.append(" ".join(argv))
+            if answer == NO_WHEEL:
+                raise StepError(step, answer, output=answer)
+            return answer
+        if "-r" in argv:
+            raise StepError(step, "\n".join(FAILED_BUILD.splitlines()[-9:]), output=FAILED_BUILD)
+        return ""
+
+    build.run_sandboxed = run_sandboxed
+    with pytest.raises(StepError) as failed:
+        install(installer, requirements__txt=f"{requirements}psycopg2-binary==2.9.3\n")
+    assert failed.value.advice.endswith(advice)
+    assert bool(failed.value.advice) is bool(asked) is bool(advice)
+    assert all(call.endswith("--dry-run --no-deps --only-binary psycopg2-binary psycopg2-binary") for call in asked)
+
+
+def test_advice_on_a_wheel_follows_what_the_index_has():
+    complaint = "install: error: command 'gcc' failed"
+    assert find_advice(complaint).endswith("or require a version that has a wheel.")
+    assert find_advice(complaint, "").endswith("and run site.yml.")
+    assert find_advice(complaint, "lxml==6.1.3").endswith("or require lxml==6.1.3, which has a wheel.")
+    distutils = "install: ModuleNotFoundError: No module named 'distutils'"
+    assert find_advice(distutils, "lxml==6.1.3") == "A package cannot be built: require lxml==6.1.3, which has a wheel."
+    assert find_advice(distutils, "") == find_advice(distutils)
 
 
 def test_psycopg2_build_error_has_advice_on_its_wheel():
