@@ -18,7 +18,15 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.module_utils import build as build_module
-from ansible_collections.django_vps.stack.plugins.module_utils import disk_space, packages, sandbox, shared_folders, uv
+from ansible_collections.django_vps.stack.plugins.module_utils import (
+    disk_space,
+    packages,
+    project_scripts,
+    sandbox,
+    settings_check,
+    shared_folders,
+    uv,
+)
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
 from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
 from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
@@ -31,7 +39,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 from ansible_collections.django_vps.stack.plugins.module_utils.output import explain
 from ansible_collections.django_vps.stack.plugins.module_utils.packages import Packages
-from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import parse_answers
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program, parse_answers
 from ansible_collections.django_vps.stack.plugins.module_utils.release_identity import compute_fingerprint, next_id
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
@@ -619,9 +627,12 @@ FINE = {
     "parts": {"PGHOST": "/run/postgresql", "PGDATABASE": "shop", "PGUSER": "me"},
     "collects": True,
     "static_url": "static/",
+    "static_root": "",
     "media_url": "/media/",
     "media_root": "",
     "stored": {},
+    "storages": {},
+    "scratch": {},
     "others": [],
     "kept": [],
 }
@@ -798,6 +809,76 @@ def test_files_of_a_custom_storage_need_a_shared_folder(build, tmp_path, locatio
     findings = list(settings(build, stored={"shop.Invoice.pdf": location}).storage_findings())
     assert len(findings) == bool(advice)
     assert all(finding.startswith("shop.Invoice.pdf is kept in") and advice in finding for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "folder", "findings"),
+    [
+        ("storages", "STORAGES['private']", "{code}/private", 1),
+        ("storages", "STORAGES['private']", "/tmp/private", 1),
+        ("storages", "STORAGES['private']", "{media}/private", 0),
+        ("storages", "STORAGES['default']", "{code}", 0),
+        ("storages", "STORAGES['staticfiles']", "{code}/public", 0),
+        # Files of the source, which the project may read only.
+        ("storages", "STORAGES['books']", "{code}/books", 0),
+        ("scratch", "CACHES['pages']", "{code}/cache", 1),
+        ("scratch", "CACHES['pages']", "/var/cache/shop", 1),
+        ("scratch", "CACHES['pages']", "/var/tmp/pages", 0),
+        ("scratch", "CACHES['pages']", "/dev/shm/pages", 0),
+        ("scratch", "SESSION_FILE_PATH", "{code}/sessions", 1),
+        ("scratch", "SESSION_FILE_PATH", "{home}/shared/sessions", 0),
+    ],
+)
+def test_storages_caches_and_sessions_need_writable_folders(build, tmp_path, monkeypatch, kind, name, folder, findings):
+    # pytest has its folders in /tmp.
+    monkeypatch.setattr(settings_check, "TEMPORARY", settings_check.TEMPORARY[1:])
+    write(build.code, "books/1.txt")
+    folder = folder.format(media=build.options["media"], home=tmp_path, code=build.code)
+    checked = settings(build, static_root=str(build.code / "public"), **{kind: {name: folder}})
+    found = checked.findings()
+    assert len(found) == findings
+    assert all(finding.startswith(f"{name} is kept in {folder}, where the site may not write") for finding in found)
+    assert list(checked.warnings("shop.wsgi:application")) == []
+
+
+def test_caches_need_not_be_shared_by_several_hosts(build):
+    build.options["several"] = True
+    folders = {"scratch": {"CACHES['a']": "/tmp/a"}, "storages": {"STORAGES['b']": f"{build.options['media']}/b"}}
+    [finding] = settings(build, static_root=str(build.static), **folders).findings()
+    assert finding.startswith("STORAGES['b'] would be kept on the host that takes it")
+
+
+def ask_django(call: str, **options) -> list[dict]:
+    """Return what a script of the stack answers in a Django process with these settings."""
+    setup = (
+        f"import django, json\nfrom django.conf import settings\nsettings.configure(**{options!r})\ndjango.setup()\n"
+    )
+    program = compose_program(project_scripts.examine, f"{setup}answers = []\n{call}\nprint(json.dumps(answers))")
+    argv = [sys.executable, "-c", program]
+    return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def test_folders_of_storages_caches_and_sessions_are_found(tmp_path):
+    in_files = "django.core.files.storage.FileSystemStorage"
+    [facts] = ask_django(
+        "answers.append(settings_of_release('shop.example.com'))",
+        MEDIA_ROOT=str(tmp_path),
+        STORAGES={
+            "default": {"BACKEND": in_files},
+            "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+            "private": {"BACKEND": in_files, "OPTIONS": {"location": "/srv/private"}},
+            "memory": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+            "broken": {"BACKEND": "storages.backends.s3.S3Storage"},
+        },
+        CACHES={
+            "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+            "pages": {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": "/srv/pages"},
+        },
+        SESSION_ENGINE="django.contrib.sessions.backends.file",
+        SESSION_FILE_PATH="/srv/sessions",
+    )
+    assert facts["storages"] == {"STORAGES['default']": str(tmp_path), "STORAGES['private']": "/srv/private"}
+    assert facts["scratch"] == {"CACHES['pages']": "/srv/pages", "SESSION_FILE_PATH": "/srv/sessions"}
 
 
 def test_file_field_without_media_root_is_a_warning(build):
