@@ -685,6 +685,45 @@ def test_settings_that_would_harm_are_refused(build, facts, finding):
     assert found.startswith(finding) or finding in found
 
 
+@pytest.mark.parametrize(
+    ("key", "finding", "warning"),
+    [
+        ("os.environ['SECRET_KEY']", "", ""),
+        ("get_random_secret_key()", "SECRET_KEY is another one at each start", ""),
+        ("'django-insecure-k$7d0x9q+5w(zr@8c^n3v!m2b=t6y_l4h1g&f)s#ajpeiu'", "and one that can be guessed", ""),
+        (f"'{'k$7d0x9q' * 8}'", "", "shop does not use the SECRET_KEY of its environment"),
+    ],
+)
+def test_weak_or_changing_secret_key_of_a_project_is_found(build, tmp_path, key, finding, warning):
+    write(
+        tmp_path,
+        "shop.py",
+        content=(
+            "import os\nfrom django.core.management.utils import get_random_secret_key\n"
+            f"SECRET_KEY = {key}\nALLOWED_HOSTS = ['shop.example.com']\nWSGI_APPLICATION = 'shop.wsgi.application'\n"
+        ),
+    )
+    write(
+        tmp_path,
+        "manage",
+        content=(
+            f"#!/bin/sh\nshift 2\ncd {tmp_path}\nexport SECRET_KEY={'of-the-site' * 6} DJANGO_SETTINGS_MODULE=shop\n"
+            f'exec {sys.executable} -m django "$@"\n'
+        ),
+    )
+    (tmp_path / "manage").chmod(0o755)
+    warnings = []
+    build.module, build.release, build.application = SimpleNamespace(warn=warnings.append), "a", ""
+    build.generated, build.options = "", {**build.options, "check_level": "ERROR", "environment": ""}
+    build.options["manage"] = str(tmp_path / "manage")
+    if finding:
+        with pytest.raises(StepError, match=finding):
+            build._examine()
+    else:
+        build._examine()
+        assert [line for line in warnings if "SECRET_KEY" in line] == ([warning] if warning else [])
+
+
 def test_persistent_connections_under_asgi_are_a_warning(build):
     applications = ("shop.wsgi:application", "shop.asgi:application")
     [warning] = [
