@@ -25,6 +25,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils import (
     sandbox,
     settings_check,
     shared_folders,
+    static_files,
     uv,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
@@ -1195,6 +1196,30 @@ def test_too_deeply_nested_build_fails_with_a_message(build, monkeypatch, error)
     monkeypatch.setattr(build, "_lay_out", seal)
     with pytest.raises(StepError, match="build: folders are nested so deep"):
         build.run()
+    assert not build.path.exists()
+
+
+@pytest.mark.parametrize("program", ["gzip", "brotli"])
+def test_full_disk_during_compression_is_reported(build, tmp_path, monkeypatch, program):
+    write(
+        tmp_path, "bin/brotli", content="#!/bin/sh\necho 'failed to write output: No space left on device' >&2\nexit 1"
+    )
+    (tmp_path / "bin/brotli").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    write(build.path, "static/site.css", content="a { color: teal }\n" * 100)
+    build.venv, build.packages = build.path / "venv", ""
+    (build.venv / "bin").mkdir(parents=True)
+    (build.venv / "bin/python").symlink_to(sys.executable)
+
+    # The kernel answers writes to this device as those to a full disk.
+    full = "import io\ndef open(path, mode):\n    return io.open('/dev/full' if mode == 'wb' else path, mode)\n"
+    if program == "gzip":
+        monkeypatch.setattr(static_files, "compose_program", lambda script, call: compose_program(script, full + call))
+    build.run_sandboxed = lambda step, *argv, **options: run(step, list(argv), **options)
+    monkeypatch.setattr(build, "_lay_out", lambda: static_files.compress_static_files(build))
+    with pytest.raises(StepError, match=r"^collectstatic: .*No space left on device") as failed:
+        build.run()
+    assert failed.value.advice.startswith("The disk is full")
     assert not build.path.exists()
 
 
