@@ -11,7 +11,9 @@ WRITABLE_ADVICE = (
     "The site writes its uploads and nothing else: let it log to the console, or name the folder in"
     " django_shared_paths."
 )
-#: Patterns of the output of a failed compilation, each with the Debian package that it needs.
+#: An output of a failed compilation.
+COMPILES = r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config|development packages)"
+#: Patterns of such an output, each with the Debian package that it needs.
 COMPILED = (
     (r"gcc|cc1|g\+\+|compiler|Python\.h", ""),
     (r"pg_config|libpq", "libpq-dev"),
@@ -59,6 +61,11 @@ ADVICE = (
     ),
     (r"Error loading psycopg", "Require psycopg[binary] or psycopg2-binary: the database is PostgreSQL."),
     (r"Read-only file system", WRITABLE_ADVICE),
+    (
+        r"(?s)^build: .*manage\.py.*(relation|column) \S+ does not exist",
+        "A command of manage.py runs the checks, which do not find the tables before the migrations: add --skip-checks"
+        " to the command.",
+    ),
     (r"No module named", "Require the package that has it."),
     (
         r"(?i)could not find the (gdal|geos|proj) library",
@@ -75,18 +82,27 @@ HEALTH_ADVICE = (
 )
 
 
-def find_advice(complaint: str) -> str:
-    """Return the advice for a failed step; empty when there is none."""
-    if re.search(r"(?is)^install.*(gcc|cc1|compiler|Python\.h|pkg-config|rustc|cmake|_config)", complaint):
+def find_advice(complaint: str, wheel: str | None = None) -> str:
+    """Return the advice for a failed step; empty when there is none.
+
+    `wheel` is a version of the package that need not be compiled; empty when there is none, None when it is unknown.
+    """
+    require = f"require {wheel}, which has a wheel" if wheel else ""
+    if re.search(COMPILES, complaint):
         headers = [names for pattern, names in COMPILED if re.search(pattern, complaint)]
         if headers:
             packages = dict.fromkeys(" ".join(["build-essential python3-dev", *headers]).split())
-            compiled = "psycopg[binary] or psycopg2-binary, which are compiled"
+            if "pg_config" in complaint and not wheel:
+                require = "require psycopg[binary] or psycopg2-binary, which are compiled"
+            elif wheel is None:
+                require = "require a version that has a wheel"
             return (
                 "A package is being compiled, as its index has no wheel for this Python: write"
                 f" django_system_packages: [{', '.join(packages)}], with the headers of what it wraps, and run"
-                f" site.yml; or require {compiled if 'pg_config' in complaint else 'a version that has a wheel'}."
+                f" site.yml{'; or ' * bool(require)}{require}."
             )
+    if wheel:
+        return f"A package cannot be built: {require}."
     return next((advice for pattern, advice in ADVICE if re.search(pattern, complaint)), "")
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -13,6 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import run
 from ansible_collections.django_vps.stack.plugins.module_utils.environment import merge_network_environment
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
@@ -27,6 +29,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     find_root_package,
     read_inputs,
     refuse_indexes_of_uv,
+    read_texts,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
@@ -35,6 +38,9 @@ from ansible_collections.django_vps.stack.plugins.module_utils.uv import install
 
 #: The file that a failed build has in place of a release's MARKER; it contains the fingerprint of its packages.
 PACKAGES_MARKER = "packages"
+
+#: An index other than the default, which may have another package under the same name.
+INDEX = re.compile(r'^\s*(-i\b|--(extra-)?index-url)|registry = "(?!https://pypi\.org/)', re.MULTILINE)
 
 
 def list_failed_builds(site: Site) -> list[str]:
@@ -53,6 +59,8 @@ class Packages:
         self.wish = Wish(tuple(self.options["groups"]), tuple(self.options["extras"]))
         #: Identifies the set of packages; empty when no other release can share it.
         self.fingerprint = ""
+        #: Whether packages come from indexes of the project's own.
+        self.has_indexes = False
 
     @property
     def by_uv(self) -> bool:
@@ -68,6 +76,7 @@ class Packages:
         locked = find_requirements(project, code, self.options["requirements"], self.wish)
         if not self.by_uv:
             refuse_indexes_of_uv(locked, code, merge_network_environment(self.options).keys())
+        self.has_indexes = any(text and INDEX.search(text) for text in read_texts(locked, self.wish))
         self.fingerprint = self._compute_fingerprint(locked)
         if self._share_installed():
             return
@@ -115,7 +124,23 @@ class Packages:
             requirements.unlink()
 
     def _run(self, *argv: str) -> None:
-        self.workspace.run_sandboxed("install", *argv)
+        try:
+            self.workspace.run_sandboxed("install", *argv)
+        except StepError as error:
+            failed = re.search(r"Failed to build `([\w.-]+)==", error.output)
+            if not self.by_uv or not failed or self.has_indexes:
+                raise
+            advice = find_advice(f"install: {error.cause}", self._find_wheel(failed[1]))
+            raise StepError("install", error.cause, advice, error.output, error.details) from None
+
+    def _find_wheel(self, name: str) -> str:
+        """Return the newest version of a package that has a wheel for this Python, such as lxml==6.1.3."""
+        where = ("--python", str(self.venv / "bin/python"))
+        argv = (self._uv, "pip", "install", *where, "--dry-run", "--no-deps", "--only-binary", name, name)
+        with contextlib.suppress(StepError):
+            found = re.search(r"^ \+ (\S+==\S+)$", self.workspace.run_sandboxed("install", *argv), re.MULTILINE)
+            return found[1] if found else ""
+        return ""
 
     def _compute_fingerprint(self, locked: Path) -> str:
         """Return a digest that identifies the set of packages; empty when the files do not determine the set."""

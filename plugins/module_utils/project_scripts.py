@@ -3,20 +3,16 @@
 """Run inside the project, with its Python and its environment.
 
 `compose_program` of module_utils/project_shell.py sends the text of this file to the project, so it must not import
-modules of the collection. Most functions run by `manage.py shell`; those take their arguments as a dictionary, and
-report facts by one or more calls of `answer`.
+modules of the collection. The functions run by `manage.py shell`; they take their arguments as a dictionary, and report
+facts by one or more calls of `answer`.
 """
 
 from __future__ import annotations
 
-import filecmp
-import gzip
+import contextlib
 import hashlib
 import os
 import re
-import shutil
-import subprocess
-import sys
 
 
 def secret_key(arguments, answer):
@@ -62,12 +58,18 @@ def examine(arguments, answer):
 def settings_of_release(host):
     from django.apps import apps
     from django.conf import settings
-    from django.core.files.storage import FileSystemStorage
+    from django.core.cache import caches
+    from django.core.cache.backends.filebased import FileBasedCache
+    from django.core.files import storage
     from django.db.models import FileField
     from django.http.request import validate_host
 
     databases = settings.DATABASES
     name_of_default = databases.get("default", {}).get("NAME")
+    sessions = settings.SESSION_FILE_PATH if settings.SESSION_ENGINE.endswith("sessions.backends.file") else None
+    # Django has STORAGES since 4.2.
+    storages = folders_of("STORAGES", getattr(storage, "storages", {}), storage.FileSystemStorage, "location")
+    caches_in_files = folders_of("CACHES", caches, FileBasedCache, "_dir")
     return {
         "step": "collectstatic",
         "module": settings.SETTINGS_MODULE,
@@ -88,9 +90,25 @@ def settings_of_release(host):
             f"{model._meta.label}.{field.name}": str(field.storage.location)
             for model in apps.get_models()
             for field in model._meta.get_fields()
-            if isinstance(field, FileField) and isinstance(field.storage, FileSystemStorage)
+            if isinstance(field, FileField) and isinstance(field.storage, storage.FileSystemStorage)
         },
+        "storages": storages,
+        "scratch": {**caches_in_files, **({"SESSION_FILE_PATH": str(sessions)} if sessions else {})},
     }
+
+
+def folders_of(setting, backends, kind, attribute):
+    """Return the folders of the backends of a kind, under their names in the settings."""
+    from django.conf import settings
+
+    folders = {}
+    for alias in getattr(settings, setting, ()):
+        # A backend that cannot be created is not in use.
+        with contextlib.suppress(Exception):
+            # Without STATIC_ROOT the storage of static files has no folder.
+            if isinstance(backends[alias], kind) and (folder := getattr(backends[alias], attribute)):
+                folders[f"{setting}[{alias!r}]"] = str(folder)
+    return folders
 
 
 def pending_migrations():
@@ -227,7 +245,7 @@ def migrate(arguments, answer):
     from django.core.management import call_command
 
     with lock_timeout(arguments["lock_timeout"]):
-        call_command("migrate", interactive=False, no_color=True, skip_checks=False)
+        call_command("migrate", interactive=False, no_color=True, skip_checks=arguments["unchecked"])
 
 
 def undo_migrations(arguments, answer):
@@ -311,25 +329,3 @@ def tables_of_models(arguments, answer):
         filled = [field.column for field in meta.local_concrete_fields if getattr(field, "has_db_default", bool)()]
         defaults.setdefault(table, []).extend(filled)
     answer({"tables": tables, "defaults": defaults})
-
-
-def compress(folder, kept):
-    """Compress the files named on the standard input, or copy the compressed file of an earlier release from `kept`."""
-    brotli = shutil.which("brotli")
-    for name in os.fsdecode(sys.stdin.buffer.read()).split("\n")[:-1]:
-        path, before = os.path.join(folder, name), os.path.join(kept, name)
-        same = os.path.isfile(before) and filecmp.cmp(path, before, shallow=False)
-        for kind in ("gz", "br"):
-            packed, earlier = f"{path}.{kind}", f"{before}.{kind}"
-            if os.path.exists(packed):
-                continue
-            if same and os.path.isfile(earlier):
-                shutil.copyfile(earlier, packed)
-            elif kind == "gz":
-                with open(path, "rb") as file, open(packed, "wb") as out:
-                    out.write(gzip.compress(file.read(), mtime=0))
-            elif brotli:
-                argv = [brotli, "--best", "--keep", "--", path]
-                done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"brotli: {done.stderr}")

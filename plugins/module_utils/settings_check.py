@@ -15,6 +15,8 @@ from ansible_collections.django_vps.stack.plugins.module_utils.project import OW
 
 # Files that keep an empty folder in git.
 PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
+#: Folders that each process of the site has for itself, or that all may write.
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def is_free(path: Path) -> bool:
@@ -41,8 +43,8 @@ class Settings:
         media_url = self.facts["media_url"] if self.facts["media_root"] else ""
         return [
             *self.unsafe(),
-            *self.wrong_url("STATIC_URL", static_url, "static_url"),
-            *self.wrong_url("MEDIA_URL", media_url, "media_url"),
+            *self.wrong_url("STATIC_URL", static_url, "site_static_url"),
+            *self.wrong_url("MEDIA_URL", media_url, "site_media_url"),
             *self.static_findings(),
             *self.media_findings(),
             *self.storage_findings(),
@@ -105,12 +107,12 @@ class Settings:
             " host {PGHOST}, name {PGDATABASE}, user {PGUSER}, password and port empty"
         ).format(**self.facts["parts"])
 
-    def wrong_url(self, setting: str, value: str, option: str) -> Iterator[str]:
-        wanted = self.options[option]
+    def wrong_url(self, setting: str, value: str, variable: str) -> Iterator[str]:
+        wanted = self.options[variable.removeprefix("site_")]
         if value and not urlsplit(value).netloc and f"/{value.lstrip('/')}" != wanted:
             yield (
                 f"{setting} is {value!r}, but the site serves {wanted!r};"
-                f" set django_{option}: /{value.lstrip('/')} and run site.yml"
+                f" set {variable}: /{value.lstrip('/')} and run site.yml"
             )
 
     @property
@@ -165,21 +167,37 @@ class Settings:
         location = Path(os.path.realpath(self.facts["stored"][field]))
         return not self.facts["media_root"] and location == self.project.resolve()
 
+    @property
+    def storages(self) -> dict[str, Path]:
+        """Return the folders of storages beside those of fields, static files, and files that may only be read."""
+        others = {self.facts["media_root"] or str(self.project), *self.facts["stored"].values()}
+        known = {os.path.realpath(folder) for folder in others}
+        folders = {name: Path(os.path.realpath(folder)) for name, folder in self.facts["storages"].items()}
+        static = os.path.realpath(self.facts["static_root"] or "/nowhere")
+        return {
+            name: folder
+            for name, folder in folders.items()
+            if str(folder) not in known and not folder.is_relative_to(static) and is_free(folder)
+        }
+
     def storage_findings(self) -> Iterator[str]:
         """Yield a finding for each place outside the folder of uploads where the project stores files."""
-        writable = [self.options["media"], self.shared, self.facts["media_root"] or "/nowhere"]
+        writable = (self.options["media"], self.shared, self.facts["media_root"] or "/nowhere")
+        fields = {name: folder for name, folder in self.facts["stored"].items() if not self.is_unused(name)}
+        yield from self.unwritable({**fields, **self.storages}, writable)
+        yield from self.unwritable(self.facts["scratch"], (*writable, *TEMPORARY))
+
+    def unwritable(self, folders: dict[str, str | Path], writable: tuple[str | Path, ...]) -> Iterator[str]:
         code = os.path.realpath(self.code)
-        for field, location in self.facts["stored"].items():
-            real = Path(os.path.realpath(location))
-            if self.is_unused(field) or any(real.is_relative_to(os.path.realpath(place)) for place in writable):
+        for name, folder in folders.items():
+            real = Path(os.path.realpath(folder))
+            if any(real.is_relative_to(os.path.realpath(place)) for place in writable):
                 continue
-            inside = real.is_relative_to(code)
-            name = real.relative_to(code) if inside else f"a folder of the source, such as {real.name}"
-            told = f"[{name}]" if inside else f"{name}, and django_shared_paths: [{real.name}]"
-            yield (
-                f"{field} is kept in {real}, where the site may not write; write "
-                + (f"django_shared_paths: {told}" if inside else f"it into {told}")
-            )
+            if real.is_relative_to(code):
+                advice = f"django_shared_paths: [{real.relative_to(code)}]"
+            else:
+                advice = f"it into a folder of the source, such as {real.name}, and django_shared_paths: [{real.name}]"
+            yield f"{name} is kept in {real}, where the site may not write; write {advice}"
 
     def sharing_findings(self) -> Iterator[str]:
         """Yield a finding for files that one of several hosts receives and the others must serve."""
@@ -190,9 +208,9 @@ class Settings:
                 "django_shared_paths would be kept on the host that writes them, and the site has several; mount a"
                 f" network file system at {self.shared} on all app hosts"
             )
-        if self.facts["stored"] and not is_shared(self.options["media"]):
+        if (stored := [*self.facts["stored"], *self.storages]) and not is_shared(self.options["media"]):
             yield (
-                f"{', '.join(self.facts['stored'])} would be kept on the host that takes it, and the site has several;"
+                f"{', '.join(stored)} would be kept on the host that takes it, and the site has several;"
                 " keep uploads elsewhere, as by django-storages with S3 in STORAGES, or mount a network file system"
                 f" at {self.options['media']} on all app hosts"
             )

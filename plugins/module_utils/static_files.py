@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ansible_collections.django_vps.stack.plugins.module_utils import project_scripts as scripts
 from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
+from ansible_collections.django_vps.stack.plugins.module_utils.compress_script import compress
 from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
 
@@ -36,6 +36,6 @@ def compress_static_files(workspace: Workspace) -> None:
     if names:
         folders = (str(static), str(workspace.site.home / "static"))
         lines = "".join(f"{name}\n" for name in names)
-        program = compose_program(scripts.compress, "compress(*sys.argv[1:])")
+        program = compose_program(compress, "compress(*sys.argv[1:])")
         python = (str(workspace.venv / "bin/python"), "-I", "-S", "-c", program)
         workspace.run_sandboxed("collectstatic", *python, *folders, stdin=None, input=lines)

@@ -140,6 +140,8 @@ class Migrate:
             "sql": bool(self.back_to or self.running),
             "large": LARGE_TABLE_ROWS,
             "lock_timeout": options["lock_timeout"],
+            # Checks that need the migrations run after them.
+            "unchecked": bool((self.site.facts(options["release"]) or {}).get("unchecked")),
         }
 
     def ask(self, script: Callable, release: str | None = None, **more) -> dict:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -101,6 +102,29 @@ def test_names_in_code_of_the_docs_exist(page):
             assert name in VARIABLES, line
         for name in re.findall(rf"(?<![\w/.-])(?:{PREFIXES})_[a-z_]+\b(?![*/.-])", line):
             assert name in VARIABLES, line
+
+
+#: What has the form of a variable's name, and is another one's.
+OTHER_NAMES = {
+    *("django_vps", "postgres_upgrade", "host_vars"),
+    # Types of values, and facts of a host.
+    *("postgres_name", "valkey_url", "nginx_sites", "valkey_password"),
+    # django_groups or django_extras.
+    "django_{kind}",
+}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for part in ("plugins/[amp]*/*.py", "roles/*/files/*.py") for file in sorted(ROOT.glob(part))],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_names_in_strings_of_the_code_exist(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            text = ast.unparse(node).replace("\\n", " ") if isinstance(node, ast.JoinedStr) else node.value
+            named = re.findall(rf"(?<![\w/.-])(?:{PREFIXES})_[a-z_{{}}]+(?![*/\w-]|\.\w)", text)
+            assert set(named) <= VARIABLES | OTHER_NAMES, text
 
 
 def flattened(files: list[Path]) -> str:

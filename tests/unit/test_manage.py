@@ -1,11 +1,16 @@
-"""Commands of manage.py: once for each release, and a failure in words."""
+"""Commands of manage.py: once for each release, a failure in words, and the program <site>-manage."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.modules import manage
 
 PROGRAM = """#!/bin/sh
@@ -71,3 +76,55 @@ def test_dry_run_runs_none(command):
     told, ran = command("createcachetable", check=True)
     assert told["changed"]
     assert ran == []
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Runs <site>-manage in a home with a dump; returns its warnings, and what manage.py would be called with."""
+    site = {"site_name": "shop", "site_user": "shop", "site_home": str(tmp_path), "site_media_root": "/srv/media"}
+    site |= {"site_database_direct_url": "", "site_sandbox": [], "ansible_managed": "managed"}
+    template = Path(__file__).parents[2] / "roles/django/templates/manage.j2"
+    script = Templar(loader=DataLoader(), variables=site).template(trust_as_template(template.read_text()))
+    (tmp_path / "shop-manage").write_text(script)
+    for folder in ("releases/1/project/fixtures", "home", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/1")
+    (tmp_path / "bin/systemd-run").write_text('#!/bin/sh\nwhile [ "$1" != manage.py ]; do shift; done\necho "$@"\n')
+    (tmp_path / "bin/systemd-run").chmod(0o755)
+    for dump in ("home/dump.json", "home/first.json", "releases/1/project/first.json"):
+        (tmp_path / dump).touch()
+
+    def run(*argv: str) -> tuple[str, str]:
+        done = subprocess.run(
+            ["/bin/sh", tmp_path / "shop-manage", *argv],
+            cwd=tmp_path / "home",
+            env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stderr, done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argument", "warns"),
+    [
+        ("dump.json", True),
+        ("--output=dump.json", True),
+        ("/home/ada/dump.json", True),
+        ("--output=/tmp/dump.json", True),
+        # A fixture of the project, a label, a file that the site can read, and code.
+        ("first.json", False),
+        ("first", False),
+        ("/etc/hostname", False),
+        ("print('dump.json')", False),
+    ],
+)
+def test_manage_warns_of_a_file_that_the_project_cannot_read(program, argument, warns):
+    told, ran = program("loaddata", argument)
+    assert ran == f"manage.py loaddata {argument}\n"
+    file = argument.removeprefix("--output=")
+    assert told.startswith(f"shop-manage: {file} is out of its reach") is warns
+    assert ("shop-manage loaddata --format=json - < FILE" in told) is warns

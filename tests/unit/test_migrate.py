@@ -18,6 +18,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.migrations import
     widening,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.project_scripts import describe_plan
+from ansible_collections.django_vps.stack.plugins.module_utils.project_scripts import migrate as migrate_script
 from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program
 from ansible_collections.django_vps.stack.plugins.module_utils.site import Site
 from ansible_collections.django_vps.stack.plugins.modules import migrate
@@ -260,6 +261,38 @@ def test_progress_names_the_current_migration(tmp_path, monkeypatch):
     assert run("migrate", ["sh", "-c", script], watch=watch).endswith("b.0002...")
     assert seen == ["", "a.0001_x has been running for 30 s", "b.0002 has been running for 30 s"]
     assert describe("") == describe("cat: no such file") == ""
+
+
+CHECK = """
+from django.core.checks import register
+from django.db import connection
+
+@register()
+def boxes_are_closed(**_):
+    connection.cursor().execute("SELECT * FROM box_box")
+    return []
+"""
+
+
+@pytest.mark.parametrize("unchecked", [False, True])
+def test_migrations_run_before_checks_that_need_them(tmp_path, unchecked):
+    project, site = Project(tmp_path), Site(str(tmp_path))
+    project.write("0001_box", BOX)
+    (tmp_path / "box/models.py").write_text(CHECK)
+    (site.releases / "1").mkdir(parents=True)
+    write_file(site.releases / "1/release.json", json.dumps({"unchecked": unchecked}))
+    options = {"home": str(tmp_path), "manage": "", "release": "1", "back_to": None, "lock_timeout": "5s"}
+    arguments = Migrate(options).arguments
+    # SQLite has no timeout of locks.
+    call = f"import contextlib\nlock_timeout = contextlib.nullcontext\nmigrate({arguments!r}, None)"
+    program = compose_program(migrate_script, SETTINGS + call)
+    if unchecked:
+        project.run(program)
+        assert project.plan() == []
+    else:
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            project.run(program)
+        assert "no such table: box_box" in failed.value.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,16 @@ from types import SimpleNamespace
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.module_utils import build as build_module
-from ansible_collections.django_vps.stack.plugins.module_utils import disk_space, packages, sandbox, shared_folders, uv
+from ansible_collections.django_vps.stack.plugins.module_utils import (
+    disk_space,
+    packages,
+    project_scripts,
+    sandbox,
+    settings_check,
+    shared_folders,
+    static_files,
+    uv,
+)
 from ansible_collections.django_vps.stack.plugins.module_utils import site as site_utils
 from ansible_collections.django_vps.stack.plugins.module_utils.advice import find_advice
 from ansible_collections.django_vps.stack.plugins.module_utils.assets import list_hashed_assets
@@ -31,7 +40,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.locks import lock
 from ansible_collections.django_vps.stack.plugins.module_utils.mounts import is_shared
 from ansible_collections.django_vps.stack.plugins.module_utils.output import explain
 from ansible_collections.django_vps.stack.plugins.module_utils.packages import Packages
-from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import parse_answers
+from ansible_collections.django_vps.stack.plugins.module_utils.project_shell import compose_program, parse_answers
 from ansible_collections.django_vps.stack.plugins.module_utils.release_identity import compute_fingerprint, next_id
 from ansible_collections.django_vps.stack.plugins.module_utils.requirements import (
     find_requirements,
@@ -691,9 +700,12 @@ FINE = {
     "parts": {"PGHOST": "/run/postgresql", "PGDATABASE": "shop", "PGUSER": "me"},
     "collects": True,
     "static_url": "static/",
+    "static_root": "",
     "media_url": "/media/",
     "media_root": "",
     "stored": {},
+    "storages": {},
+    "scratch": {},
     "others": [],
     "kept": [],
 }
@@ -748,6 +760,45 @@ def test_settings_that_would_harm_are_refused(build, facts, finding):
     assert found.startswith(finding) or finding in found
 
 
+@pytest.mark.parametrize(
+    ("key", "finding", "warning"),
+    [
+        ("os.environ['SECRET_KEY']", "", ""),
+        ("get_random_secret_key()", "SECRET_KEY is another one at each start", ""),
+        ("'django-insecure-k$7d0x9q+5w(zr@8c^n3v!m2b=t6y_l4h1g&f)s#ajpeiu'", "and one that can be guessed", ""),
+        (f"'{'k$7d0x9q' * 8}'", "", "shop does not use the SECRET_KEY of its environment"),
+    ],
+)
+def test_weak_or_changing_secret_key_of_a_project_is_found(build, tmp_path, key, finding, warning):
+    write(
+        tmp_path,
+        "shop.py",
+        content=(
+            "import os\nfrom django.core.management.utils import get_random_secret_key\n"
+            f"SECRET_KEY = {key}\nALLOWED_HOSTS = ['shop.example.com']\nWSGI_APPLICATION = 'shop.wsgi.application'\n"
+        ),
+    )
+    write(
+        tmp_path,
+        "manage",
+        content=(
+            f"#!/bin/sh\nshift 2\ncd {tmp_path}\nexport SECRET_KEY={'of-the-site' * 6} DJANGO_SETTINGS_MODULE=shop\n"
+            f'exec {sys.executable} -m django "$@"\n'
+        ),
+    )
+    (tmp_path / "manage").chmod(0o755)
+    warnings = []
+    build.module, build.release, build.application = SimpleNamespace(warn=warnings.append), "a", ""
+    build.generated, build.options = "", {**build.options, "check_level": "ERROR", "environment": ""}
+    build.options["manage"] = str(tmp_path / "manage")
+    if finding:
+        with pytest.raises(StepError, match=finding):
+            build._examine()
+    else:
+        build._examine()
+        assert [line for line in warnings if "SECRET_KEY" in line] == ([warning] if warning else [])
+
+
 def test_persistent_connections_under_asgi_are_a_warning(build):
     applications = ("shop.wsgi:application", "shop.asgi:application")
     [warning] = [
@@ -760,11 +811,23 @@ def test_persistent_connections_under_asgi_are_a_warning(build):
 
 @pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])
 def test_static_url_must_match_the_project(build, url, fine):
-    assert (list(settings(build).wrong_url("STATIC_URL", url, "static_url")) == []) == fine
+    found = settings(build, static_url=url, static_root=str(build.static)).findings()
+    assert found == (
+        []
+        if fine
+        else [f"STATIC_URL is {url!r}, but the site serves '/static/'; set site_static_url: {url} and run site.yml"]
+    )
+
+
+def test_media_url_must_match_the_project(build):
+    [found] = settings(
+        build, static_root=str(build.static), media_url="files/", media_root=build.options["media"]
+    ).findings()
+    assert found.endswith("but the site serves '/media/'; set site_media_url: /files/ and run site.yml")
 
 
 def test_static_url_of_another_server_is_not_checked(build):
-    assert list(settings(build).wrong_url("STATIC_URL", "https://cdn.example.com/static/", "static_url")) == []
+    assert list(settings(build).wrong_url("STATIC_URL", "https://cdn.example.com/static/", "site_static_url")) == []
 
 
 @pytest.mark.parametrize(
@@ -860,6 +923,76 @@ def test_files_of_a_custom_storage_need_a_shared_folder(build, tmp_path, locatio
     findings = list(settings(build, stored={"shop.Invoice.pdf": location}).storage_findings())
     assert len(findings) == bool(advice)
     assert all(finding.startswith("shop.Invoice.pdf is kept in") and advice in finding for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "folder", "findings"),
+    [
+        ("storages", "STORAGES['private']", "{code}/private", 1),
+        ("storages", "STORAGES['private']", "/tmp/private", 1),
+        ("storages", "STORAGES['private']", "{media}/private", 0),
+        ("storages", "STORAGES['default']", "{code}", 0),
+        ("storages", "STORAGES['staticfiles']", "{code}/public", 0),
+        # Files of the source, which the project may read only.
+        ("storages", "STORAGES['books']", "{code}/books", 0),
+        ("scratch", "CACHES['pages']", "{code}/cache", 1),
+        ("scratch", "CACHES['pages']", "/var/cache/shop", 1),
+        ("scratch", "CACHES['pages']", "/var/tmp/pages", 0),
+        ("scratch", "CACHES['pages']", "/dev/shm/pages", 0),
+        ("scratch", "SESSION_FILE_PATH", "{code}/sessions", 1),
+        ("scratch", "SESSION_FILE_PATH", "{home}/shared/sessions", 0),
+    ],
+)
+def test_storages_caches_and_sessions_need_writable_folders(build, tmp_path, monkeypatch, kind, name, folder, findings):
+    # pytest has its folders in /tmp.
+    monkeypatch.setattr(settings_check, "TEMPORARY", settings_check.TEMPORARY[1:])
+    write(build.code, "books/1.txt")
+    folder = folder.format(media=build.options["media"], home=tmp_path, code=build.code)
+    checked = settings(build, static_root=str(build.code / "public"), **{kind: {name: folder}})
+    found = checked.findings()
+    assert len(found) == findings
+    assert all(finding.startswith(f"{name} is kept in {folder}, where the site may not write") for finding in found)
+    assert list(checked.warnings("shop.wsgi:application")) == []
+
+
+def test_caches_need_not_be_shared_by_several_hosts(build):
+    build.options["several"] = True
+    folders = {"scratch": {"CACHES['a']": "/tmp/a"}, "storages": {"STORAGES['b']": f"{build.options['media']}/b"}}
+    [finding] = settings(build, static_root=str(build.static), **folders).findings()
+    assert finding.startswith("STORAGES['b'] would be kept on the host that takes it")
+
+
+def ask_django(call: str, **options) -> list[dict]:
+    """Return what a script of the stack answers in a Django process with these settings."""
+    setup = (
+        f"import django, json\nfrom django.conf import settings\nsettings.configure(**{options!r})\ndjango.setup()\n"
+    )
+    program = compose_program(project_scripts.examine, f"{setup}answers = []\n{call}\nprint(json.dumps(answers))")
+    argv = [sys.executable, "-c", program]
+    return json.loads(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def test_folders_of_storages_caches_and_sessions_are_found(tmp_path):
+    in_files = "django.core.files.storage.FileSystemStorage"
+    [facts] = ask_django(
+        "answers.append(settings_of_release('shop.example.com'))",
+        MEDIA_ROOT=str(tmp_path),
+        STORAGES={
+            "default": {"BACKEND": in_files},
+            "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+            "private": {"BACKEND": in_files, "OPTIONS": {"location": "/srv/private"}},
+            "memory": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+            "broken": {"BACKEND": "storages.backends.s3.S3Storage"},
+        },
+        CACHES={
+            "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+            "pages": {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": "/srv/pages"},
+        },
+        SESSION_ENGINE="django.contrib.sessions.backends.file",
+        SESSION_FILE_PATH="/srv/sessions",
+    )
+    assert facts["storages"] == {"STORAGES['default']": str(tmp_path), "STORAGES['private']": "/srv/private"}
+    assert facts["scratch"] == {"CACHES['pages']": "/srv/pages", "SESSION_FILE_PATH": "/srv/sessions"}
 
 
 def test_file_field_without_media_root_is_a_warning(build):
@@ -1153,6 +1286,30 @@ def test_too_deeply_nested_build_fails_with_a_message(build, monkeypatch, error)
     assert not build.path.exists()
 
 
+@pytest.mark.parametrize("program", ["gzip", "brotli"])
+def test_full_disk_during_compression_is_reported(build, tmp_path, monkeypatch, program):
+    write(
+        tmp_path, "bin/brotli", content="#!/bin/sh\necho 'failed to write output: No space left on device' >&2\nexit 1"
+    )
+    (tmp_path / "bin/brotli").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    write(build.path, "static/site.css", content="a { color: teal }\n" * 100)
+    build.venv, build.packages = build.path / "venv", ""
+    (build.venv / "bin").mkdir(parents=True)
+    (build.venv / "bin/python").symlink_to(sys.executable)
+
+    # The kernel answers writes to this device as those to a full disk.
+    full = "import io\ndef open(path, mode):\n    return io.open('/dev/full' if mode == 'wb' else path, mode)\n"
+    if program == "gzip":
+        monkeypatch.setattr(static_files, "compose_program", lambda script, call: compose_program(script, full + call))
+    build.run_sandboxed = lambda step, *argv, **options: run(step, list(argv), **options)
+    monkeypatch.setattr(build, "_lay_out", lambda: static_files.compress_static_files(build))
+    with pytest.raises(StepError, match=r"^collectstatic: .*No space left on device") as failed:
+        build.run()
+    assert failed.value.advice.startswith("The disk is full")
+    assert not build.path.exists()
+
+
 def dry_run(home: Path, capsys, **more) -> dict:
     args = {"source": str(home), "home": str(home), "user": "shop", "manage": "/bin/true", "environment": "A=1"}
     args |= {"secret_key_file": str(home / "key"), "media": str(home), "host": "shop.example.com", "digest": "a"}
@@ -1243,7 +1400,7 @@ def test_cause_without_a_traceback_is_the_end_of_the_output():
         ("error: command 'gcc' failed: No such file or directory", "[build-essential, python3-dev]"),
         ("fatal error: Python.h: No such file\ngcc failed", "[build-essential, python3-dev]"),
         (
-            "Please make sure the libxml2 and libxslt development packages are installed. gcc",
+            "Error: Please make sure the libxml2 and libxslt development packages are installed.",
             "libxml2-dev, libxslt1-dev]",
         ),
         ("mysql_config not found", "[build-essential, python3-dev, default-libmysqlclient-dev, pkg-config]"),
@@ -1252,6 +1409,82 @@ def test_cause_without_a_traceback_is_the_end_of_the_output():
 )
 def test_compile_error_has_advice_on_missing_packages(said, packages):
     assert packages in find_advice(f"install: {said}")
+
+
+def test_command_whose_checks_miss_tables_has_advice():
+    cause = 'python manage.py bundle:\ndjango.db.utils.ProgrammingError: relation "tickets_ticket" does not exist'
+    assert "add --skip-checks to the command" in find_advice(f"build: {cause}")
+
+
+#: What uv 0.13.8 prints on a host without a compiler and without libpq.
+FAILED_BUILD = """Using Python 3.11.2 environment at: v
+Resolved 4 packages in 623ms
+   Building psycopg2-binary==2.9.3
+error: Failed to build `psycopg2-binary==2.9.3`
+  cause: The build backend returned an error
+  cause: Call to `setuptools.build_meta:__legacy__.get_requires_for_build_wheel` failed (exit status: 1)
+
+         [stdout]
+         running egg_info
+
+         [stderr]
+         Error: pg_config executable not found.
+
+         pg_config is required to build psycopg2 from source.  Please add the directory
+
+hint: Build failures usually indicate a problem with the package or the build environment
+"""
+WHEEL = """Using Python 3.11.2 environment at: v
+Resolved 1 package in 326ms
+Would download 1 package
+Would install 1 package
+ + psycopg2-binary==2.9.13
+"""
+NO_WHEEL = """error: No solution found when resolving dependencies
+  cause: Because all versions of psycopg2-binary have no usable wheels and you require psycopg2-binary, we can conclude
+hint: Wheels are required for `psycopg2-binary` because building from source is disabled for `psycopg2-binary`
+"""
+
+
+@pytest.mark.parametrize(
+    ("installer", "requirements", "answer", "advice"),
+    [
+        ("uv", "", WHEEL, "or require psycopg2-binary==2.9.13, which has a wheel."),
+        ("uv", "", NO_WHEEL, "or require psycopg[binary] or psycopg2-binary, which are compiled."),
+        # Another index has the package.
+        ("uv", "--extra-index-url https://example.com\n", "", ""),
+        ("pip", "", "", ""),
+    ],
+)
+def test_failed_compilation_names_a_version_with_a_wheel(build, install, installer, requirements, answer, advice):
+    asked = []
+
+    def run_sandboxed(step, *argv):
+        if "--dry-run" in argv:
+            asked.append(" ".join(argv))
+            if answer == NO_WHEEL:
+                raise StepError(step, answer, output=answer)
+            return answer
+        if "-r" in argv:
+            raise StepError(step, "\n".join(FAILED_BUILD.splitlines()[-9:]), output=FAILED_BUILD)
+        return ""
+
+    build.run_sandboxed = run_sandboxed
+    with pytest.raises(StepError) as failed:
+        install(installer, requirements__txt=f"{requirements}psycopg2-binary==2.9.3\n")
+    assert failed.value.advice.endswith(advice)
+    assert bool(failed.value.advice) is bool(asked) is bool(advice)
+    assert all(call.endswith("--dry-run --no-deps --only-binary psycopg2-binary psycopg2-binary") for call in asked)
+
+
+def test_advice_on_a_wheel_follows_what_the_index_has():
+    complaint = "install: error: command 'gcc' failed"
+    assert find_advice(complaint).endswith("or require a version that has a wheel.")
+    assert find_advice(complaint, "").endswith("and run site.yml.")
+    assert find_advice(complaint, "lxml==6.1.3").endswith("or require lxml==6.1.3, which has a wheel.")
+    distutils = "install: ModuleNotFoundError: No module named 'distutils'"
+    assert find_advice(distutils, "lxml==6.1.3") == "A package cannot be built: require lxml==6.1.3, which has a wheel."
+    assert find_advice(distutils, "") == find_advice(distutils)
 
 
 def test_psycopg2_build_error_has_advice_on_its_wheel():

@@ -7,6 +7,7 @@ import re
 import shlex
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -154,6 +155,13 @@ def test_manage_dumps_and_loads_and_reports_unreachable_files(legacy):
         said = legacy.host.run(f"legacy-manage dumpdata tickets {option}").stderr
         assert f"{option.removeprefix('--output=')} is out of its reach" in said
         assert "legacy-manage loaddata --format=json - < FILE" in said
+    quiet = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
+    connect = ["ssh", "-i", ROOT / ".cache/ssh/id_ed25519", *quiet, f"debian@{legacy.address}"]
+    for terminal in ("-T", "-tt"):
+        asked = "sudo legacy-manage shell -v 0 -c 'import sys; print(sys.stdin.isatty(), sys.stdout.isatty())'"
+        argv = [*connect, terminal, asked]
+        done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.stdout.split() == [str(terminal == "-tt")] * 2, done
 
 
 def test_url_with_a_dot_is_answered_by_the_project(legacy):
