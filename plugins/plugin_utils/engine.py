@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import NO_CHECK, Check
-from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, OPTIONAL, Case, Problem, Rule
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import (
+    GROUPS,
+    OPTIONAL,
+    Case,
+    Problem,
+    Rule,
+    shown_name,
+)
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_renamed
 from ansible_collections.django_vps.stack.plugins.plugin_utils.system_types import job_name
 from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import (
@@ -42,7 +49,7 @@ def judge(case: Case, cross_checks: Iterable[CrossCheck]) -> Iterator[Problem]:
         return
     anywhere = [host for group in GROUPS for host in case.groups.get(group, ())]
     for where, name in case.twice:
-        yield Problem(where, f"sets {name} twice, and the first value is lost", "write it once")
+        yield Problem(where, f"sets {shown_name(name, 'a name')} twice, and the first value is lost", "write it once")
     yield from check_limit(case)
     if anywhere and case.host not in anywhere:
         return
@@ -111,7 +118,7 @@ def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mappin
         near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
         misspelt.update(near)
         advice = f"write {near[0]}" if near else f"remove it; the names are {', '.join(options)}"
-        yield Problem(name, "has an unknown name", advice, key)
+        yield Problem(name, "has an unknown name", advice, shown_name(key, ...))
     for key, spec in options.items():
         check = checks.get(key, NO_CHECK)
         if key in entry:
@@ -127,11 +134,11 @@ def entry_name(entry: dict) -> str:
 
 
 def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
-    for key, value in pairs.items():
+    for index, (key, value) in enumerate(pairs.items(), 1):
         if refusal := wrong_kind(key, "str") or unclean(key):
             yield Problem(name, f"name in it: {refusal[0]}", refusal[1], key)
         elif refusal := rule(key, value):
-            yield Problem(f"{name}.{key}", *refusal, value)
+            yield Problem(f"{name}.{shown_name(key, index)}", *refusal, value)
 
 
 def meant(name: str, known: Iterable[str], closeness: float = 0.9) -> str:

@@ -54,7 +54,8 @@ FOREIGN_ENV = re.compile(
 DOMAIN = re.compile(
     r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9][a-z0-9-]{0,61}[a-z0-9]"
 )
-ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
+#: What can be an address, also a misspelled one, which is not looked up as a path and so not shown.
+ADDRESS = re.compile(r"[\s'\"]*([\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:)")
 
 ODD_DOMAINS = (
     (r"[\w+.-]+://.*", "got an address"),
@@ -126,7 +127,7 @@ def source(value: str) -> Refusal | None:
         return ("starts with a dash, so that git would read it as an option", "write an address, a folder or a .tar.gz")
     if not ADDRESS.match(value):
         return None
-    if re.match(r"(?!ssh://[^/:@]*@[^@]*\Z)[a-z+]+://.*@", value, re.IGNORECASE):
+    if re.match(r"[\s'\"]*(?!ssh://[^/:@]*@[^@]*\Z)([a-z+]+:/+|[^/@]*:).*@", value, re.IGNORECASE):
         return (
             "has credentials in the address, which are shown in process lists and .git/config",
             "remove them, and use an SSH key or a credential helper of git",

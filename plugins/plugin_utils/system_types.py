@@ -297,6 +297,8 @@ def repository(value: str) -> Refusal | None:
         return folder(value)
     if re.match(r"s3:(https?://)?[^/]+/?$", value):
         return "has no bucket", "write s3:https://HOST/BUCKET or s3:https://HOST/BUCKET/PATH"
+    if re.match(r"sftp:[^@]*:.*@[^/]*:", value):
+        return "has a password, which ssh does not accept", "remove it, and use a key: sftp:USER@HOST:PATH"
     if not RESTIC.fullmatch(value):
         return (
             "expected a folder on the host or an address of restic",

@@ -965,6 +965,19 @@ def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
         ("django_services", [{"name": "w", "command": "run\n--api-key geheim"}]),
         ("django_services", [{"name": "w", "command": "curl\n-H 'Authorization: Bearer geheim'"}]),
         ("django_source", "http://host/shop.git?token=geheim"),
+        *(
+            ("django_source", value)
+            for value in (
+                *(" https://me:geheim@host/shop", '"https://me:geheim@host/shop"', "https:/me:geheim@host/shop"),
+                *("me:geheim@host:shop.git", "x https://me:ge heim/geheim@host/shop", "/no/me:geheim@host"),
+            )
+        ),
+        ("backup_repository", "sftp:me:geheim@host:/shop"),
+        ("backup_repository", "x:me:geheim@host:/shop"),
+        ("django_env", {"TOKEN: geheim": "x"}),
+        ("django_files", {"TOKEN geheim": "x"}),
+        ("django_services", [{**SERVICE, "TOKEN: geheim": "x"}]),
+        ("site_sandbox", ["Environment: TOKEN: Basic geheim"]),
         ("django_version", "{{ vault_name }}"),
     ],
 )
@@ -972,6 +985,19 @@ def test_no_secret_is_repeated(name, value):
     found = refused({name: value, "vault_name": "geheim !"})
     assert found
     assert "geheim" not in "".join(found)
+
+
+def test_duplicate_secret_is_not_repeated():
+    (line,) = refused(twice=(("a.yml:1", "TOKEN: geheim"),))
+    assert line.startswith("a.yml:1: sets a name twice")
+
+
+def test_inventory_messages_have_no_control_characters():
+    (line,) = refused({"django_version": "\x1b[2Jx\x9b1m"})
+    (entry,) = refused({"django_services": [{**SERVICE, "\x1b[2J": "x"}]})
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line + entry)
+    (line,) = refused({"django_source": "/no/\x9b1mx"})
+    assert "/no/x does not exist" in line
 
 
 @pytest.mark.parametrize(
