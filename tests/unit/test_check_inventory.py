@@ -450,6 +450,26 @@ BAD = [
     ("-- media is home", "site_media_root", "/srv/shop", "write /srv/shop/media"),
     ("-- media is static", "site_media_root", "/srv/shop/static", "write /srv/shop/media"),
     ("-- secrets in media", "site_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
+    *(
+        ("-- home of a user", "site_home", folder, "is in the home of a user")
+        for folder in ("/home/ada", "/home/ada/x")
+    ),
+    *(
+        ("-- folders that meet", name, folder, what)
+        for name, folder, what in (
+            ("site_media_root", "/var/www/acme", "is inside site_acme_webroot"),
+            ("site_media_root", "/var/lib/django_vps", "is inside /var/lib/django_vps"),
+            ("site_media_root", "/var/lib/django_vps/guard", "is inside /var/lib/django_vps"),
+            ("site_home", "/var/lib/django_vps/shop", "is inside /var/lib/django_vps"),
+            ("site_config_dir", "/etc/django_vps/sites", "is inside /etc/django_vps"),
+            ("site_acme_webroot", "/srv/shop/acme", "is inside site_home"),
+            ("site_config_dir", "/srv/shop", "use a folder such as /etc/shop"),
+            ("site_config_dir", "/srv/shop/releases/etc", "is inside /srv/shop/releases"),
+            ("site_identity_dir", "/etc/shop", "is inside site_config_dir"),
+            ("site_identity_dir", "/srv/shop/media", "is inside site_media_root"),
+            ("site_media_root", "/srv/shop/current/x", "is inside /srv/shop/current, got"),
+        )
+    ),
     ("-- setting", "postgres_settings", {"hba_file": "/x"}, "remove it"),
     ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "remove it"),
     ("-- setting", "postgres_extensions", [{"name": "pg trgm"}], "pg_trgm"),
@@ -600,6 +620,41 @@ def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
     assert any(name in line and advice in line for line in found), found
     # One mistake is one line; the certificate of one's own has two halves.
     assert len(found) == 1 or name.startswith("letsencrypt_own"), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"site_config_dir": "/srv/conf", "site_media_root": "/srv/conf/media"},
+            "site_media_root: is inside site_config_dir, got '/srv/conf/media'. Fix: write /srv/shop/media",
+        ),
+        (
+            {"backup_repository": "/srv/sets", "site_media_root": "/srv/sets/media"},
+            "site_media_root: is inside backup_repository",
+        ),
+        ({"site_media_root": "/srv/a", "site_home": "/srv/a/shop"}, "site_home: is inside site_media_root"),
+        ({"site_config_dir": "/opt/a", "site_home": "/opt/a/shop"}, "site_home: is inside site_config_dir"),
+        (
+            {"site_certificate": "/srv/x/a/fullchain.pem", "site_certificate_key": "/srv/x/a/privkey.pem"}
+            | {"site_media_root": "/srv/x/a"},
+            "site_media_root: is inside site_certificate",
+        ),
+        ({"site_identity_dir": "/srv/a", "site_home": "/srv/a/shop"}, "site_home: is inside site_identity_dir"),
+        ({"site_name": "a", "site_media_root": "/srv/x", "site_home": "/srv/x/a"}, "site_home: is inside site_media"),
+        ({"site_acme_webroot": "/srv/shop/acme", "site_media_root": "/srv/shop/acme"}, "site_media_root: is inside"),
+    ],
+)
+def test_folders_of_a_site_that_meet_are_refused(changes, message):
+    (line,) = refused(changes)
+    assert line.startswith(message)
+
+
+def test_whole_path_of_the_socket_is_limited():
+    home = f"/srv/{'a' * 62}"
+    assert refused({"site_home": home}) == []
+    (line,) = refused({"site_home": home, "site_socket": "gunicorn-1.sock"})
+    assert line.startswith("site_home: expected at most 65 characters")
 
 
 def test_dns_hook_and_dns_plugin_exclude_each_other():
@@ -1036,6 +1091,9 @@ def test_inventory_messages_have_no_control_characters():
         {"site_media_root": "/data"},
         {"site_media_root": "/var/lib/django/media", "site_name": "rescue"},
         {"site_media_root": "/data/lib"},
+        {"site_home": "/opt/home/shop", "site_config_dir": "/opt/home/shop/etc", "site_socket": "a" * 31},
+        {"site_certificate": "/srv/shop/tls/fullchain.pem", "site_certificate_key": "/srv/shop/tls/privkey.pem"},
+        {"backup_repository": "/srv/sets/shop", "site_acme_webroot": "/var/www/challenges"},
         {"site_media_root": "/home/shop/media"},
         {"site_media_root": "/mnt/uploads", "django_env": {"X": "a" * 100_000}},
         {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
