@@ -70,8 +70,11 @@ class Case:
     typed: frozenset[str] = frozenset()
     #: Inventories from the command line that do not exist.
     missing: tuple[str, ...] = ()
-    #: Names of files and folders in group_vars.
+    #: Variables from the command line that the playbook reads itself; None where the playbook is not known.
+    reads: frozenset[str] | None = None
+    #: Names of files and folders in group_vars and host_vars.
     group_files: frozenset[str] = frozenset()
+    host_files: frozenset[str] = frozenset()
     #: Places in files of the inventory that set a name twice, each with the name.
     twice: tuple[tuple[str, str], ...] = ()
     #: Whether the run deploys a release; otherwise the source can be missing, such as for an urgent rollback.

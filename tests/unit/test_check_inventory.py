@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.action.check_inventory import CROSS_CHECKS
 from ansible_collections.django_vps.stack.plugins.plugin_utils import role_specs
@@ -933,6 +934,10 @@ def test_a_service_and_a_timer_do_not_share_a_name():
         ("djano_env", "django_env"),
         ("relase", "release"),
         ("maintainance", "maintenance"),
+        ("jdango_env", "django_env"),
+        ("gninx_http3", "nginx_http3"),
+        ("ite_name", "site_name"),
+        ("elease", "release"),
     ],
 )
 def test_name_that_is_nearly_a_variable_is_refused(name, meant):
@@ -944,11 +949,59 @@ def test_name_that_is_nearly_a_variable_is_refused(name, meant):
     "name",
     [
         *("vault_django_secret_key", "mysite_name", "vault_site_name", "old_django_env", "domain", "node_version"),
-        *("django", "site", "hosts", "releases", "_site_name", "release_1"),
+        *("django", "site", "hosts", "releases", "_site_name", "release_1", "site2_name", "kcab", "shot", "best_name"),
     ],
 )
 def test_name_of_a_user_variable_is_accepted(name):
     assert refused({name: "x"}) == []
+    assert refused({name: "x"}, typed=frozenset([name]), reads=frozenset()) == []
+
+
+@pytest.mark.parametrize(
+    ("reads", "name", "meant"),
+    [
+        (["release"], "release_id", "write release"),
+        (["release"], "to", "write release"),
+        (["release"], "restore_to", "write release"),
+        ([], "release", "remove it; nothing in this run reads it"),
+        (["restore"], "release", "write restore"),
+        (["host"], "target_host", "write host"),
+        (["restore_to", "restore_over"], "set_to_restore", "write restore_to"),
+        (["restore_to", "restore_over"], "restore", "write restore_to"),
+    ],
+)
+def test_variable_of_another_playbook_is_refused(reads, name, meant):
+    (line,) = refused({name: "x"}, typed=frozenset([name]), reads=frozenset(reads))
+    assert line == f"{name}: is not a variable of this playbook. Fix: {meant}"
+
+
+@pytest.mark.parametrize(
+    ("reads", "typed"),
+    [
+        (["release"], {"release": "x"}),
+        (["release"], {"release": "x", "release_notes": "y"}),
+        (["release"], {"ansible_user": "x", "_to": "x", "django_version": "v1"}),
+        ([], {"release_notes": "x", "ticket": "x", "restore_point_name": "x"}),
+        (["restore_to", "restore_over"], {"restore_to": "latest", "restorer": "ada", "who": "x"}),
+    ],
+)
+def test_variable_that_no_playbook_reads_is_accepted(reads, typed):
+    assert refused(typed, typed=frozenset(typed), reads=frozenset(reads)) == []
+
+
+def test_typed_variable_that_the_inventory_uses_is_accepted():
+    changes = {"host": "vps1", "release_id": "v1", "ansible_host": "{{ host }}", "django_version": "{{ release_id }}"}
+    options = {"typed": frozenset(["host", "release_id"]), "reads": frozenset(["release"])}
+    assert refused(changes, **options) == []
+
+
+def test_playbook_names_each_variable_that_it_reads():
+    for playbook in ROOT.glob("playbooks/*.yml"):
+        text = playbook.read_text()
+        used = set(re.findall(r"\b(\w+) \| default\(", text)) & OF_PLAYBOOKS
+        assert used <= set(re.findall(r"\w+", "".join(re.findall(r"__reads: \[(.*)\]", text)))), playbook
+        # Parts of other playbooks do not check the inventory.
+        assert ("__reads: [" in text) == ("playbook: check_inventory.yml" in text), playbook
 
 
 def test_variables_in_documented_commands_are_known():
@@ -977,6 +1030,26 @@ def test_variables_in_documented_commands_are_known():
 def test_misspelt_group_is_refused(groups, files, line):
     (found,) = refused(groups={**GROUPS, **groups}, group_files=frozenset(files))
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "file", "meant"),
+    [
+        (["vps1", "shop-prod"], "shop-prd", "shop-prod"),
+        (["vps1", "shop.example.com"], "shpo.example.com", "shop.example.com"),
+        (["vps1", "shop_prod"], "shop-prod", "shop_prod"),
+        (["vps1", "shop-a"], "shop-b", ""),
+        (["vps1", "a.example.com"], "b.example.com", ""),
+        (["vps1", "shop.example.com"], "shops.example.com", ""),
+        (["vps1"], "vps2", ""),
+        (["vps1", "web"], "vps1.example.com", ""),
+    ],
+)
+def test_misspelt_host_is_refused(hosts, file, meant):
+    found = refused(groups={**GROUPS, "all": hosts}, host_files=frozenset([file]), run=["vps1"])
+    what = "belongs to a host that does not exist, so nothing reads it"
+    assert found == [f"host_vars/{file}: {what}. Fix: write {meant}"] * bool(meant)
+    assert refused(groups={**GROUPS, "all": hosts}, host_files=frozenset([file, *hosts]), run=["vps1"]) == []
 
 
 def test_groups_of_the_user_are_accepted():
@@ -1344,6 +1417,16 @@ def test_inventory_without_hosts_ends_the_run(tmp_path, name, playbook):
     )
 
 
+@pytest.mark.parametrize(
+    ("playbook", "refused"), [("django_vps.stack.deploy", True), ("playbooks/rollback.yml", True), ("own.yml", False)]
+)
+def test_variable_of_another_playbook_ends_the_run(tmp_path, playbook, refused):
+    (tmp_path / "own.yml").write_text("- import_playbook: django_vps.stack.check_inventory\n  vars: {__reads: []}\n")
+    run = f"{tmp_path}/own.yml" if playbook == "own.yml" else playbook
+    done = play(tmp_path, GOOD, "-e", "maintenance=on", playbook=run)
+    assert ("\nmaintenance: is not a variable of this playbook. Fix: " in done.stdout + done.stderr) == refused
+
+
 def test_missing_inventory_beside_another_ends_the_run(tmp_path):
     write(tmp_path, {"hosts.yml": "all: {hosts: {vps1: {}}}"})
     done = run_playbook("playbooks/status.yml", tmp_path / "hosts.yml", "-i", tmp_path / "nowhere")
@@ -1362,19 +1445,31 @@ def test_folder_of_an_inventory_may_hold_other_files(tmp_path):
 
 
 def test_duplicate_name_is_refused_with_any_configuration(tmp_path):
+    vault = VaultLib([("default", VaultSecret(b"x"))])
     write(
         tmp_path,
         {
             "hosts.yml": "all:\n  vars:\n    site_name: a\n    site_name: b\n  hosts: {vps1: {}}\n",
             "group_vars/all/main.yml": "a: &a {b: 1}\nc:\n  - {<<: *a, d: 1, d: 2}\n",
             "host_vars/vps1.yml": "key: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3363\nkey: x\n",
+            "group_vars/web/extra": "e: 1\ne: 2\n",
+            "group_vars/web/.hidden.yml": "e: 1\ne: 2\n",
+            "group_vars/web/old.yml~": "e: 1\ne: 2\n",
+            "group_vars/web/secrets.yml": vault.encrypt(b"s: 1\ns: 2\n").decode(),
+            "password": "x",
+            "given.yml": "g: 1\ng: 2\n",
             "ansible.cfg": OTHER_CONFIGURATION,
         },
     )
-    done = run_playbook("django_vps.stack.site", tmp_path / "hosts.yml", ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"))
+    options = ("--vault-password-file", tmp_path / "password", "-e", f"@{tmp_path}/given.yml")
+    own = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    done = run_playbook("django_vps.stack.site", tmp_path / "hosts.yml", *options, **own)
     assert done.returncode != 0
-    for where in ("hosts.yml:4: sets site_name", "group_vars/all/main.yml:3: sets d", "host_vars/vps1.yml:4: sets key"):
-        assert f"{tmp_path}/{where} twice, and the first value is lost. Fix: write it once" in done.stdout + done.stderr
+    said = re.findall(rf"^{tmp_path}/(.*) twice, and the first value is lost\. Fix: write it once$", done.stdout, re.M)
+    assert said == [
+        *("hosts.yml:4: sets site_name", "given.yml:2: sets g", "group_vars/all/main.yml:3: sets d"),
+        *("group_vars/web/extra:2: sets e", "group_vars/web/secrets.yml:2: sets s", "host_vars/vps1.yml:4: sets key"),
+    ]
     done = run_playbook("site.yml", tmp_path / "hosts.yml")
     assert done.returncode != 0
     assert "Found duplicate mapping key" in done.stdout + done.stderr
