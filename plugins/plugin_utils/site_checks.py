@@ -9,6 +9,7 @@ import posixpath
 from collections.abc import Iterator
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file, domains
+from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ENVIRONMENT, size_of
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
     headers_of_nginx,
     names_of,
@@ -78,6 +79,16 @@ def check_connections(case: Case) -> Iterator[Problem]:
         f"and the site can have {int(limit) - reserved} of the {limit} of PostgreSQL",
         f"reduce them, or set max_connections: {wanted + reserved} in postgres_settings",
     )
+
+
+def check_environment(case: Case) -> Iterator[Problem]:
+    """Check the sum of the variables, which a build has all at once."""
+    dictionaries = [case.values.get(name, {}) for name in ("django_env", "django_build_environment")]
+    keys = dict.fromkeys(("SECRET_KEY", "DJANGO_SECRET_KEY"), case.values.get("django_secret_key", ""))
+    size = sum(size_of(key, value) for each in (*dictionaries, keys) for key, value in each.items())
+    if size > ENVIRONMENT:
+        what = f"has {size // 1024} KiB with django_build_environment, and all variables can have {ENVIRONMENT // 1024}"
+        yield Problem("django_env", what, "put large values into files with django_files")
 
 
 def check_job_names(case: Case) -> Iterator[Problem]:
@@ -224,6 +235,7 @@ CHECKS = (
     check_login,
     check_database_role,
     check_connections,
+    check_environment,
     check_job_names,
     check_url_paths,
     check_folders,

@@ -285,6 +285,13 @@ BAD = [
         "expected at most 67 characters, because sockets are created below it",
     ),
     ("12 long variable", "django_env", {"X": "a" * 200_000}, "django_env.X: has 195 KiB, and a variable can have 128"),
+    (
+        "12 long variables",
+        "django_env",
+        {f"X{number}": "a" * 100_000 for number in range(30)},
+        "has 2929 KiB with django_build_environment, and all variables can have 1920",
+    ),
+    ("32 long key", "django_secret_key", KEY * 4000, "has 203 KiB, and a variable can have 128"),
     *(
         ("uploads of others", "site_media_root", folder, "belongs to another program")
         for folder in (
@@ -649,6 +656,13 @@ def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
 def test_folders_of_a_site_that_meet_are_refused(changes, message):
     (line,) = refused(changes)
     assert line.startswith(message)
+
+
+def test_variables_of_a_build_are_limited_together():
+    ten = {f"X{number}": "a" * 100_000 for number in range(10)}
+    assert refused({"django_env": ten}) == []
+    (line,) = refused({"django_env": ten, "django_build_environment": {f"B{name}": "b" * 100_000 for name in ten}})
+    assert line.startswith("django_env: has 1953 KiB")
 
 
 def test_whole_path_of_the_socket_is_limited():
