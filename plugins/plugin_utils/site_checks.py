@@ -16,6 +16,8 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import
     reserved_connections,
 )
 
+#: Ends of the names of units that the roles backup and letsencrypt write.
+UNITS = ("backup", "backup-drill", "backup-failed", "certificate", "certificate-share")
 #: Most bytes of a path to a socket (unix(7)).
 SOCKET_PATH = 107
 #: Folders of a site, each with what to do about one that meets another.
@@ -89,6 +91,14 @@ def check_environment(case: Case) -> Iterator[Problem]:
     if size > ENVIRONMENT:
         what = f"has {size // 1024} KiB with django_build_environment, and all variables can have {ENVIRONMENT // 1024}"
         yield Problem("django_env", what, "put large values into files with django_files")
+
+
+def check_service(case: Case) -> Iterator[Problem]:
+    service = case.values.get("site_service")
+    sites = [values.get("site_name") for values in (case.values, *case.neighbours.values())]
+    if service in [f"{site}-{unit}" for site in sites for unit in UNITS]:
+        advice = f"use another name, such as {case.values.get('site_name', 'shop')}-gunicorn"
+        yield Problem("site_service", "is a unit of the stack", advice, service)
 
 
 def check_job_names(case: Case) -> Iterator[Problem]:
@@ -236,6 +246,7 @@ CHECKS = (
     check_database_role,
     check_connections,
     check_environment,
+    check_service,
     check_job_names,
     check_url_paths,
     check_folders,

@@ -29,6 +29,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import
     read_wiring,
     roles,
 )
+from ansible_collections.django_vps.stack.plugins.plugin_utils.site_checks import UNITS
 from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import settle
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -304,6 +305,7 @@ BAD = [
         )
     ),
     *(("unit of the system", "site_service", name, "use another name") for name in ("user", "getty", "ssh")),
+    *(("unit of the stack", "site_service", f"shop-{name}", "such as shop-gunicorn") for name in UNITS),
     *(("port of others", "host_ssh_ports", [22, port], "has a port of the group") for port in (80, 443, 5432)),
     ("secret by a pattern", "django_source_includes", ["../.env"], "expected a file inside the source"),
     ("a shared folder outside", "django_shared_paths", ["../x"], "expected a folder inside the source"),
@@ -851,6 +853,17 @@ def test_hosts_of_a_site_need_the_same_values(name, value):
 def test_deploy_user_must_be_unique_and_on_all_hosts(variables, more, what):
     found = refused({"deployer_keys": [PUBLIC], **variables}, **more)
     assert any(line.startswith("deployer_keys: ") and what in line for line in found)
+
+
+def test_unit_of_another_site_is_refused():
+    (line,) = refused({"site_service": "blog-backup"}, neighbours={"vps1-blog": NEIGHBOUR})
+    assert line.startswith("site_service: is a unit of the stack, got 'blog-backup'. Fix: use another name")
+
+
+def test_units_of_the_stack_are_those_of_its_roles():
+    texts = [(ROOT / f"roles/{role}/vars/main.yml").read_text() for role in ("backup", "letsencrypt")]
+    names = re.findall(r'^__\w+: "\{\{ site_name \}\}-([a-z-]+)(?:@\.service)?"$', "".join(texts), re.MULTILINE)
+    assert sorted(names) == sorted(UNITS)
 
 
 def test_two_different_sites_can_share_an_address():
