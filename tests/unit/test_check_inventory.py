@@ -1132,7 +1132,8 @@ def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
         ("django_env", {"TOKEN: geheim": "x"}),
         ("django_files", {"TOKEN geheim": "x"}),
         ("django_services", [{**SERVICE, "TOKEN: geheim": "x"}]),
-        ("site_sandbox", ["Environment: TOKEN: Basic geheim"]),
+        ("site_sandbox", ["Environment: TOKEN: geheim"]),
+        ("site_sandbox", ["Environment: AUTH: Basic geheim"]),
         ("django_version", "{{ vault_name }}"),
     ],
 )
