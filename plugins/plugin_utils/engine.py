@@ -153,7 +153,7 @@ def meant(name: str, known: Iterable[str], closeness: float = 0.9) -> str:
     # Names that differ in their digits are different things, not misspellings.
     near = [each for each in near if re.sub(r"\d", "", each) != re.sub(r"\d", "", plain) or each == plain]
     # Another first letter is often another word, so the rest must be the same.
-    begins = [each for each in near if each[0] == plain[0]]
+    begins = [each for each in near if each[:1] == plain[:1]]
     swapped = [each for each in near if sorted(each) == sorted(plain) and (each in begins or len(each) > 4)]
     added = [each for each in near if abs(len(each) - len(plain)) <= 1]
     found = swapped or difflib.get_close_matches(plain, begins, 1, closeness)
