@@ -27,9 +27,9 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils import (
 from ansible_collections.django_vps.stack.plugins.plugin_utils.engine import problems
 from ansible_collections.django_vps.stack.plugins.plugin_utils.host_checks import AGREED, FOLDERS, HOST_WIDE, ONE_SITE
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, Case
-from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_specs, read_wiring
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import COLLECTION, read_specs, read_wiring
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source_checks import check_found
-from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import said_twice, settle, variable_files
+from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import names_of_files, said_twice, settle
 
 CROSS_CHECKS = (*source_checks.CHECKS, *site_checks.CHECKS, *certificate_checks.CHECKS, *host_checks.CHECKS)
 
@@ -43,12 +43,15 @@ class ActionModule(ActionBase):
         spec = {
             "groups": {"type": "list", "elements": "str", "default": list(GROUPS)},
             "deploys": {"type": "bool", "default": True},
+            "reads": {"type": "list", "elements": "str"},
             "source": {"type": "path"},
             "python": {"type": "str", "default": ""},
         }
         _result, arguments = self.validate_argument_spec(spec)
         case = self.case(task_vars or {})
         case.deploys, case.needs = arguments["deploys"], frozenset(arguments["groups"])
+        if arguments["reads"] is not None and self.is_own_playbook(task_vars):
+            case.reads = frozenset(arguments["reads"])
         if arguments["source"]:
             where = "source"
             path = self.find_source(arguments["source"])
@@ -67,6 +70,7 @@ class ActionModule(ActionBase):
         values, failed = settle(self._templar, variables, specs)
         # An argument with a comma is a list of hosts, not a file.
         sources = tuple(source for source in context.CLIARGS["inventory"] if "," not in source)
+        given = [self._loader.path_dwim(each[1:]) for each in context.CLIARGS["extra_vars"] if each.startswith("@")]
         return Case(
             host=variables["inventory_hostname"],
             specs=specs,
@@ -77,9 +81,10 @@ class ActionModule(ActionBase):
             bound=read_wiring(specs),
             run=variables["ansible_play_hosts_all"],
             typed=frozenset(load_extra_vars(self._loader)),
-            group_files=frozenset(path.stem for path in variable_files(*self.folders(variables), kinds=["group_vars"])),
+            group_files=names_of_files(*self.folders(variables), kind="group_vars"),
+            host_files=names_of_files(*self.folders(variables), kind="host_vars"),
             missing=tuple(source for source in sources if not os.path.exists(source)),
-            twice=said_twice(sources, *self.folders(variables)),
+            twice=said_twice(self._loader.get_text_file_contents, (*sources, *given), *self.folders(variables)),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
             site_members=dict(self.site_members(variables, specs)),
@@ -87,6 +92,14 @@ class ActionModule(ActionBase):
             find_file=self.find_file,
             read_file=self.read_file,
         )
+
+    @staticmethod
+    def is_own_playbook(variables: dict[str, Any]) -> bool:
+        """Return whether one playbook of the collection runs; one of the user can import several."""
+        first, *others = context.CLIARGS["args"]
+        ours = {path.resolve() for path in (*COLLECTION.glob("playbooks/*.yml"), COLLECTION / "site.yml")}
+        run = Path(variables["playbook_dir"], f"{Path(first.removeprefix('django_vps.stack.')).stem}.yml")
+        return not others and run.resolve() in ours
 
     @staticmethod
     def folders(variables: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import make_printable
 from ansible_collections.django_vps.stack.plugins.plugin_utils.private_files import shorten
 from ansible_collections.django_vps.stack.plugins.plugin_utils.source import UNREADABLE, pack, untranslated
 
@@ -37,7 +38,9 @@ class ActionModule(ActionBase):
                 packed = pack(path, archive, self._task.args.get("files") or {}, self._task.args.get("includes") or [])
             except UNREADABLE as error:
                 where = getattr(error, "filename", None) or path
-                raise AnsibleActionFail(f"source: {where}: {getattr(error, 'strerror', None) or error}") from error
+                said = f"source: {where}: {getattr(error, 'strerror', None) or error}"
+                # Ansible would repeat the text of a cause.
+                raise AnsibleActionFail(make_printable(said)) from None
             arguments = {**self._task.args, "source": str(path), "digest": packed.digest}
             # The packed source contains them.
             for name in ("files", "includes"):
@@ -51,14 +54,14 @@ class ActionModule(ActionBase):
             commands = [*(arguments.get("before_collectstatic") or ()), *(arguments.get("after_collectstatic") or ())]
             if result.get("changed") and (lacking := untranslated(packed.names, commands)):
                 self._display.warning(
-                    f"{shorten(lacking, 5)}: there is no .mo beside it, so visitors do not see that translation;"
-                    " write django_build: {before_collectstatic: [python manage.py compilemessages]} and"
+                    f"{make_printable(shorten(lacking, 5))}: there is no .mo beside it, so visitors do not see that"
+                    " translation; write django_build: {before_collectstatic: [python manage.py compilemessages]} and"
                     " django_system_packages: [gettext]"
                 )
             if result.get("changed") and packed.kept_back:
                 self._display.warning(
-                    f"{shorten(packed.kept_back)}: kept back, as they look like secrets, dumps or caches and git does"
-                    " not track them; what the project needs goes into django_source_includes"
+                    f"{make_printable(shorten(packed.kept_back))}: kept back, as they look like secrets, dumps or caches"
+                    " and git does not track them; what the project needs goes into django_source_includes"
                 )
             if result.get("changed") and not small and not self._task.check_mode:
                 archive.flush()

@@ -93,6 +93,7 @@ ansible_facts:
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import time
@@ -106,6 +107,9 @@ SSH_SOCKETS = ("ssh.socket", "sshd.socket", "dropbear.socket")
 #: A file of the role nginx; if it exists, other sites in the folders below belong to the role or are there on purpose.
 OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
 NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
+#: Files of the role valkey for the units of its instances, and the folder of their configurations.
+OWN_VALKEY = (Path("/etc/systemd/system"), "*-server@*.service.d/django_vps.conf")
+CONFIGURATIONS = Path("/etc")
 #: Where Debian's PostgreSQL keeps its data.
 DATA = Path("/var/lib/postgresql")
 #: Prints the version of the Python with which releases run; Ansible can use another one. module_utils/python.py has the
@@ -146,6 +150,14 @@ def foreign_nginx_sites() -> list[str]:
         return []
     found = (path for folder in NGINX_SITES if folder.is_dir() for path in sorted(folder.iterdir()))
     return [str(path) for path in found if path.name != "default"]
+
+
+def valkey_ports() -> list[str]:
+    """Return the ports of the instances of Valkey or Redis that belong to sites."""
+    units, pattern = OWN_VALKEY
+    names = [path.parent.name.removesuffix(".service.d").split("-server@", 1) for path in units.glob(pattern)]
+    texts = [text_of(CONFIGURATIONS / program / f"{program}-{site}.conf") for program, site in names]
+    return re.findall(r"^(?:tls-)?port (\d+)$", "\n".join(texts), re.MULTILINE)
 
 
 def has_ipv6() -> bool:
@@ -221,6 +233,7 @@ def main() -> None:
         listening=lines_of("ss", "-Hltnp"),
         ssh_sockets=ssh_sockets(),
         nginx_sites=foreign_nginx_sites(),
+        valkey_ports=valkey_ports(),
     )
 
 

@@ -26,6 +26,13 @@ options:
     description: Whether the run deploys a release. If not, the source is not checked.
     type: bool
     default: true
+  reads:
+    description:
+      - Variables that the playbook itself reads from the command line. Others from the command line that belong to
+        another playbook, or whose names have a word of these, are refused, unless an expression of the inventory uses
+        them. Without this option, none is.
+    type: list
+    elements: str
   source:
     description: >-
       Path of the source on the controller, such as that of the one that was fetched from the address in

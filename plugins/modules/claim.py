@@ -11,8 +11,9 @@ description:
   - The controller compares the sites of one inventory. Only the host knows the sites of other inventories, and the
     files of users and packages.
   - Keeps one file for each site in C(/etc/django_vps/sites), and refuses values that the file of another site contains.
-  - Values that this site has not claimed yet must be free on the host. The module refuses a folder with other files, an
-    account with a login shell, a unit of the system, a database of another role, and a name that nginx serves already.
+  - Values that this site has not claimed yet must be free on the host. The module refuses a folder of another user or
+    with other files, an account with a login shell, a unit of the system, a database of another role, and a name that
+    nginx serves already or that a wildcard of another site includes.
   - Changes nothing when it refuses a value.
 options:
   site:
@@ -112,6 +113,14 @@ OWN = {
     ),
     "site_media_root": (set(), set()),
 }
+#: Variables whose values are compared with each other; those of all others only with the same variable.
+FOLDERS = (*OWN, "backup_repository")
+PORTS = ("valkey_port", "letsencrypt_share_port")
+USERS = ("site_user", "deployer_keys")
+#: Sites can have the same administrators, but not the user of a site as one.
+COMPARED = {name: names for names in (FOLDERS, PORTS, USERS) for name in names} | {"host_admins": USERS}
+#: The user that owns what the stack creates before a site has a user.
+ROOT = 0
 
 
 class Claim:
@@ -137,7 +146,9 @@ class Claim:
             theirs = read(path)
             for name, values in self.claims.items():
                 for value in values:
-                    if taken := next((other for other in may_meet(name, theirs) if overlap(name, value, other)), ""):
+                    is_new = value not in self.known.get(name, ())
+                    others = may_meet(name, theirs)
+                    if taken := next((other for other in others if overlap(name, value, other, is_new)), ""):
                         what = "belongs to" if taken == value else f"overlaps with {taken} of"
                         yield (
                             f"{name}: {value} {what} site {path.stem}. Fix: choose another value, or remove {path}"
@@ -174,16 +185,25 @@ class Claim:
             # A user with this home directory has files such as .profile.
             found = {entry for entry in found if not entry.startswith(".")}
         marks, allowed = OWN[name]
-        if not found or marks & found or not found - allowed:
-            return ""
-        few = ", ".join(sorted(found)[:3])
-        return f"exists and contains other files ({few}). {fix}"
+        if found - allowed and not marks & found:
+            few = ", ".join(sorted(found)[:3])
+            return f"exists and contains other files ({few}). {fix}"
+        owner = path.stat().st_uid
+        if (account := account_of(owner)) and owner not in (ROOT, *self.uids()):
+            return f"belongs to the user {account}. Fix: choose another folder, or run chown root: {value} on the host"
+        return ""
 
     def is_own_media(self, path: Path) -> bool:
-        """Return whether the folder is in the site's home, a mount, shared by app hosts, or owned by its user."""
+        """Return whether the folder is in the site's home, shared by app hosts, of its user, or a disk of another host.
+
+        The users of another host usually have no account here.
+        """
         in_home = any(path.is_relative_to(home) for home in self.claims.get("site_home", ()))
-        uids = [pwd.getpwnam(user).pw_uid for user in self.claims.get("site_user", ()) if exists(user)]
-        return in_home or path.is_mount() or is_shared(str(path)) or path.stat().st_uid in uids
+        owner = path.stat().st_uid
+        return in_home or is_shared(str(path)) or owner in self.uids() or (path.is_mount() and not account_of(owner))
+
+    def uids(self) -> list[int]:
+        return [pwd.getpwnam(user).pw_uid for user in self.claims.get("site_user", ()) if exists(user)]
 
     def domain(self, _name: str, value: str) -> str:
         for path in sorted(path for folder, pattern in NGINX.items() for path in folder.glob(pattern)):
@@ -260,15 +280,25 @@ def exists(user: str) -> bool:
     return True
 
 
+def account_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
 def may_meet(name: str, theirs: dict[str, list[str]]) -> list[str]:
-    """Return the values of another site to compare with: for a folder all its folders, else those of the variable."""
-    return [value for other in (OWN if name in OWN else (name,)) for value in theirs.get(other, ())]
+    """Return the values of another site to compare with."""
+    return [value for other in COMPARED.get(name, (name,)) for value in theirs.get(other, ())]
 
 
-def overlap(name: str, value: str, other: str) -> bool:
-    if name not in OWN:
-        return value == other
-    return f"{value}/".startswith(f"{other}/") or f"{other}/".startswith(f"{value}/")
+def overlap(name: str, value: str, other: str, is_new: bool) -> bool:
+    if name in FOLDERS:
+        return f"{value}/".startswith(f"{other}/") or f"{other}/".startswith(f"{value}/")
+    # nginx prefers a name to a wildcard, and the longer of two wildcards: the other site would lose these visitors.
+    if is_new and name == "site_domains" and other.startswith("*."):
+        return value == other or value.removeprefix("*.").endswith(other[1:])
+    return value == other
 
 
 def main() -> None:

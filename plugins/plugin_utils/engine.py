@@ -10,8 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.checks import NO_CHECK, Check
-from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import GROUPS, OPTIONAL, Case, Problem, Rule
-from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_renamed
+from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import (
+    GROUPS,
+    OPTIONAL,
+    Case,
+    Problem,
+    Rule,
+    leaves,
+    shown_name,
+)
+from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import read_own_variables, read_renamed
 from ansible_collections.django_vps.stack.plugins.plugin_utils.system_types import job_name
 from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types import (
     unclean,
@@ -23,7 +31,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.value_types impor
 #: Variables for one run on the command line, such as -e name=true, whose values are strings.
 TYPED = words("django_force_release django_allow_breaking_migrations backup_before_migrations")
 #: Variables of the playbooks themselves that come from the command line.
-OF_PLAYBOOKS = words("back release host maintenance restore restore_to restore_over restore_beside restore_unsaved")
+OF_PLAYBOOKS = read_own_variables()
 
 #: Checks several variables of a host together.
 CrossCheck = Callable[[Case], Iterator[Problem]]
@@ -42,7 +50,7 @@ def judge(case: Case, cross_checks: Iterable[CrossCheck]) -> Iterator[Problem]:
         return
     anywhere = [host for group in GROUPS for host in case.groups.get(group, ())]
     for where, name in case.twice:
-        yield Problem(where, f"sets {name} twice, and the first value is lost", "write it once")
+        yield Problem(where, f"sets {shown_name(name, 'a name')} twice, and the first value is lost", "write it once")
     yield from check_limit(case)
     if anywhere and case.host not in anywhere:
         return
@@ -111,7 +119,7 @@ def judge_entry(name: str, entry: dict, options: dict[str, dict], checks: Mappin
         near = difflib.get_close_matches(str(key), options.keys() - entry.keys(), 1)
         misspelt.update(near)
         advice = f"write {near[0]}" if near else f"remove it; the names are {', '.join(options)}"
-        yield Problem(name, "has an unknown name", advice, key)
+        yield Problem(name, "has an unknown name", advice, shown_name(key, ...))
     for key, spec in options.items():
         check = checks.get(key, NO_CHECK)
         if key in entry:
@@ -127,21 +135,29 @@ def entry_name(entry: dict) -> str:
 
 
 def judge_dict(name: str, pairs: dict, rule: Rule) -> Iterator[Problem]:
-    for key, value in pairs.items():
+    for index, (key, value) in enumerate(pairs.items(), 1):
         if refusal := wrong_kind(key, "str") or unclean(key):
             yield Problem(name, f"name in it: {refusal[0]}", refusal[1], key)
         elif refusal := rule(key, value):
-            yield Problem(f"{name}.{key}", *refusal, value)
+            yield Problem(f"{name}.{shown_name(key, index)}", *refusal, value)
+
+
+def simple(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def meant(name: str, known: Iterable[str], closeness: float = 0.9) -> str:
     """Return the known name of which this one is a misspelling; empty if there is none."""
-    plain = name.lower().replace("-", "_")
-    near = [each for each in known if each[0] == plain[0] and abs(len(each) - len(plain)) <= 2]
+    plain, names = simple(name), {simple(each): each for each in known}
+    near = [each for each in names if abs(len(each) - len(plain)) <= 2]
     # Names that differ in their digits are different things, not misspellings.
     near = [each for each in near if re.sub(r"\d", "", each) != re.sub(r"\d", "", plain) or each == plain]
-    swapped = [each for each in near if sorted(each) == sorted(plain)]
-    return next(iter(swapped or difflib.get_close_matches(plain, near, 1, closeness)), "")
+    # Another first letter is often another word, so the rest must be the same.
+    begins = [each for each in near if each[:1] == plain[:1]]
+    swapped = [each for each in near if sorted(each) == sorted(plain) and (each in begins or len(each) > 4)]
+    added = [each for each in near if abs(len(each) - len(plain)) <= 1]
+    found = swapped or difflib.get_close_matches(plain, begins, 1, closeness)
+    return next((names[each] for each in found or difflib.get_close_matches(plain, added, 1, 0.9)), "")
 
 
 def check_limit(case: Case) -> Iterator[Problem]:
@@ -162,6 +178,15 @@ def check_group_names(case: Case) -> Iterator[Problem]:
             yield Problem(
                 f"group_vars/{name}", "belongs to a group that does not exist, so nothing reads it", f"write {near}"
             )
+    hosts = set(case.groups.get("all", ()))
+    for name in sorted(case.host_files - hosts):
+        label, _dot, domain = name.partition(".")
+        others = [host.partition(".") for host in sorted(hosts - case.host_files)]
+        near = meant(label, [first for first, _dot, rest in others if rest == domain])
+        # Hosts of one length, such as shop-a and shop-b, are often different ones.
+        if near and (len(near) != len(label) or sorted(simple(near)) == sorted(simple(label))):
+            what = "belongs to a host that does not exist, so nothing reads it"
+            yield Problem(f"host_vars/{name}", what, f"write {near}{name.removeprefix(label)}")
 
 
 def check_groups(case: Case) -> Iterator[Problem]:
@@ -179,6 +204,7 @@ def check_names(case: Case) -> Iterator[Problem]:
     prefixes = tuple({f"{spec['role']}_" for spec in case.specs.values()})
     renamed = read_renamed()
     known = [name for name in case.specs if name not in case.bound]
+    of_playbook = OF_PLAYBOOKS if case.reads is None else case.reads
     for name in case.given:
         if name in case.specs or name.startswith(("ansible_", "_")):
             continue
@@ -186,9 +212,11 @@ def check_names(case: Case) -> Iterator[Problem]:
             yield Problem(name, "has another name now", f"write {renamed[name]}")
             continue
         if not name.startswith(prefixes):
-            near = meant(name, known) or (meant(name, OF_PLAYBOOKS, 0.8) if name in case.typed - OF_PLAYBOOKS else "")
+            near = meant(name, known) or (meant(name, of_playbook, 0.8) if name in case.typed - OF_PLAYBOOKS else "")
             if near:
                 yield Problem(name, "is not a variable of the stack", f"write {near}")
+            else:
+                yield from check_typed(case, name)
             continue
         # A variable with the common prefix host_ can belong to another collection or playbook.
         other = name.startswith("host_")
@@ -196,6 +224,22 @@ def check_names(case: Case) -> Iterator[Problem]:
         if near or not other:
             advice = f"write {near}" if near else "remove it; nothing reads it"
             yield Problem(name, "is not a variable of the stack", advice)
+        else:
+            yield from check_typed(case, name)
+
+
+def check_typed(case: Case, name: str) -> Iterator[Problem]:
+    """Refuse a variable of another playbook, and one whose name has a word of those that this playbook reads."""
+    if case.reads is None or name not in case.typed - case.reads:
+        return
+    # Each of them begins with a word that says what it is about.
+    missing = {each.split("_")[0] for each in case.reads} - {each.split("_")[0] for each in case.reads & case.typed}
+    of_others = {*OF_PLAYBOOKS, *(word for each in OF_PLAYBOOKS for word in each.split("_"))}
+    used = (re.search(rf"\{{.*\b{name}\b", leaf, re.DOTALL) for leaf in leaves(case.given) if isinstance(leaf, str))
+    if (name in of_others or missing & set(name.split("_"))) and not any(used):
+        near = difflib.get_close_matches(name, case.reads, 1, 0)
+        advice = f"write {near[0]}" if near else "remove it; nothing in this run reads it"
+        yield Problem(name, "is not a variable of this playbook", advice)
 
 
 def check_bound_names(case: Case) -> Iterator[Problem]:

@@ -14,8 +14,9 @@ SUPPORTED = ("bookworm", "trixie", "noble")
 WITHOUT_HTTP3 = ("bookworm", "noble")
 #: Most seconds by which clocks may differ; certificates and signatures of packages tolerate this.
 MAX_CLOCK_DIFFERENCE = 300
-#: Programs of the stack.
-OWN_PROGRAMS = {"nginx", "postgres", "valkey-server", "redis-server"}
+#: Packages of the programs of the stack. Valkey also has instances of others, so only its own ports count.
+OWN_PACKAGES = {"nginx": "nginx", "postgres": r"postgresql-\d+"}
+VALKEY = ("valkey-server", "redis-server")
 SSH_SERVERS = {"sshd", "dropbear"}
 FIREWALLS = ("firewalld", "shorewall", "netfilter-persistent", "ufw")
 
@@ -29,7 +30,7 @@ def judge_host(host: str, options: Mapping[str, Any], state: Mapping[str, Any], 
     sockets = [found.groupdict() for line in state["listening"] if (found := LISTENING.match(line))]
     yield from judge_clock(host, state["clock"], now)
     yield from judge_distribution(host, facts, options["http3"])
-    yield from judge_ports(host, options, sockets, state["nginx_sites"])
+    yield from judge_ports(host, options, sockets, state)
     if options["firewall"]:
         yield from judge_firewalls(host, facts)
         yield from judge_ssh_ports(host, options["ssh_ports"], sockets, state["ssh_sockets"])
@@ -51,20 +52,27 @@ def judge_distribution(host: str, facts: Mapping[str, Any], http3: bool) -> Iter
 
 
 def judge_ports(
-    host: str, options: Mapping[str, Any], sockets: list[dict[str, str]], nginx_sites: list[str]
+    host: str, options: Mapping[str, Any], sockets: list[dict[str, str]], state: Mapping[str, Any]
 ) -> Iterator[str]:
-    needed = {str(port) for port in (80, 443) if options["web"]}
-    needed |= {"5432"} if options["database"] else set()
-    needed |= {str(options["valkey_port"])} if options["valkey_port"] else set()
+    packages, valkey_port = state["ansible_facts"]["packages"], str(options["valkey_port"])
+    own = {program: any(re.fullmatch(name, each) for each in packages) for program, name in OWN_PACKAGES.items()}
+    own |= dict.fromkeys(VALKEY, valkey_port in state["valkey_ports"])
+    needed = {port: ["nginx"] for port in ("80", "443") if options["web"]}
+    needed |= {"5432": ["postgres"]} if options["database"] else {}
+    needed |= {valkey_port: VALKEY} if options["valkey_port"] else {}
     foreign = [
         f"port {each['port']} is used by {each['program']}, process {each['process']}"
         for each in sockets
-        if each["port"] in needed and each["program"] and each["program"] not in OWN_PROGRAMS
+        if each["port"] in needed
+        and each["program"]
+        and not (each["program"] in needed[each["port"]] and own[each["program"]])
     ]
-    if options["web"] and any(each["port"] == "80" and each["program"] == "nginx" for each in sockets):
-        foreign += [f"port 80 is used by nginx for {site}" for site in nginx_sites]
+    if options["web"] and own["nginx"] and any(each["port"] == "80" and each["program"] == "nginx" for each in sockets):
+        foreign += [f"port 80 is used by nginx for {site}" for site in state["nginx_sites"]]
     if foreign:
         fix = "Fix: remove that program, or stop its unit for good, as by systemctl disable --now UNIT."
+        if any(each.startswith(f"port {valkey_port} ") for each in foreign):
+            fix += " Or set valkey_port to another one."
         yield f"{host}: {', '.join(dict.fromkeys(foreign))}; the site needs it.\n{fix}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.parsing.vault import EncryptedString
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import make_printable
 
 #: The roles of each group. Other roles are for every host.
 GROUPS = {
@@ -25,6 +26,8 @@ GROUPS = {
 OPTIONAL = ("valkey",)
 
 SECRET = re.compile(r"key|pass|secret|token|credential|private", re.IGNORECASE)
+#: The start of an address with credentials, which can have any characters.
+CREDENTIALS = re.compile(r"(//|^[^:]*:/*).*@", re.DOTALL)
 
 Refusal = tuple[str, str]
 Failure = tuple[str, str, Any]
@@ -42,8 +45,8 @@ class Problem(NamedTuple):
         # A dictionary can contain a secret at any place.
         if self.value is not ... and not secret and not isinstance(self.value, dict):
             got = f"{':' if ', got ' in self.what else ', got'} {shown(self.value)}"
-        name = re.sub("=.*", "=…", self.name, flags=re.DOTALL)
-        return f"{name}: {self.what}{got}." + (f" Fix: {self.advice}" if self.advice else "")
+        line = f"{self.name}: {without_credentials(self.what)}{got}."
+        return make_printable(line + (f" Fix: {self.advice}" if self.advice else ""))
 
 
 @dataclass
@@ -67,8 +70,11 @@ class Case:
     typed: frozenset[str] = frozenset()
     #: Inventories from the command line that do not exist.
     missing: tuple[str, ...] = ()
-    #: Names of files and folders in group_vars.
+    #: Variables from the command line that the playbook reads itself; None where the playbook is not known.
+    reads: frozenset[str] | None = None
+    #: Names of files and folders in group_vars and host_vars.
     group_files: frozenset[str] = frozenset()
+    host_files: frozenset[str] = frozenset()
     #: Places in files of the inventory that set a name twice, each with the name.
     twice: tuple[tuple[str, str], ...] = ()
     #: Whether the run deploys a release; otherwise the source can be missing, such as for an urgent rollback.
@@ -117,9 +123,23 @@ def domains(values: dict[str, Any], name: str) -> list[str]:
 
 def shown(value: Any, most: int = 60) -> str:
     """Return a short form of the value without the credentials of addresses and the values of secrets."""
-    text = re.sub(r"//.*@", "//…@", repr(value))
-    text = re.sub(rf"(\w*(?:{SECRET.pattern}|auth)\w*[= ]\s*|bearer |basic )\S+", r"\1…", text, flags=re.IGNORECASE)
+    scheme = "(?:bearer |basic )"
+    text = re.sub(
+        rf"(\w*(?:{SECRET.pattern}|auth)\w*[=: ]\s*{scheme}?|{scheme})\S+",
+        r"\1…",
+        without_credentials(repr(value)),
+        flags=re.IGNORECASE,
+    )
     return f"{text[: most - 1]}…" if len(text) > most else text
+
+
+def without_credentials(text: str) -> str:
+    return CREDENTIALS.sub(r"\1…@", text)
+
+
+def shown_name(name: Any, otherwise: Any) -> Any:
+    """Return a name from a dictionary; for what can be a name with its value, such as "TOKEN: secret", the other."""
+    return name if re.fullmatch(r"[\w./-]{1,60}", str(name)) else otherwise
 
 
 def leaves(value: Any) -> Iterator[Any]:

@@ -29,6 +29,8 @@ with contextlib.suppress(ImportError):
 
 #: Most bytes of one variable of an environment (MAX_ARG_STRLEN in execve(2)).
 VARIABLE = 128 * 1024
+#: Most bytes of all variables: a quarter of the 8 MiB for the stack of a process, less what else needs room there.
+ENVIRONMENT = 15 * VARIABLE
 #: Variables of the environment that the stack sets and relies on, each with the variable to set instead. The project
 #: reads the others in its own notation, and the build checks the resulting settings.
 MANAGED_ENV = {
@@ -54,7 +56,8 @@ FOREIGN_ENV = re.compile(
 DOMAIN = re.compile(
     r"(?=.{4,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+(?=[^.]*[a-z])[a-z0-9][a-z0-9-]{0,61}[a-z0-9]"
 )
-ADDRESS = re.compile(r"[\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:")
+#: What can be an address, also a misspelled one, which is not looked up as a path and so not shown.
+ADDRESS = re.compile(r"[\s'\"]*([\w+.-]+:/+|[\w+-]+::|[^/@]+@[^/:]+:)")
 
 ODD_DOMAINS = (
     (r"[\w+.-]+://.*", "got an address"),
@@ -126,7 +129,7 @@ def source(value: str) -> Refusal | None:
         return ("starts with a dash, so that git would read it as an option", "write an address, a folder or a .tar.gz")
     if not ADDRESS.match(value):
         return None
-    if re.match(r"(?!ssh://[^/:@]*@[^@]*\Z)[a-z+]+://.*@", value, re.IGNORECASE):
+    if re.match(r"[\s'\"]*(?!ssh://[^/:@]*@[^@]*\Z)([a-z+]+:/+|[^/@]*:).*@", value, re.IGNORECASE):
         return (
             "has credentials in the address, which are shown in process lists and .git/config",
             "remove them, and use an SSH key or a credential helper of git",
@@ -172,7 +175,7 @@ def secret_key(value: str) -> Refusal | None:
         return "expected 50 characters or more", advice
     if len(set(value)) < 5:
         return "expected 5 different characters or more", advice
-    return None
+    return too_large("DJANGO_SECRET_KEY", value, advice)
 
 
 def variable(key: str, value: Any, sample: str) -> Refusal | None:
@@ -183,12 +186,17 @@ def variable(key: str, value: Any, sample: str) -> Refusal | None:
         return "changes how programs start", "remove it"
     if refusal := wrong_kind(value, "str") or unclean(value, several_lines=True):
         return refusal
-    size = len(f"{key}={value}".encode()) + 1
-    if size > VARIABLE:
-        return (
-            f"has {size // 1024} KiB, and a variable can have {VARIABLE // 1024}",
-            "put it into a file with django_files",
-        )
+    return too_large(key, value, "put it into a file with django_files")
+
+
+def size_of(key: str, value: str) -> int:
+    """Return the bytes of a variable in an environment."""
+    return len(f"{key}={value}".encode()) + 1
+
+
+def too_large(key: str, value: str, advice: str) -> Refusal | None:
+    if (size := size_of(key, value)) > VARIABLE:
+        return f"has {size // 1024} KiB, and a variable can have {VARIABLE // 1024}", advice
     return None
 
 

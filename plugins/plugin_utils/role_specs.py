@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,13 @@ def read_wiring(specs: dict[str, dict]) -> dict[str, str]:
                 owners = re.findall(r"\{\{ (\w+) \}\}", str(value))
                 bound[name] = owners[0] if len(owners) == 1 else ""
     return bound
+
+
+@functools.cache
+def read_own_variables() -> frozenset[str]:
+    """Return the variables that playbooks themselves read from the command line."""
+    playbooks = [read(playbook) for playbook in (COLLECTION / "playbooks").glob("*.yml")]
+    return frozenset(itertools.chain(*(value for name, value in bindings(playbooks) if name == "__reads")))
 
 
 def bindings(node: Any) -> Iterator[tuple[str, Any]]:

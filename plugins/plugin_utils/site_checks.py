@@ -5,14 +5,38 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
 from collections.abc import Iterator
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file, domains
+from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ENVIRONMENT, size_of
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
     headers_of_nginx,
     names_of,
     reserved_connections,
 )
+
+#: Ends of the names of units that the roles backup and letsencrypt write.
+UNITS = ("backup", "backup-drill", "backup-failed", "certificate", "certificate-share")
+#: Most bytes of a path to a socket (unix(7)).
+SOCKET_PATH = 107
+#: Folders of a site, each with what to do about one that meets another.
+FOLDERS = {
+    "backup_repository": "use a folder such as /var/backups/shop, or another server",
+    "site_config_dir": "use a folder such as /etc/shop",
+    "site_media_root": "write {home}/media",
+    "site_certificate": "write one such as /etc/shop/tls/fullchain.pem",
+    "site_home": "use a folder such as /srv/shop",
+    "site_acme_webroot": "write /var/www/acme",
+    "site_identity_dir": "write /etc/ssl/django_vps",
+}
+#: Folders of the stack that no variable has.
+OF_STACK = ("/etc/django_vps", "/var/lib/django_vps")
+#: Which of them can be inside which.
+NESTED = {
+    ("site_certificate", "site_config_dir"),
+    *((name, "site_home") for name in ("site_certificate", "site_config_dir", "site_media_root")),
+}
 
 
 def check_required_together(case: Case) -> Iterator[Problem]:
@@ -65,6 +89,24 @@ def check_connections(case: Case) -> Iterator[Problem]:
     )
 
 
+def check_environment(case: Case) -> Iterator[Problem]:
+    """Check the sum of the variables, which a build has all at once."""
+    dictionaries = [case.values.get(name, {}) for name in ("django_env", "django_build_environment")]
+    keys = dict.fromkeys(("SECRET_KEY", "DJANGO_SECRET_KEY"), case.values.get("django_secret_key", ""))
+    size = sum(size_of(key, value) for each in (*dictionaries, keys) for key, value in each.items())
+    if size > ENVIRONMENT:
+        what = f"has {size // 1024} KiB with django_build_environment, and all variables can have {ENVIRONMENT // 1024}"
+        yield Problem("django_env", what, "put large values into files with django_files")
+
+
+def check_service(case: Case) -> Iterator[Problem]:
+    service = case.values.get("site_service")
+    sites = [values.get("site_name") for values in (case.values, *case.neighbours.values())]
+    if service in [f"{site}-{unit}" for site in sites for unit in UNITS]:
+        advice = f"use another name, such as {case.values.get('site_name', 'shop')}-gunicorn"
+        yield Problem("site_service", "is a unit of the stack", advice, service)
+
+
 def check_job_names(case: Case) -> Iterator[Problem]:
     """Check that the names of services and timers are unique, because they are the names of their units."""
     taken: dict[str, str] = {}
@@ -87,28 +129,45 @@ def check_url_paths(case: Case) -> Iterator[Problem]:
 
 
 def check_folders(case: Case) -> Iterator[Problem]:
-    home, media = case.values.get("site_home"), case.values.get("site_media_root")
-    config = case.values.get("site_config_dir")
-    if home and media:
-        taken = (f"{home}/{name}" for name in ("releases", "current", "static"))
-        if f"{home}/".startswith(f"{media}/") or f"{media}/".startswith(tuple(f"{name}/" for name in taken)):
-            yield Problem("site_media_root", "has other files than uploads", f"write {home}/media", media)
-    shared = sorted(case.values.get("django_shared_paths", ()))
-    for outer, inner in itertools.combinations(shared, 2):
+    """Check that no part of the stack owns, deletes or serves the files of another one."""
+    values = {name: case.values[name] for name in FOLDERS if str(case.values.get(name, "")).startswith("/")}
+    if "site_certificate" in values:
+        values["site_certificate"] = posixpath.dirname(values["site_certificate"])
+    places = [(name, name, folder) for name, folder in values.items()]
+    if home := values.get("site_home"):
+        places += [("site_home", f"{home}/{name}", f"{home}/{name}") for name in ("releases", "current", "static")]
+    places += [("", path, path) for path in OF_STACK]
+    # The variables that the inventory sets are the mistake, and defaults that follow from them are not.
+    places.sort(key=lambda place: place[0] not in case.given)
+    reported: set[str] = set()
+    for (inner, its_name, folder), (outer, other_name, other) in itertools.permutations(places, 2):
+        pair = {inner, outer}
+        if len(pair) == 1 or not f"{folder}/".startswith(f"{other}/") or not pair & case.given.keys():
+            continue
+        if ((its_name, other_name) in NESTED and folder != other) or pair & reported:
+            continue
+        contains = inner not in case.given
+        name, what = (outer, f"contains {its_name}") if contains else (inner, f"is inside {other_name}")
+        reported |= pair
+        yield Problem(name, what, FOLDERS[name].format(home=home), case.values[name])
+
+
+def check_socket(case: Case) -> Iterator[Problem]:
+    home, socket = case.values.get("site_home"), case.values.get("site_socket", "")
+    most = SOCKET_PATH - len(f"/releases/20261129T120000Z/{socket}")
+    if home and len(home) > most:
+        what = f"expected at most {most} characters, because sockets are created below it"
+        yield Problem("site_home", what, "use a shorter path, such as /srv/shop, or a shorter site_socket", home)
+
+
+def check_shared_paths(case: Case) -> Iterator[Problem]:
+    for outer, inner in itertools.combinations(sorted(case.values.get("django_shared_paths", ())), 2):
         if f"{inner}/".startswith(f"{outer}/"):
             yield Problem("django_shared_paths", f"has {inner}, which is in {outer}", f"remove {inner}")
-    if config and media and f"{config}/".startswith(f"{media}/"):
-        yield Problem("site_config_dir", "is inside site_media_root", "use a folder such as /etc/shop", config)
 
 
 def check_backup(case: Case) -> Iterator[Problem]:
     repository, environment = case.values.get("backup_repository", ""), case.values.get("backup_environment", {})
-    for name in ("site_media_root", "site_home"):
-        folder = case.values.get(name)
-        if folder and f"{repository}/".startswith(f"{folder}/"):
-            advice = "use a folder such as /var/backups/shop, or another server"
-            yield Problem("backup_repository", f"is inside {name}, which each set has", advice, repository)
-            return
     missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if name not in environment]
     if repository.startswith("s3:") and missing:
         advice = f"add {' and '.join(missing)} to backup_environment"
@@ -193,9 +252,13 @@ CHECKS = (
     check_database_role,
     check_connections,
     check_separate_owner,
+    check_environment,
+    check_service,
     check_job_names,
     check_url_paths,
     check_folders,
+    check_socket,
+    check_shared_paths,
     check_backup,
     check_required_together,
     check_ssh_ports,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from ansible.errors import AnsibleError
 from ansible.template import trust_as_template
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Failure, leaves
 
+#: Ends of the names of files with variables.
+SUFFIXES = ("", ".yml", ".yaml", ".json")
 #: A PyYAML that was built without libyaml only has the slow loader.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,21 +27,39 @@ def variable_files(*folders: str, kinds: Iterable[str] = ("group_vars", "host_va
     """Yield the entries of the folders of variables, which are named after a group or a host."""
     for folder, kind in itertools.product(folders, kinds):
         for path in sorted(Path(folder, kind).glob("[!.]*")):
-            if path.is_dir() or path.suffix in ("", ".yml", ".yaml", ".json"):
+            if path.is_dir() or path.suffix in SUFFIXES:
                 yield path
 
 
-def said_twice(inventories: tuple[str, ...], *folders: str) -> tuple[tuple[str, str], ...]:
+def names_of_files(*folders: str, kind: str) -> frozenset[str]:
+    """Return the groups or hosts after which the files of variables are named."""
+    paths = variable_files(*folders, kinds=[kind])
+    return frozenset(path.name if path.is_dir() else path.name.removesuffix(path.suffix) for path in paths)
+
+
+def said_twice(decrypt: Callable[[str], str], files: Iterable[str], *folders: str) -> tuple[tuple[str, str], ...]:
     """Return places with a duplicate name in one mapping, unless Ansible reports it, such as by our ansible.cfg."""
     if constants.DUPLICATE_YAML_DICT_KEY == "error":
         return ()
+    # The folder of an inventory can have other files.
+    tops = [(Path(name), (".yml", ".yaml")) for name in files] + [(path, SUFFIXES) for path in variable_files(*folders)]
     found = []
-    for top in (*map(Path, inventories), *variable_files(*folders)):
-        for path in [top] if top.is_file() else sorted(top.rglob("*.y*ml")) if top.is_dir() else []:
-            with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
-                for document in yaml.compose_all(path.read_text(), Loader=LOADER):
+    for top, suffixes in tops:
+        for path in [top] if top.is_file() else files_in(top, suffixes):
+            with contextlib.suppress(yaml.YAMLError, UnicodeError, OSError, AnsibleError):
+                text = path.read_text()
+                text = decrypt(str(path)) if text.startswith("$ANSIBLE_VAULT") else text
+                for document in yaml.compose_all(text.encode(), Loader=LOADER):
                     found += [(f"{path}:{key.start_mark.line + 1}", key.value) for key in second_keys(document)]
     return tuple(dict.fromkeys(found))
+
+
+def files_in(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files of a folder that Ansible reads, which are not hidden and no backups of an editor."""
+    for path in sorted(top.rglob("*")):
+        hidden = path.name.endswith("~") or any(part.startswith(".") for part in path.relative_to(top).parts)
+        if path.suffix in suffixes and path.is_file() and not hidden:
+            yield path
 
 
 def second_keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.action.check_inventory import CROSS_CHECKS
 from ansible_collections.django_vps.stack.plugins.plugin_utils import role_specs
@@ -28,6 +29,7 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import
     read_wiring,
     roles,
 )
+from ansible_collections.django_vps.stack.plugins.plugin_utils.site_checks import UNITS
 from ansible_collections.django_vps.stack.plugins.plugin_utils.variables import settle
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -284,6 +286,13 @@ BAD = [
         "expected at most 67 characters, because sockets are created below it",
     ),
     ("12 long variable", "django_env", {"X": "a" * 200_000}, "django_env.X: has 195 KiB, and a variable can have 128"),
+    (
+        "12 long variables",
+        "django_env",
+        {f"X{number}": "a" * 100_000 for number in range(30)},
+        "has 2929 KiB with django_build_environment, and all variables can have 1920",
+    ),
+    ("32 long key", "django_secret_key", KEY * 4000, "has 203 KiB, and a variable can have 128"),
     *(
         ("uploads of others", "site_media_root", folder, "belongs to another program")
         for folder in (
@@ -296,6 +305,7 @@ BAD = [
         )
     ),
     *(("unit of the system", "site_service", name, "use another name") for name in ("user", "getty", "ssh")),
+    *(("unit of the stack", "site_service", f"shop-{name}", "such as shop-gunicorn") for name in UNITS),
     *(("port of others", "host_ssh_ports", [22, port], "has a port of the group") for port in (80, 443, 5432)),
     ("secret by a pattern", "django_source_includes", ["../.env"], "expected a file inside the source"),
     ("a shared folder outside", "django_shared_paths", ["../x"], "expected a folder inside the source"),
@@ -451,6 +461,26 @@ BAD = [
     ("-- media is home", "site_media_root", "/srv/shop", "write /srv/shop/media"),
     ("-- media is static", "site_media_root", "/srv/shop/static", "write /srv/shop/media"),
     ("-- secrets in media", "site_config_dir", "/srv/shop/media/x", "such as /etc/shop"),
+    *(
+        ("-- home of a user", "site_home", folder, "is in the home of a user")
+        for folder in ("/home/ada", "/home/ada/x")
+    ),
+    *(
+        ("-- folders that meet", name, folder, what)
+        for name, folder, what in (
+            ("site_media_root", "/var/www/acme", "is inside site_acme_webroot"),
+            ("site_media_root", "/var/lib/django_vps", "is inside /var/lib/django_vps"),
+            ("site_media_root", "/var/lib/django_vps/guard", "is inside /var/lib/django_vps"),
+            ("site_home", "/var/lib/django_vps/shop", "is inside /var/lib/django_vps"),
+            ("site_config_dir", "/etc/django_vps/sites", "is inside /etc/django_vps"),
+            ("site_acme_webroot", "/srv/shop/acme", "is inside site_home"),
+            ("site_config_dir", "/srv/shop", "use a folder such as /etc/shop"),
+            ("site_config_dir", "/srv/shop/releases/etc", "is inside /srv/shop/releases"),
+            ("site_identity_dir", "/etc/shop", "is inside site_config_dir"),
+            ("site_identity_dir", "/srv/shop/media", "is inside site_media_root"),
+            ("site_media_root", "/srv/shop/current/x", "is inside /srv/shop/current, got"),
+        )
+    ),
     ("-- setting", "postgres_settings", {"hba_file": "/x"}, "remove it"),
     ("-- setting", "postgres_settings", {"Listen_Addresses": "*"}, "remove it"),
     ("-- setting", "postgres_extensions", [{"name": "pg trgm"}], "pg_trgm"),
@@ -601,6 +631,48 @@ def test_bad_input_is_refused_by_name_with_advice(name, value, advice):
     assert any(name in line and advice in line for line in found), found
     # One mistake is one line; the certificate of one's own has two halves.
     assert len(found) == 1 or name.startswith("letsencrypt_own"), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"site_config_dir": "/srv/conf", "site_media_root": "/srv/conf/media"},
+            "site_media_root: is inside site_config_dir, got '/srv/conf/media'. Fix: write /srv/shop/media",
+        ),
+        (
+            {"backup_repository": "/srv/sets", "site_media_root": "/srv/sets/media"},
+            "site_media_root: is inside backup_repository",
+        ),
+        ({"site_media_root": "/srv/a", "site_home": "/srv/a/shop"}, "site_home: is inside site_media_root"),
+        ({"site_config_dir": "/opt/a", "site_home": "/opt/a/shop"}, "site_home: is inside site_config_dir"),
+        (
+            {"site_certificate": "/srv/x/a/fullchain.pem", "site_certificate_key": "/srv/x/a/privkey.pem"}
+            | {"site_media_root": "/srv/x/a"},
+            "site_media_root: is inside site_certificate",
+        ),
+        ({"site_identity_dir": "/srv/a", "site_home": "/srv/a/shop"}, "site_home: is inside site_identity_dir"),
+        ({"site_name": "a", "site_media_root": "/srv/x", "site_home": "/srv/x/a"}, "site_home: is inside site_media"),
+        ({"site_acme_webroot": "/srv/shop/acme", "site_media_root": "/srv/shop/acme"}, "site_media_root: is inside"),
+    ],
+)
+def test_folders_of_a_site_that_meet_are_refused(changes, message):
+    (line,) = refused(changes)
+    assert line.startswith(message)
+
+
+def test_variables_of_a_build_are_limited_together():
+    ten = {f"X{number}": "a" * 100_000 for number in range(10)}
+    assert refused({"django_env": ten}) == []
+    (line,) = refused({"django_env": ten, "django_build_environment": {f"B{name}": "b" * 100_000 for name in ten}})
+    assert line.startswith("django_env: has 1953 KiB")
+
+
+def test_whole_path_of_the_socket_is_limited():
+    home = f"/srv/{'a' * 62}"
+    assert refused({"site_home": home}) == []
+    (line,) = refused({"site_home": home, "site_socket": "gunicorn-1.sock"})
+    assert line.startswith("site_home: expected at most 65 characters")
 
 
 def test_dns_hook_and_dns_plugin_exclude_each_other():
@@ -790,6 +862,17 @@ def test_deploy_user_must_be_unique_and_on_all_hosts(variables, more, what):
     assert any(line.startswith("deployer_keys: ") and what in line for line in found)
 
 
+def test_unit_of_another_site_is_refused():
+    (line,) = refused({"site_service": "blog-backup"}, neighbours={"vps1-blog": NEIGHBOUR})
+    assert line.startswith("site_service: is a unit of the stack, got 'blog-backup'. Fix: use another name")
+
+
+def test_units_of_the_stack_are_those_of_its_roles():
+    texts = [(ROOT / f"roles/{role}/vars/main.yml").read_text() for role in ("backup", "letsencrypt")]
+    names = re.findall(r'^__\w+: "\{\{ site_name \}\}-([a-z-]+)(?:@\.service)?"$', "".join(texts), re.MULTILINE)
+    assert sorted(names) == sorted(UNITS)
+
+
 def test_two_different_sites_can_share_an_address():
     assert refused(neighbours={"vps1-blog": NEIGHBOUR}) == []
 
@@ -885,6 +968,10 @@ def test_a_service_and_a_timer_do_not_share_a_name():
         ("djano_env", "django_env"),
         ("relase", "release"),
         ("maintainance", "maintenance"),
+        ("jdango_env", "django_env"),
+        ("gninx_http3", "nginx_http3"),
+        ("ite_name", "site_name"),
+        ("elease", "release"),
     ],
 )
 def test_name_that_is_nearly_a_variable_is_refused(name, meant):
@@ -896,11 +983,59 @@ def test_name_that_is_nearly_a_variable_is_refused(name, meant):
     "name",
     [
         *("vault_django_secret_key", "mysite_name", "vault_site_name", "old_django_env", "domain", "node_version"),
-        *("django", "site", "hosts", "releases", "_site_name", "release_1"),
+        *("django", "site", "hosts", "releases", "_site_name", "release_1", "site2_name", "kcab", "shot", "best_name"),
     ],
 )
 def test_name_of_a_user_variable_is_accepted(name):
     assert refused({name: "x"}) == []
+    assert refused({name: "x"}, typed=frozenset([name]), reads=frozenset()) == []
+
+
+@pytest.mark.parametrize(
+    ("reads", "name", "meant"),
+    [
+        (["release"], "release_id", "write release"),
+        (["release"], "to", "write release"),
+        (["release"], "restore_to", "write release"),
+        ([], "release", "remove it; nothing in this run reads it"),
+        (["restore"], "release", "write restore"),
+        (["host"], "target_host", "write host"),
+        (["restore_to", "restore_over"], "set_to_restore", "write restore_to"),
+        (["restore_to", "restore_over"], "restore", "write restore_to"),
+    ],
+)
+def test_variable_of_another_playbook_is_refused(reads, name, meant):
+    (line,) = refused({name: "x"}, typed=frozenset([name]), reads=frozenset(reads))
+    assert line == f"{name}: is not a variable of this playbook. Fix: {meant}"
+
+
+@pytest.mark.parametrize(
+    ("reads", "typed"),
+    [
+        (["release"], {"release": "x"}),
+        (["release"], {"release": "x", "release_notes": "y"}),
+        (["release"], {"ansible_user": "x", "_to": "x", "django_version": "v1"}),
+        ([], {"release_notes": "x", "ticket": "x", "restore_point_name": "x"}),
+        (["restore_to", "restore_over"], {"restore_to": "latest", "restorer": "ada", "who": "x"}),
+    ],
+)
+def test_variable_that_no_playbook_reads_is_accepted(reads, typed):
+    assert refused(typed, typed=frozenset(typed), reads=frozenset(reads)) == []
+
+
+def test_typed_variable_that_the_inventory_uses_is_accepted():
+    changes = {"host": "vps1", "release_id": "v1", "ansible_host": "{{ host }}", "django_version": "{{ release_id }}"}
+    options = {"typed": frozenset(["host", "release_id"]), "reads": frozenset(["release"])}
+    assert refused(changes, **options) == []
+
+
+def test_playbook_names_each_variable_that_it_reads():
+    for playbook in ROOT.glob("playbooks/*.yml"):
+        text = playbook.read_text()
+        used = set(re.findall(r"\b(\w+) \| default\(", text)) & OF_PLAYBOOKS
+        assert used <= set(re.findall(r"\w+", "".join(re.findall(r"__reads: \[(.*)\]", text)))), playbook
+        # Parts of other playbooks do not check the inventory.
+        assert ("__reads: [" in text) == ("playbook: check_inventory.yml" in text), playbook
 
 
 def test_variables_in_documented_commands_are_known():
@@ -929,6 +1064,26 @@ def test_variables_in_documented_commands_are_known():
 def test_misspelt_group_is_refused(groups, files, line):
     (found,) = refused(groups={**GROUPS, **groups}, group_files=frozenset(files))
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "file", "meant"),
+    [
+        (["vps1", "shop-prod"], "shop-prd", "shop-prod"),
+        (["vps1", "shop.example.com"], "shpo.example.com", "shop.example.com"),
+        (["vps1", "shop_prod"], "shop-prod", "shop_prod"),
+        (["vps1", "shop-a"], "shop-b", ""),
+        (["vps1", "a.example.com"], "b.example.com", ""),
+        (["vps1", "shop.example.com"], "shops.example.com", ""),
+        (["vps1"], "vps2", ""),
+        (["vps1", "web"], "vps1.example.com", ""),
+    ],
+)
+def test_misspelt_host_is_refused(hosts, file, meant):
+    found = refused(groups={**GROUPS, "all": hosts}, host_files=frozenset([file]), run=["vps1"])
+    what = "belongs to a host that does not exist, so nothing reads it"
+    assert found == [f"host_vars/{file}: {what}. Fix: write {meant}"] * bool(meant)
+    assert refused(groups={**GROUPS, "all": hosts}, host_files=frozenset([file, *hosts]), run=["vps1"]) == []
 
 
 def test_groups_of_the_user_are_accepted():
@@ -972,6 +1127,20 @@ def test_limit_that_leaves_nothing_to_do_is_refused(group, host):
         ("django_services", [{"name": "w", "command": "run\n--api-key geheim"}]),
         ("django_services", [{"name": "w", "command": "curl\n-H 'Authorization: Bearer geheim'"}]),
         ("django_source", "http://host/shop.git?token=geheim"),
+        *(
+            ("django_source", value)
+            for value in (
+                *(" https://me:geheim@host/shop", '"https://me:geheim@host/shop"', "https:/me:geheim@host/shop"),
+                *("me:geheim@host:shop.git", "x https://me:ge heim/geheim@host/shop", "/no/me:geheim@host"),
+            )
+        ),
+        ("backup_repository", "sftp:me:geheim@host:/shop"),
+        ("backup_repository", "x:me:geheim@host:/shop"),
+        ("django_env", {"TOKEN: geheim": "x"}),
+        ("django_files", {"TOKEN geheim": "x"}),
+        ("django_services", [{**SERVICE, "TOKEN: geheim": "x"}]),
+        ("site_sandbox", ["Environment: TOKEN: geheim"]),
+        ("site_sandbox", ["Environment: AUTH: Basic geheim"]),
         ("django_version", "{{ vault_name }}"),
     ],
 )
@@ -979,6 +1148,19 @@ def test_no_secret_is_repeated(name, value):
     found = refused({name: value, "vault_name": "geheim !"})
     assert found
     assert "geheim" not in "".join(found)
+
+
+def test_duplicate_secret_is_not_repeated():
+    (line,) = refused(twice=(("a.yml:1", "TOKEN: geheim"),))
+    assert line.startswith("a.yml:1: sets a name twice")
+
+
+def test_inventory_messages_have_no_control_characters():
+    (line,) = refused({"django_version": "\x1b[2Jx\x9b1m"})
+    (entry,) = refused({"django_services": [{**SERVICE, "\x1b[2J": "x"}]})
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line + entry)
+    (line,) = refused({"django_source": "/no/\x9b1mx"})
+    assert "/no/x does not exist" in line
 
 
 @pytest.mark.parametrize(
@@ -1017,6 +1199,9 @@ def test_no_secret_is_repeated(name, value):
         {"site_media_root": "/data"},
         {"site_media_root": "/var/lib/django/media", "site_name": "rescue"},
         {"site_media_root": "/data/lib"},
+        {"site_home": "/opt/home/shop", "site_config_dir": "/opt/home/shop/etc", "site_socket": "a" * 31},
+        {"site_certificate": "/srv/shop/tls/fullchain.pem", "site_certificate_key": "/srv/shop/tls/privkey.pem"},
+        {"backup_repository": "/srv/sets/shop", "site_acme_webroot": "/var/www/challenges"},
         {"site_media_root": "/home/shop/media"},
         {"site_media_root": "/mnt/uploads", "django_env": {"X": "a" * 100_000}},
         {"django_files": {"configuration.py": "A = 1\nB = 2\n", "shop/local.json": "{}"}},
@@ -1268,6 +1453,16 @@ def test_inventory_without_hosts_ends_the_run(tmp_path, name, playbook):
     )
 
 
+@pytest.mark.parametrize(
+    ("playbook", "refused"), [("django_vps.stack.deploy", True), ("playbooks/rollback.yml", True), ("own.yml", False)]
+)
+def test_variable_of_another_playbook_ends_the_run(tmp_path, playbook, refused):
+    (tmp_path / "own.yml").write_text("- import_playbook: django_vps.stack.check_inventory\n  vars: {__reads: []}\n")
+    run = f"{tmp_path}/own.yml" if playbook == "own.yml" else playbook
+    done = play(tmp_path, GOOD, "-e", "maintenance=on", playbook=run)
+    assert ("\nmaintenance: is not a variable of this playbook. Fix: " in done.stdout + done.stderr) == refused
+
+
 def test_missing_inventory_beside_another_ends_the_run(tmp_path):
     write(tmp_path, {"hosts.yml": "all: {hosts: {vps1: {}}}"})
     done = run_playbook("playbooks/status.yml", tmp_path / "hosts.yml", "-i", tmp_path / "nowhere")
@@ -1286,19 +1481,31 @@ def test_folder_of_an_inventory_may_hold_other_files(tmp_path):
 
 
 def test_duplicate_name_is_refused_with_any_configuration(tmp_path):
+    vault = VaultLib([("default", VaultSecret(b"x"))])
     write(
         tmp_path,
         {
             "hosts.yml": "all:\n  vars:\n    site_name: a\n    site_name: b\n  hosts: {vps1: {}}\n",
             "group_vars/all/main.yml": "a: &a {b: 1}\nc:\n  - {<<: *a, d: 1, d: 2}\n",
             "host_vars/vps1.yml": "key: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3363\nkey: x\n",
+            "group_vars/web/extra": "e: 1\ne: 2\n",
+            "group_vars/web/.hidden.yml": "e: 1\ne: 2\n",
+            "group_vars/web/old.yml~": "e: 1\ne: 2\n",
+            "group_vars/web/secrets.yml": vault.encrypt(b"s: 1\ns: 2\n").decode(),
+            "password": "x",
+            "given.yml": "g: 1\ng: 2\n",
             "ansible.cfg": OTHER_CONFIGURATION,
         },
     )
-    done = run_playbook("django_vps.stack.site", tmp_path / "hosts.yml", ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg"))
+    options = ("--vault-password-file", tmp_path / "password", "-e", f"@{tmp_path}/given.yml")
+    own = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    done = run_playbook("django_vps.stack.site", tmp_path / "hosts.yml", *options, **own)
     assert done.returncode != 0
-    for where in ("hosts.yml:4: sets site_name", "group_vars/all/main.yml:3: sets d", "host_vars/vps1.yml:4: sets key"):
-        assert f"{tmp_path}/{where} twice, and the first value is lost. Fix: write it once" in done.stdout + done.stderr
+    said = re.findall(rf"^{tmp_path}/(.*) twice, and the first value is lost\. Fix: write it once$", done.stdout, re.M)
+    assert said == [
+        *("hosts.yml:4: sets site_name", "given.yml:2: sets g", "group_vars/all/main.yml:3: sets d"),
+        *("group_vars/web/extra:2: sets e", "group_vars/web/secrets.yml:2: sets s", "host_vars/vps1.yml:4: sets key"),
+    ]
     done = run_playbook("site.yml", tmp_path / "hosts.yml")
     assert done.returncode != 0
     assert "Found duplicate mapping key" in done.stdout + done.stderr

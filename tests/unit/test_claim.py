@@ -24,6 +24,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "NGINX", {places["conf.d"]: "*.conf"})
     monkeypatch.setattr(module, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(module, "is_shared", lambda folder: False)
+    monkeypatch.setattr(module, "ROOT", os.geteuid())
     monkeypatch.setattr(module, "UNITS", places["units"])
     monkeypatch.setattr(module, "OTHER_UNITS", (places["vendor"],))
 
@@ -59,6 +60,57 @@ def test_folders_of_different_kinds_cannot_overlap(host):
     (host.sites / "other.json").write_text(json.dumps({"site_home": ["/srv/web"]}))
     (said,) = host.problems(site_media_root="/srv/web/media")
     assert "overlaps with /srv/web of site other" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "other", "ours"),
+    [
+        ("valkey_port", "8444", "letsencrypt_share_port", "8444"),
+        ("site_user", "blog-deploy", "deployer_keys", "blog-deploy"),
+        ("deployer_keys", "shop-deploy", "site_user", "shop-deploy"),
+        ("site_user", "blog", "host_admins", "blog"),
+        ("deployer_keys", "blog-deploy", "host_admins", "blog-deploy"),
+        ("backup_repository", "/srv/sets", "site_media_root", "/srv/sets/media"),
+        ("backup_repository", "/srv/sets", "backup_repository", "/srv/sets"),
+    ],
+)
+def test_claim_of_another_kind_that_meets_is_refused(host, name, theirs, other, ours):
+    (host.sites / "other.json").write_text(json.dumps({name: [theirs]}))
+    (said,) = host.problems(**{other: ours})
+    assert said.startswith(f"{other}: {ours} ")
+    assert " site other. Fix: " in said
+
+
+def test_sites_can_have_the_same_administrators(host):
+    (host.sites / "other.json").write_text(json.dumps({"host_admins": ["ada"], "site_user": ["blog"]}))
+    assert host.problems(host_admins="ada") == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "refused"),
+    [
+        ("*.example.com", "shop.example.com", True),
+        ("*.example.com", "a.shop.example.com", True),
+        ("*.example.com", "*.shop.example.com", True),
+        ("*.example.com", "*.example.com", True),
+        ("*.example.com", "example.com", False),
+        ("*.example.com", "shop-example.com", False),
+        # Their visitors stay with them.
+        ("shop.example.com", "*.example.com", False),
+        ("*.shop.example.com", "*.example.com", False),
+    ],
+)
+def test_name_in_a_wildcard_of_another_site_is_refused(host, theirs, ours, refused):
+    (host.sites / "other.json").write_text(json.dumps({"site_domains": [theirs]}))
+    assert [line.partition(" site other")[0] for line in host.problems(site_domains=ours)] == [
+        f"site_domains: {ours} {'belongs to' if ours == theirs else f'overlaps with {theirs} of'}"
+    ] * refused
+
+
+def test_claimed_name_stays_when_another_site_has_a_wildcard(host):
+    (host.sites / "shop.json").write_text(json.dumps({"site_domains": ["shop.example.com"]}))
+    (host.sites / "other.json").write_text(json.dumps({"site_domains": ["*.example.com"]}))
+    assert host.problems(site_domains="shop.example.com") == []
 
 
 def test_sites_of_the_same_inventory_are_not_compared_again(host):
@@ -115,6 +167,29 @@ def test_restored_uploads_in_the_home_belong_to_the_site(host, monkeypatch):
     (host.srv / "shop/media/a.jpg").touch()
     claims = {"site_home": [f"{host.srv}/shop"], "site_media_root": [f"{host.srv}/shop/media"]}
     assert Claim("shop", claims, ["shop"]).problems() == []
+
+
+@pytest.mark.parametrize("name", ["site_home", "site_media_root", "site_config_dir"])
+def test_folder_of_another_user_is_refused(host, monkeypatch, name):
+    folder = host.srv / "ada"
+    (folder / (".ssh" if name == "site_home" else "lost+found")).mkdir(parents=True)
+    own = pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setattr(module, "ROOT", -1)
+    (said,) = host.problems(**{name: folder})
+    fix = f"Fix: choose another folder, or run chown root: {folder} on the host"
+    assert said == f"{name}: {folder} belongs to the user {own}. {fix}"
+    monkeypatch.setattr(Claim, "user", lambda *_: "")
+    assert Claim("shop", {name: [str(folder)], "site_user": [own]}, "shop").problems() == []
+
+
+@pytest.mark.parametrize(("account", "refused"), [("ada", True), ("", False)])
+def test_mount_with_foreign_files_is_refused(host, monkeypatch, account, refused):
+    (host.srv / "disk/letters").mkdir(parents=True)
+    monkeypatch.setattr(module.Path, "is_mount", lambda path: True)
+    # Uploads that came from another host have a number as owner.
+    monkeypatch.setattr(module, "account_of", lambda uid: account)
+    said = host.problems(site_media_root=host.srv / "disk")
+    assert ["contains other files" in line for line in said] == [True] * refused
 
 
 def test_unreadable_folder_is_refused_unless_shared(host, monkeypatch):

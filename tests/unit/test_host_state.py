@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.django_vps.stack.plugins.modules import check_host
 from ansible_collections.django_vps.stack.plugins.plugin_utils.host_state import judge_host
 
 SSHD = 'LISTEN 0      128          0.0.0.0:22        0.0.0.0:*    users:(("sshd",pid=611,fd=3))'
@@ -10,8 +11,10 @@ NGINX = (
     'LISTEN 0      511             [::]:80           [::]:*    users:(("nginx",pid=700,fd=6),("nginx",pid=701,fd=6))'
 )
 OPTIONS = {"web": True, "database": True, "valkey_port": 0, "http3": False, "firewall": True, "ssh_ports": [22]}
-FACTS = {"distribution": "Debian", "distribution_version": "13", "distribution_release": "trixie", "packages": {}}
+FACTS = {"distribution": "Debian", "distribution_version": "13", "distribution_release": "trixie"}
+FACTS["packages"] = {"nginx": [], "postgresql-17": [], "postgresql-client-17": []}
 STATE = {"ansible_facts": FACTS, "clock": 1000, "listening": [SSHD], "ssh_sockets": [], "nginx_sites": []}
+STATE["valkey_ports"] = ["6380", "0"]
 
 
 def judged(options=None, facts=None, **state) -> list[str]:
@@ -39,6 +42,11 @@ def listener(address: str, program: str) -> str:
         {"facts": {"distribution": "Ubuntu", "distribution_release": "noble", "packages": {"ufw": []}}},
         {"facts": {"packages": {"ufw": []}}, "options": {"firewall": False, "ssh_ports": [2222]}},
         {"listening": [SSHD, listener("0.0.0.0:80", "python3")], "options": {"web": False}},
+        *(
+            {"listening": [SSHD, listener("127.0.0.1:6380", program)], "options": {"valkey_port": 6380}}
+            for program in ("valkey-server", "redis-server")
+        ),
+        {"listening": [SSHD, listener("127.0.0.1:6379", "redis-server")], "options": {"valkey_port": 6380}},
     ],
 )
 def test_a_host_that_a_site_can_run_on_is_accepted(state):
@@ -70,6 +78,23 @@ def test_a_host_that_a_site_can_run_on_is_accepted(state):
             {"listening": [SSHD, NGINX], "nginx_sites": ["/etc/nginx/conf.d/blog.conf"]},
             "vps1: port 80 is used by nginx for /etc/nginx/conf.d/blog.conf",
         ),
+        *(
+            (
+                {"listening": [SSHD, listener("127.0.0.1:6379", program)], "options": {"valkey_port": 6379}},
+                f"vps1: port 6379 is used by {program}, process 42; the site needs it.\nFix: remove that program, or"
+                " stop its unit for good, as by systemctl disable --now UNIT. Or set valkey_port to another one.",
+            )
+            for program in ("redis-server", "valkey-server", "nginx")
+        ),
+        ({"listening": [SSHD, NGINX], "facts": {"packages": {}}}, "vps1: port 80 is used by nginx, process 700"),
+        (
+            {
+                "listening": [SSHD, listener("127.0.0.1:5432", "postgres")],
+                "facts": {"packages": {"postgresql-client-17": []}},
+            },
+            "vps1: port 5432 is used by postgres, process 42",
+        ),
+        ({"listening": [SSHD, listener("0.0.0.0:5432", "nginx")]}, "vps1: port 5432 is used by nginx"),
         ({"facts": {"packages": {"ufw": []}}}, "ufw manages the firewall of vps1. Fix: remove it"),
         (
             {"options": {"ssh_ports": [22, 2222]}},
@@ -84,6 +109,23 @@ def test_a_host_that_a_site_can_run_on_is_accepted(state):
 def test_a_host_that_a_site_cannot_run_on_is_refused(state, message):
     [found] = judged(**state)
     assert found.startswith(message)
+
+
+def test_ports_of_the_valkeys_of_sites_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_host, "OWN_VALKEY", (tmp_path, check_host.OWN_VALKEY[1]))
+    monkeypatch.setattr(check_host, "CONFIGURATIONS", tmp_path)
+    for name, text in {
+        "valkey-server@shop.service.d/django_vps.conf": "",
+        "valkey/valkey-shop.conf": "bind 127.0.0.1\nport 6379\n",
+        "redis-server@blog.service.d/django_vps.conf": "",
+        "redis/redis-blog.conf": "port 0\ntls-port 6380\n",
+        "redis-server@own.service.d/override.conf": "",
+        "redis/redis-own.conf": "port 6381\n",
+        "valkey-server@gone.service.d/django_vps.conf": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert sorted(check_host.valkey_ports()) == ["0", "6379", "6380"]
 
 
 def test_all_problems_are_named_at_once():

@@ -16,7 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.testing import patch_module_args
+from ansible.plugins.action import ActionBase
+from ansible_collections.django_vps.stack.plugins.action.release import ActionModule
 from ansible_collections.django_vps.stack.plugins.module_utils import build as build_module
 from ansible_collections.django_vps.stack.plugins.module_utils import (
     disk_space,
@@ -247,6 +250,23 @@ def test_secrets_and_dumps_are_reported_and_not_packed(project, git):
     done = pack(project, io.BytesIO(), {}, [])
     assert done.kept_back == sorted([*SECRETS, "server.pem", "server.key", "data/mysql", "data/new", "data/old"])
     assert sorted(done.names) == sorted([*HARMLESS, "manage.py", "shop/settings.py"])
+
+
+def test_file_names_are_shown_without_control_characters(project, monkeypatch):
+    said = []
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
+    action = object.__new__(ActionModule)
+    action._task = SimpleNamespace(args={"source": str(project)}, check_mode=False)
+    action._loader = SimpleNamespace(path_dwim=str)
+    action._execute_module = lambda *_, **__: {"changed": True}
+    action._display = SimpleNamespace(warning=said.append)
+    write(project, "\x1b[2Jprod.env", "\x9b1mshop/locale/de/LC_MESSAGES/django.po")
+    action.run()
+    assert len(said) == 2
+    write(project, "\x1b[2Jlogo.png", content="version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n")
+    with pytest.raises(AnsibleActionFail, match=r"logo\.png: .* git lfs pull") as failed:
+        action.run()
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", "".join([*said, str(failed.value)]))
 
 
 def test_committed_and_included_secrets_are_packed(project):

@@ -623,6 +623,8 @@ def stranger(projects, tmp_path):
                 "site_media_root": "/srv/legacy/media/stranger",
                 "site_user": "legacy",
                 "site_service": "legacy-gunicorn",
+                "backup_enabled": True,
+                "backup_repository": "/srv/legacy/sets",
                 "site_database": "legacy",
                 "site_database_user": "legacy",
             },
@@ -630,6 +632,7 @@ def stranger(projects, tmp_path):
                 "site_domains: www.legacy.example.test belongs to site legacy",
                 "site_media_root: /srv/legacy/media/stranger overlaps with /srv/legacy",
                 "site_user: legacy belongs to site legacy",
+                "backup_repository: /srv/legacy/sets overlaps with /srv/legacy of site legacy",
                 "site_service: legacy-gunicorn belongs to site legacy",
                 "site_database: legacy belongs to site legacy",
             ],
@@ -657,12 +660,16 @@ def test_names_and_folders_of_another_owner_are_refused(legacy, stranger, variab
 def test_renamed_units_replace_the_old_without_failed_requests(shelf):
     units = "systemctl list-unit-files --no-legend 'shelf*'; systemctl list-units --all --no-legend 'shelf*'"
     assert "shelf-gunicorn@" in shelf.host.check_output(units)
+    # Services of a project leave the folder of their links.
+    links = "/etc/systemd/system/shelf-gunicorn@.service.wants"
+    shelf.host.check_output(f"mkdir {links}")
     renamed = {"site_service": "{{ site_name }}-{{ 'web' if inventory_hostname == 'shelf' else 'gunicorn' }}"}
     with Load(shelf.address, shelf.canonical, path=["/"], rate=4, cafile=shelf.roots) as load:
         done = play("site", "--limit", "shelf", **renamed)
     assert done.returncode == 0
     assert apart_from_reloads(load.result()["failures"]) == []
     assert "shelf-gunicorn" not in shelf.host.check_output(units)
+    assert not shelf.host.file(links).exists
     assert f"shelf-web@{shelf.release}.service" in shelf.host.check_output(units)
     assert page(shelf)["release"] == shelf.release
     assert not re.search("changed=[1-9]", play("site", "--limit", "shelf", **renamed).stdout)
