@@ -60,8 +60,8 @@ class ActionModule(ActionBase):
                 )
             if result.get("changed") and packed.kept_back:
                 self._display.warning(
-                    f"{make_printable(shorten(packed.kept_back))}: kept back, as they look like secrets, dumps or caches"
-                    " and git does not track them; what the project needs goes into django_source_includes"
+                    f"{make_printable(shorten(packed.kept_back))}: kept back, as they look like secrets, dumps or"
+                    " caches and git does not track them; what the project needs goes into django_source_includes"
                 )
             if result.get("changed") and not small and not self._task.check_mode:
                 archive.flush()

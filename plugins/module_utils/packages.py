@@ -28,8 +28,8 @@ from ansible_collections.django_vps.stack.plugins.module_utils.requirements impo
     find_requirements,
     find_root_package,
     read_inputs,
-    refuse_indexes_of_uv,
     read_texts,
+    refuse_indexes_of_uv,
     requirements_of,
 )
 from ansible_collections.django_vps.stack.plugins.module_utils.sandbox import Workspace
