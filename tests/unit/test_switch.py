@@ -471,6 +471,15 @@ def test_truncated_journal_line_spoils_no_other_line(tmp_path):
     assert [entry["to"] for entry in switch.site.switches()] == ["a", "b"]
 
 
+def test_journal_and_facts_of_a_release_are_private(tmp_path):
+    switch = site_with(tmp_path, "ab", "b", [("", "a")])
+    (tmp_path / "journal").chmod(0o644)
+    switch.site.note("b", bad="health: 500")
+    switch.site.record_switch("a", "b", "me", 0.1)
+    paths = [tmp_path / "journal", *tmp_path.glob("releases/*/release.json")]
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
+
+
 def test_unrecorded_switch_is_recorded_by_the_next_run(tmp_path):
     switch = site_with(tmp_path, "ab", "b", [("", "a")])
     switch.units.start = lambda release, timeout: None
