@@ -67,6 +67,30 @@ def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, 
 
 
 @pytest.mark.parametrize(
+    ("known", "problems"),
+    [
+        # Before the first release, and on a host without releases.
+        ({"__django_releases": {"live": "", "journal": [], "restarts": {}}, "__django_web": {"wrong": ""}}, []),
+        ({"__django_releases": {"skipped": True}, "__django_switch": {"skipped": True}}, []),
+        (
+            {"__django_releases": {"skipped": True}, "__django_web": {"wrong": "the web server does not run"}},
+            ["the web server does not run"],
+        ),
+        (
+            {"__django_releases": {"live": "", "journal": [{"to": "r2"}, {"to": "r1"}], "restarts": {}}},
+            ["/srv/shop/current names no release, and r2 went live last"],
+        ),
+        (
+            {"__django_releases": {"live": "r2", "journal": [{"to": "r2"}]}, "__django_switch": {"wrong": "x"}},
+            ["release r2: x"],
+        ),
+    ],
+)
+def test_status_lists_what_is_wrong_with_a_host(known, problems):
+    assert agreed("django", "django_problems", {"vps1": {}}, site_home="/srv/shop", **known) == problems
+
+
+@pytest.mark.parametrize(
     ("surveys", "name"),
     [
         ([survey(), survey()], "r9"),
