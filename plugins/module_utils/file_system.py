@@ -23,8 +23,8 @@ def create_file(path: str | os.PathLike[str], content: bytes, mode: int, owner: 
         os.fsync(descriptor)
 
 
-def write_file(path: Path, content: bytes | str, mode: int = 0o644) -> None:
-    """Write a file so that a crash leaves the complete old or new content."""
+def write_file(path: Path, content: bytes | str, mode: int = 0o600) -> None:
+    """Write a file so that a crash leaves the complete old or new content; only root can open it unless told."""
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)
     create_file(beside, content.encode() if isinstance(content, str) else content, mode)

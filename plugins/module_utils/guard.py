@@ -69,7 +69,7 @@ class Guard:
         self.take_back()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(self.folder / "take_back", TAKE_BACK.format(folder=self.folder, commands=take_back.strip()))
-        write_file(self.units / UNIT, SERVICE.format(folder=self.folder))
+        write_file(self.units / UNIT, SERVICE.format(folder=self.folder), 0o644)
         run("systemctl", "daemon-reload")
         run("systemctl", "enable", "--quiet", UNIT)
         self.keep(paths, keep)

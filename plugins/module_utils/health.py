@@ -1,12 +1,11 @@
 # Copyright: the django_vps.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Check that a release answers over its socket, and that clients get its answer from nginx."""
+"""Check that a release answers over its socket, and that nginx answers clients."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import ssl
 import time
@@ -14,12 +13,12 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
+from ansible_collections.django_vps.stack.plugins.module_utils.errors import make_printable
 
 USER_AGENT = "django_vps.stack health check"
-#: The address and the user of nginx, and the seconds in which it must answer.
+#: The address and the user of nginx.
 WEB_SERVER = ("127.0.0.1", 443)
 WEB_SERVER_USER = "www-data"
-WEB_SERVER_SECONDS = 10
 #: The most redirects within a site that the check follows.
 MAX_REDIRECTS = 10
 
@@ -51,8 +50,32 @@ class WebServerConnection(http.client.HTTPConnection):
         self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
 
 
+def ask_web_server(name: str, path: str, timeout: float) -> str:
+    """Return the complaint about nginx's answer to a client of this host; empty when it is good.
+
+    An answer of the project below 500 is good, because nginx can be configured to refuse a client from this host. So is
+    a connection that nginx closes (444).
+    """
+    connection, address = WebServerConnection(name, timeout), f"https://{name}{path}"
+    try:
+        connection.request("GET", path, headers={"User-Agent": USER_AGENT})
+        status = connection.getresponse().status
+    except ConnectionRefusedError:
+        return "the web server does not run"
+    except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return ""
+    except TimeoutError:
+        return f"the web server does not answer at {address} within {timeout} s"
+    except (OSError, http.client.HTTPException) as error:
+        return f"the web server fails at {address}: {error or type(error).__name__}"
+    finally:
+        connection.close()
+    # 421 is what the server for unknown names answers.
+    return f"the web server answers {status} at {address}" if status >= 500 or status == 421 else ""
+
+
 class HealthCheck:
-    """The requests to one release and to nginx; the options are those of the module switch."""
+    """The requests to one release; the options are those of the module switch."""
 
     def __init__(self, options: dict, release_folder: Path) -> None:
         self.options = options
@@ -61,6 +84,10 @@ class HealthCheck:
 
     def ask(self, end: float) -> str:
         """Return the complaint about the answer of the release, which has time until `end`; empty when it is good."""
+        # The project decides on parts of the complaint, such as the target of a redirect.
+        return make_printable(self._complain(end))
+
+    def _complain(self, end: float) -> str:
         page = (self.options["host"], self.options["health_path"] or "/")
         pages, cookies = [], {}
         while True:
@@ -91,22 +118,12 @@ class HealthCheck:
         hint = " (is the name in ALLOWED_HOSTS?)" if answer.status == 400 else ""
         return "" if good else f"{address} answers {answer.status}{hint}"
 
-    def ask_front(self) -> str:
-        """Return the complaint about nginx's answer; a closed connection is none, as nginx can be configured so."""
-        name, path, closed = self.options["front"], self.options["health_path"] or "/", self.options["closed"]
-        if not name or (closed and os.path.exists(closed)):
-            return ""
-        connection = WebServerConnection(name, WEB_SERVER_SECONDS)
-        try:
-            connection.request("GET", path, headers={"User-Agent": USER_AGENT})
-            status = connection.getresponse().status
-        except ConnectionRefusedError:
+    def find_obstacle(self) -> str:
+        """Return what keeps nginx from passing requests to the release; empty on a host without nginx."""
+        unit = self.options["web_service"]
+        if unit and call("systemctl", "is-active", "--quiet", unit).code:
             return "the web server does not run"
-        except (OSError, http.client.HTTPException, ValueError):
-            return ""
-        finally:
-            connection.close()
-        return f"the web server answers {status} at https://{name}{path}" if status in (502, 504) else ""
+        return f"the web server has no access to {self.socket}" if unit and not self.is_reachable() else ""
 
     def is_reachable(self) -> bool:
         """Return whether the socket of the release listens and nginx has access to it."""

@@ -80,7 +80,7 @@ class Cluster:
         # The role enables the unit, which starts it in spite of start.conf.
         run(STEP, ["systemctl", "enable" if mode == "auto" else "disable", "--quiet", self.unit])
         if mode not in self.status:
-            write_file(self.etc / "start.conf", START_CONF.format(mode=mode))
+            write_file(self.etc / "start.conf", START_CONF.format(mode=mode), 0o644)
             run(STEP, ["systemctl", "daemon-reload"])
         if self.port != port:
             run(STEP, ["pg_conftool", self.version, self.name, "set", "port", str(port)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import remove_tree, write_file
 
-#: The file that marks a release as complete; roles and templates use the same name.
+#: The file that marks a release as complete.
 MARKER = "release.json"
 
 
@@ -132,6 +132,7 @@ class Site:
         if restore_points := (self.facts(before) or {}).get("restore_points") if before else None:
             entry["restore_points"] = restore_points
         with self.journal.open("a+") as journal:
+            os.fchmod(journal.fileno(), 0o600)
             journal.seek(0)
             # Begin a new line after a line that a crash truncated.
             begun = not f"\n{journal.read()}".endswith("\n")

@@ -15,8 +15,8 @@ description:
     the release was never live, it is marked bad.
   - An answer in JSON that names a release must name this one.
   - Then drains the previous release, stops it gracefully, and removes old releases.
-  - When the release is live, runs and answers, over its socket and, if the host has nginx, also through nginx, nothing
-    changes. A live release that does not answer is restarted with its socket, and checked again.
+  - When the release is live, runs and answers over its socket, and nginx, if the host has it, runs and has access to
+    this socket, nothing changes. A live release that does not answer is restarted with its socket, and checked again.
 options:
   home:
     description: Folder of the site on the host.
@@ -55,13 +55,12 @@ options:
         working site, that is, a status below 500 except 400.
     type: str
     default: ""
-  front:
-    description: Name by which the check also requests the site from nginx on this host. Empty if the host has no nginx.
+  web_service:
+    description:
+      - Unit of nginx on this host, which must run and have access to the socket of the live release.
+      - Empty if the host has no nginx.
     type: str
     default: ""
-  closed:
-    description: File that switches maintenance mode on. While it exists, the check sends no requests to nginx.
-    type: path
   timeout:
     description: Seconds in which the release must become healthy.
     type: int
@@ -126,7 +125,7 @@ before:
   returned: always
   type: str
 wrong:
-  description: Complaint about the answer of the live release. Empty if it was healthy.
+  description: Complaint about the live release. Empty if it was healthy and nginx could pass requests to it.
   returned: success
   type: str
 removed:
@@ -170,8 +169,7 @@ ARGUMENTS = {
     "names": {"type": "list", "elements": "str", "default": []},
     "served": {"type": "list", "elements": "str", "default": []},
     "health_path": {"type": "str", "default": ""},
-    "front": {"type": "str", "default": ""},
-    "closed": {"type": "path"},
+    "web_service": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 60},
     "services": {"type": "list", "elements": "str", "default": []},
     "single": {"type": "list", "elements": "str", "default": []},
@@ -199,8 +197,8 @@ class Switch:
         return self.site.live == self.release and self.units.are_active(self.release)
 
     def wrong(self) -> str:
-        """Return the complaint about the answer of the live release; empty if it is healthy."""
-        return self.health.ask(time.monotonic() + self.options["timeout"]) or self.health.ask_front()
+        """Return the complaint about the live release; empty if it is healthy and nginx can pass requests to it."""
+        return self.health.ask(time.monotonic() + self.options["timeout"]) or self.health.find_obstacle()
 
     def clear_socket(self) -> None:
         """Stop the web service and the socket of the live release, because nginx has no access to this socket."""
@@ -323,7 +321,7 @@ def main() -> None:
             if switch.left:
                 module.warn(switch.left)
             if wrong:
-                if still := switch.health.ask_front():
+                if still := switch.health.find_obstacle():
                     raise StepError(
                         "health", still, "The release answers over its socket. See nginx's error.log, or run site.yml."
                     )

@@ -34,6 +34,63 @@ def survey(same: str = "", others: str = "", live: str = "", following: str = "r
 
 
 @pytest.mark.parametrize(
+    ("limit", "needed", "found", "connections", "has_room"),
+    [
+        # The server is not there yet: limit of the role, and whether it is accepted.
+        (0, 42, "", 42, True),
+        (0, 88, "", 87, False),
+        (200, 88, "", 87, True),
+        # Asynchronous workers.
+        (0, 0, "", 43, True),
+        # Three sites of 42, one after the other.
+        (0, 42, "42|0", 42, True),
+        (0, 42, "84|0", 42, False),
+        (3, 42, "84|0", 3, True),
+        (0, 0, "84|0", 43, False),
+        # The site has its share, or wants more.
+        (0, 42, "84|42", 42, True),
+        (0, 43, "84|42", 43, False),
+        (0, 0, "84|87", 43, True),
+    ],
+)
+def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, connections, has_room):
+    known = {
+        "postgres_connection_limit": limit,
+        "postgres_site_connections": needed,
+        "__postgres_settings": {"max_connections": 100},
+        "__postgres_role_limits": {"stdout": found},
+    }
+    assert agreed("postgres", "[__postgres_connections, __postgres_has_room]", {"vps1": {}}, **known) == [
+        connections,
+        has_room,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "problems"),
+    [
+        # Before the first release, and on a host without releases.
+        ({"__django_releases": {"live": "", "journal": [], "restarts": {}}, "__django_web": {"wrong": ""}}, []),
+        ({"__django_releases": {"skipped": True}, "__django_switch": {"skipped": True}}, []),
+        (
+            {"__django_releases": {"skipped": True}, "__django_web": {"wrong": "the web server does not run"}},
+            ["the web server does not run"],
+        ),
+        (
+            {"__django_releases": {"live": "", "journal": [{"to": "r2"}, {"to": "r1"}], "restarts": {}}},
+            ["/srv/shop/current names no release, and r2 went live last"],
+        ),
+        (
+            {"__django_releases": {"live": "r2", "journal": [{"to": "r2"}]}, "__django_switch": {"wrong": "x"}},
+            ["release r2: x"],
+        ),
+    ],
+)
+def test_status_lists_what_is_wrong_with_a_host(known, problems):
+    assert agreed("django", "django_problems", {"vps1": {}}, site_home="/srv/shop", **known) == problems
+
+
+@pytest.mark.parametrize(
     ("surveys", "name"),
     [
         ([survey(), survey()], "r9"),

@@ -142,6 +142,7 @@ def test_troubleshooting_has_messages_that_are_printed():
         "plugins/**/*.py",
         "playbooks/**/*.yml",
         "roles/*/tasks/*.yml",
+        "roles/*/vars/*.yml",
         "roles/*/templates/*",
         "roles/*/files/*.py",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -12,7 +13,9 @@ import subprocess
 import time
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.action.lock import HOLD, ActionModule
+from ansible_collections.django_vps.stack.plugins.modules import lock
 from ansible_collections.django_vps.stack.plugins.modules.lock import holder, is_held
 
 FORK = multiprocessing.get_context("fork")
@@ -54,6 +57,25 @@ def test_lock_has_its_current_holder_and_is_private(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert holder(path) == {}
+
+
+@pytest.mark.parametrize("text", ["", '{"who": "old@laptop", "process": 1}'])
+def test_lock_that_another_program_holds_is_refused(tmp_path, monkeypatch, capsys, text):
+    monkeypatch.setattr(lock, "PATIENCE", 0)
+    path = tmp_path / "lock"
+    path.write_text(text)
+    with path.open() as file, patch_module_args({"path": str(path), "what": "deploys shop", "run": "two"}):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit):
+            lock.main()
+    told = json.loads(capsys.readouterr().out)
+    assert told["failed"]
+    assert told["msg"].splitlines() == [
+        f"lock: {path} is held, and by no run of the stack.",
+        f"See on the host by what: fuser -v {path}",
+        "More: docs/troubleshooting.md#lock",
+    ]
+    assert told["holder"] == {}
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["after_it_is_held", "before_it_is_held"])

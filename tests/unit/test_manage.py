@@ -47,11 +47,12 @@ def command(tmp_path, capsys):
     return run
 
 
-def test_commands_run_once_and_in_order(command):
+def test_commands_run_once_and_in_order(command, tmp_path):
     told, ran = command("createcachetable", "loaddata 'my countries'")
     assert told["changed"]
     assert told["output"] == ["done: createcachetable\n", "done: loaddata\n"]
     assert ran == ["--release=1 createcachetable", "--release=1 loaddata my countries"]
+    assert (tmp_path / "marker").stat().st_mode & 0o777 == 0o600
     told, again = command("createcachetable", "loaddata 'my countries'")
     assert not told["changed"]
     assert again == ran

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.django_vps.stack.plugins.module_utils import health, release_units
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import Outcome
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
@@ -21,6 +22,7 @@ from ansible_collections.django_vps.stack.plugins.module_utils.file_system impor
 from ansible_collections.django_vps.stack.plugins.module_utils.output import tail_log
 from ansible_collections.django_vps.stack.plugins.module_utils.probation import Probation
 from ansible_collections.django_vps.stack.plugins.module_utils.release_units import Instance
+from ansible_collections.django_vps.stack.plugins.modules import check_web as web
 from ansible_collections.django_vps.stack.plugins.modules import switch as module
 from ansible_collections.django_vps.stack.plugins.modules.switch import Switch
 from cryptography import x509
@@ -39,6 +41,7 @@ OPTIONS = {
     "keep": 2,
     "timeout": 60,
     "who": "me",
+    "web_service": "",
 }
 
 
@@ -282,17 +285,19 @@ def front(tmp_path, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "pem")
     names = []
-    context.sni_callback = lambda connection, name, context: names.append(name)
+    # As nginx does for a name that no site has.
+    refuse = lambda name: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME if name == "gone.example.test" else None  # noqa: E731
+    context.sni_callback = lambda connection, name, context: names.append(name) or refuse(name)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Application)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # The handshake is left to the thread of a request.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.pages, server.body = {}, b""
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setattr(health, "WEB_SERVER", server.server_address)
 
-    def run(status: int, **options) -> str:
+    def run(status: int, name: str = "shop.example.test") -> str:
         server.answer = (status, "")
-        asked = {**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": "/health/", "closed": None}
-        return Switch({**asked, "front": "shop.example.test", **options}).health.ask_front()
+        return health.ask_web_server(name, "/health/", 1)
 
     run.names, run.server = names, server
     yield run
@@ -301,7 +306,11 @@ def front(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(200, ""), (401, ""), (403, ""), (500, ""), (503, ""), (502, "answers 502")]
+    ("status", "said"),
+    [
+        *((status, "") for status in (200, 302, 401, 403, 404, 429)),
+        *((status, f"the web server answers {status} at https://shop.") for status in (421, 500, 502, 503)),
+    ],
 )
 def test_web_server_gets_the_request_of_a_client(front, status, said):
     assert said in front(status)
@@ -310,24 +319,63 @@ def test_web_server_gets_the_request_of_a_client(front, status, said):
     assert front.server.asked[1]["Host"] == "shop.example.test"
 
 
-def test_web_server_is_not_checked_if_absent_or_in_maintenance(front, tmp_path):
+def test_web_server_that_refuses_the_name_is_reported(front):
+    complaint = front(200, "gone.example.test")
+    assert complaint.startswith("the web server fails at https://gone.example.test/health/: ")
+    assert "UNRECOGNIZED_NAME" in complaint
+
+
+def test_web_server_complaint_fails_a_run_and_is_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(web, "ask_web_server", lambda name, path, timeout: f"answers 502 at {name}{path}")
+
+    def check(**more) -> dict:
+        args = {"name": "shop.example.test", "closed": str(tmp_path / "closed"), **more}
+        with patch_module_args(args), pytest.raises(SystemExit):
+            web.main()
+        return json.loads(capsys.readouterr().out)
+
+    assert check()["msg"].startswith("health: answers 502 at shop.example.test/\n")
+    reported = check(_ansible_check_mode=True)
+    assert (reported.get("failed", False), reported["wrong"]) == (False, "answers 502 at shop.example.test/")
     (tmp_path / "closed").touch()
-    assert front(502, closed=str(tmp_path / "closed")) == front(502, front="") == ""
-    assert front.names == []
+    assert check()["wrong"] == ""
 
 
-def test_stopped_web_server_is_reported_and_silent_is_accepted(front, monkeypatch, tmp_path):
+def test_stopped_or_hanging_web_server_is_reported(front, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(health, "WEB_SERVER", silent.getsockname())
+        assert front(200) == "the web server does not answer at https://shop.example.test/health/ within 1 s"
+        silent.accept()[0].close()
 
         def hang_up():
             silent.accept()[0].close()
 
+        # nginx can be configured so (444).
         threading.Thread(target=hang_up, daemon=True).start()
         assert front(200) == ""
     assert front(200) == "the web server does not run"
-    # No name of a host, as it may stand in ALLOWED_HOSTS.
-    assert front(200, front=".example.test") in ("", "the web server does not run")
+
+
+@pytest.mark.parametrize(
+    ("unit", "runs", "reachable", "complaint"),
+    [
+        ("", False, False, ""),
+        ("nginx.service", True, True, ""),
+        ("nginx.service", False, True, "the web server does not run"),
+        ("nginx.service", True, False, "the web server has no access to {home}/releases/a/gunicorn.sock"),
+    ],
+)
+def test_release_that_nginx_cannot_reach_is_wrong(tmp_path, monkeypatch, unit, runs, reachable, complaint):
+    switch = Switch({**OPTIONS, "home": str(tmp_path), "release": "a", "health_path": "", "web_service": unit})
+    monkeypatch.setattr(switch.health, "ask", lambda end: "")
+    monkeypatch.setattr(switch.health, "is_reachable", lambda: reachable)
+    monkeypatch.setattr(health, "call", lambda *argv: Outcome(0 if runs else 3, "", ""))
+    assert switch.wrong() == complaint.format(home=tmp_path)
+
+
+def test_complaint_has_no_control_characters(ask):
+    # The page redirects to an address that is not requested, as it is none.
+    assert "https://shop.example.com/red: " in ask(200, **{"": (302, "/\x1b[31mred")})
 
 
 def test_socket_is_reachable_if_served_and_open_to_nginx(tmp_path, monkeypatch):
@@ -421,6 +469,15 @@ def test_truncated_journal_line_spoils_no_other_line(tmp_path):
         journal.write('{"from": "a", "t')
     switch.site.record_switch("a", "b", "me", 0.1)
     assert [entry["to"] for entry in switch.site.switches()] == ["a", "b"]
+
+
+def test_journal_and_facts_of_a_release_are_private(tmp_path):
+    switch = site_with(tmp_path, "ab", "b", [("", "a")])
+    (tmp_path / "journal").chmod(0o644)
+    switch.site.note("b", bad="health: 500")
+    switch.site.record_switch("a", "b", "me", 0.1)
+    paths = [tmp_path / "journal", *tmp_path.glob("releases/*/release.json")]
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
 
 
 def test_unrecorded_switch_is_recorded_by_the_next_run(tmp_path):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import IDENTITY, NAME, PEERS, visit
+from support.play import play
 
 # Keeps what passes on a host's wires, until the end of its input.
 EAR = """
@@ -86,6 +87,22 @@ def test_client_address_reaches_app_hosts_and_cannot_be_forged(hosts, web):
     lines = [line for app in ("app1", "app2") for line in log(hosts[app]) if path in line]
     gateway = web.address.rsplit(".", 1)[0] + ".1"
     assert [line.split()[0] for line in lines] == [gateway]
+
+
+def test_status_names_hosts_that_pass_no_requests(hosts):
+    app, web = hosts["app2"], hosts["web2"]
+    path = f"/srv/shop/releases/{app.live}/gunicorn.sock"
+    mode = app.run(f"stat -c %a {path}")
+    app.run(f"chmod 0600 {path}")
+    web.run("systemctl stop nginx")
+    try:
+        done = play("status")
+    finally:
+        app.run(f"chmod {mode} {path}")
+        web.run("systemctl start nginx")
+    assert done.returncode != 0
+    assert f"release {app.live}: the web server has no access to {path}" in done.stdout
+    assert "the web server does not run" in done.stdout
 
 
 def log(app) -> list[str]:

@@ -298,6 +298,19 @@ def test_only_root_can_take_locks_of_the_stack(site, lock, user):
     assert "Permission denied" in site.host.run(f"runuser -u {user} -- flock --nonblock {lock} true").stderr
 
 
+def test_only_root_can_open_the_state_of_the_stack(site):
+    """What others can open they can lock."""
+    names = ("journal", ".lock", "release.json", "packages", "after_migrate", "closed")
+    named = " -o ".join(f"-name {name}" for name in names)
+    files = (
+        f"find /srv/{site.name} /etc/{site.name} -maxdepth 3 -type f \\( {named} \\) {{0}};"
+        f" find /run -maxdepth 1 -type f \\( -name '{site.name}*' -o -name 'django_vps*' \\) {{0}};"
+        " find /etc/django_vps /var/lib/django_vps -type f {0}"
+    )
+    assert len(site.host.run(files.format("")).stdout.splitlines()) > 5
+    assert site.host.run(files.format("-perm /o+r")).stdout == ""
+
+
 def test_world_readable_files_have_no_secret(site):
     key = site.host.check_output(f"cat /etc/{site.name}/secret_key")
     canary = f"canary-of-{site.container.split('-')[1]}"

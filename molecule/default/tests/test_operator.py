@@ -266,6 +266,26 @@ def test_unreachable_live_release_is_reported_and_fixed(sites, name, harm):
     assert not re.search("changed=[1-9]", play(*deploy).stdout)
 
 
+def test_missing_live_link_and_nginx_server_are_reported(sites):
+    linked, served = (next(site for site in sites if site.name == name) for name in ("site13", "site12"))
+    own = f"/etc/nginx/conf.d/{served.name}.conf"
+    linked.host.check_output(f"rm /srv/{linked.name}/current")
+    served.host.check_output(f"mv {own} /root/ && systemctl reload nginx")
+    said = f"the web server fails at https://{served.canonical}/"
+    try:
+        status = play("status")
+        done = play("deploy", f"--extra-vars=@{INVENTORY.with_name('secrets.json')}")
+    finally:
+        served.host.check_output(f"mv /root/{served.name}.conf {own} && systemctl reload nginx")
+    assert status.returncode != 0
+    assert f"/srv/{linked.name}/current names no release" in status.stdout
+    assert said in status.stdout
+    assert done.returncode != 0
+    assert f"health: {said}" in done.stdout
+    # The deploy has made the link anew.
+    assert [site.get("/health/").status for site in sites] == [200] * len(sites)
+
+
 def test_journal_records_user_version_and_release_of_a_switch(site):
     entries = [json.loads(line) for line in site.host.file(f"/srv/{site.name}/journal").content_string.splitlines()]
     assert entries[-1]["to"] == site.release

@@ -91,6 +91,15 @@ def test_forged_log_messages_ban_no_address(site, neighbour, until):
     assert victim not in site.host.check_output("fail2ban-client status sshd")
 
 
+def test_failed_logins_of_a_per_connection_sshd_are_banned(site, until):
+    guesser = "198.51.100.77"
+    lines = "".join(f"Failed password for root from {guesser} port {port} ssh2\\n" for port in range(4001, 4009))
+    said = f"{{ printf '{lines}'; sleep 3; }} | logger --tag sshd --priority auth.info"
+    site.host.check_output(f'systemd-run --quiet --wait --slice=system-ssh.slice sh -c "{said}"')
+    until(lambda: guesser in site.host.check_output("fail2ban-client status sshd"), 30)
+    site.host.check_output(f"fail2ban-client unban {guesser}")
+
+
 def test_ssh_brute_force_is_banned_until_unbanned(site, neighbour, until):
     me = neighbour.check_output("hostname -I").split()[0]
     # A ban amid a login leaves ssh waiting until TCP gives up, a quarter of an hour later.

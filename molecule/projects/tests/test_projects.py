@@ -657,6 +657,20 @@ def test_names_and_folders_of_another_owner_are_refused(legacy, stranger, variab
     assert legacy.host.check_output(look) == before
 
 
+def test_connections_that_other_sites_have_are_refused(legacy, stranger):
+    ask = "cd / && runuser -u postgres -- psql -XAtqc "
+    limits = "SELECT current_setting('max_connections'), sum(rolconnlimit) FROM pg_roles WHERE rolconnlimit > 0"
+    most, others = map(int, legacy.host.check_output(f'{ask} "{limits}"').split("|"))
+    wanted = max(most - 13 - others, 0) + 1
+    done = stranger(postgres_connection_limit=wanted)
+    assert done.returncode != 0
+    said = " ".join(done.stdout.split())
+    assert f"can open {wanted} connections, those of other sites {others}, and PostgreSQL on" in said
+    assert f"max_connections: {wanted + others + 13} in postgres_settings, or a lower postgres_connection_limit" in said
+    found = "ls -d /srv/stranger /etc/django_vps/sites/stranger.json; getent passwd stranger"
+    assert legacy.host.run(found).stdout == ""
+
+
 def test_renamed_units_replace_the_old_without_failed_requests(shelf):
     units = "systemctl list-unit-files --no-legend 'shelf*'; systemctl list-units --all --no-legend 'shelf*'"
     assert "shelf-gunicorn@" in shelf.host.check_output(units)
