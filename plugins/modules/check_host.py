@@ -152,7 +152,7 @@ def foreign_nginx_sites() -> list[str]:
     return [str(path) for path in found if path.name != "default"]
 
 
-def valkey_ports() -> list[str]:
+def ports_of_valkey() -> list[str]:
     """Return the ports of the instances of Valkey or Redis that belong to sites."""
     units, pattern = OWN_VALKEY
     names = [path.parent.name.removesuffix(".service.d").split("-server@", 1) for path in units.glob(pattern)]
@@ -233,7 +233,7 @@ def main() -> None:
         listening=lines_of("ss", "-Hltnp"),
         ssh_sockets=ssh_sockets(),
         nginx_sites=foreign_nginx_sites(),
-        valkey_ports=valkey_ports(),
+        ports_of_valkey=ports_of_valkey(),
     )
 
 

@@ -56,7 +56,7 @@ def judge_ports(
 ) -> Iterator[str]:
     packages, valkey_port = state["ansible_facts"]["packages"], str(options["valkey_port"])
     own = {program: any(re.fullmatch(name, each) for each in packages) for program, name in OWN_PACKAGES.items()}
-    own |= dict.fromkeys(VALKEY, valkey_port in state["valkey_ports"])
+    own |= dict.fromkeys(VALKEY, valkey_port in state["ports_of_valkey"])
     needed = {port: ["nginx"] for port in ("80", "443") if options["web"]}
     needed |= {"5432": ["postgres"]} if options["database"] else {}
     needed |= {valkey_port: VALKEY} if options["valkey_port"] else {}

@@ -76,14 +76,14 @@ def check_source_options(case: Case) -> Iterator[Problem]:
         yield Problem("django_git_key", "expected a private key", "write the path of one without a passphrase", key)
 
 
-def check_found(case: Case, source: Path, name: str, host_python: str = "") -> Iterator[Problem]:
-    """Check a folder or an archive on the controller; with `host_python` also whether that version suits it."""
+def check_found(case: Case, source: Path, name: str, python_of_host: str = "") -> Iterator[Problem]:
+    """Check a folder or an archive on the controller; with `python_of_host` also whether that version suits it."""
     with tempfile.TemporaryDirectory() as folder:
         top = source if source.is_dir() else Path(folder)
         found = list(check_files(case, source, top, name))
         yield from found
         if top == source or not found:
-            yield from check_project(case, top, name, host_python)
+            yield from check_project(case, top, name, python_of_host)
 
 
 def check_files(case: Case, source: Path, top: Path, name: str) -> Iterator[Problem]:
@@ -100,7 +100,7 @@ def check_files(case: Case, source: Path, top: Path, name: str) -> Iterator[Prob
         yield Problem("django_source", f"{name}{what}: {error}", advice)
 
 
-def check_project(case: Case, top: Path, name: str, host_python: str) -> Iterator[Problem]:
+def check_project(case: Case, top: Path, name: str, python_of_host: str) -> Iterator[Problem]:
     """Check the project as a build does, as far as the controller can; with git, the build may lack some files."""
     values = case.values
     by_pip = values.get("django_installer") == "pip"
@@ -115,8 +115,8 @@ def check_project(case: Case, top: Path, name: str, host_python: str) -> Iterato
         if not python:
             # Only the host knows its interpreters, but an invalid range is refused here.
             fits("3", *wanted(project, top))
-        if host_python and by_pip and not python.startswith("/"):
-            refuse_for_pip(host_python, *required(python, project, top))
+        if python_of_host and by_pip and not python.startswith("/"):
+            refuse_for_pip(python_of_host, *required(python, project, top))
         if not any(file.name in (*KNOWN, posixpath.basename(values.get("django_requirements", ""))) for file in files):
             wish = Wish(tuple(values.get("django_groups", ())), tuple(values.get("django_extras", ())))
             requirements = find_requirements(project, top, values.get("django_requirements", ""), wish)

@@ -58,7 +58,7 @@ def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, 
         "postgres_connection_limit": limit,
         "postgres_site_connections": needed,
         "__postgres_settings": {"max_connections": 100},
-        "__postgres_role_limits": {"stdout": found},
+        "__postgres_clusters": {"stdout_lines": found.splitlines()},
     }
     assert agreed("postgres", "[__postgres_connections, __postgres_has_room]", {"vps1": {}}, **known) == [
         connections,

@@ -123,7 +123,7 @@ def test_names_in_strings_of_the_code_exist(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
             text = ast.unparse(node).replace("\\n", " ") if isinstance(node, ast.JoinedStr) else node.value
-            named = re.findall(rf"(?<![\w/.-])(?:{PREFIXES})_[a-z_{{}}]+(?![*/\w-]|\.\w)", text)
+            named = re.findall(rf"(?<![\w/.{{-])(?:{PREFIXES})_[a-z_{{}}]+(?![*/\w-]|\.\w)", text)
             assert set(named) <= VARIABLES | OTHER_NAMES, text
 
 

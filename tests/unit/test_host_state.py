@@ -14,7 +14,7 @@ OPTIONS = {"web": True, "database": True, "valkey_port": 0, "http3": False, "fir
 FACTS = {"distribution": "Debian", "distribution_version": "13", "distribution_release": "trixie"}
 FACTS["packages"] = {"nginx": [], "postgresql-17": [], "postgresql-client-17": []}
 STATE = {"ansible_facts": FACTS, "clock": 1000, "listening": [SSHD], "ssh_sockets": [], "nginx_sites": []}
-STATE["valkey_ports"] = ["6380", "0"]
+STATE["ports_of_valkey"] = ["6380", "0"]
 
 
 def judged(options=None, facts=None, **state) -> list[str]:
@@ -125,7 +125,7 @@ def test_ports_of_the_valkeys_of_sites_are_found(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert sorted(check_host.valkey_ports()) == ["0", "6379", "6380"]
+    assert sorted(check_host.ports_of_valkey()) == ["0", "6379", "6380"]
 
 
 def test_all_problems_are_named_at_once():

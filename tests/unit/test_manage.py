@@ -83,7 +83,12 @@ def test_dry_run_runs_none(command):
 def program(tmp_path):
     """Runs <site>-manage in a home with a dump; returns its warnings, and what manage.py would be called with."""
     site = {"site_name": "shop", "site_user": "shop", "site_home": str(tmp_path), "site_media_root": "/srv/media"}
-    site |= {"site_database_direct_url": "", "site_sandbox": [], "ansible_managed": "managed"}
+    site |= {
+        "site_database_direct_url": "",
+        "site_database_separate_owner": False,
+        "site_sandbox": [],
+        "ansible_managed": "managed",
+    }
     template = Path(__file__).parents[2] / "roles/django/templates/manage.j2"
     script = Templar(loader=DataLoader(), variables=site).template(trust_as_template(template.read_text()))
     (tmp_path / "shop-manage").write_text(script)

@@ -17,6 +17,7 @@ SITE = {
     "site_home": "/srv/shop",
     "site_media_root": "/data/media",
     "site_database_direct_url": "",
+    "site_database_separate_owner": False,
     "site_sandbox": [],
     "site_service": "shop-gunicorn",
     "__django_job": {"name": "worker", "command": "celery worker"},

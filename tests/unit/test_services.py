@@ -21,6 +21,7 @@ SITE = {
     "site_media_root": "/srv/shop/media",
     "site_service": "shop-gunicorn",
     "site_database_direct_url": "",
+    "site_database_separate_owner": False,
     "site_sandbox": ["SystemCallFilter=~@privileged @resources", "CapabilityBoundingSet="],
     "django_services": [],
     "django_timers": [],
