@@ -85,9 +85,8 @@ def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
     if not quiet:
         return after_each(early, short)
     short.sort(key=is_beside)
-    count = len([item for item in early if not is_beside(item)])
-    together = after_each([item for item in early if not is_beside(item)], short[:count])
-    return [*together, *after_each([*quiet, *filter(is_beside, early)], short[count:])]
+    first, late = [item for item in early if not is_beside(item)], [*quiet, *filter(is_beside, early)]
+    return [*after_each(first, short[: len(first)]), *after_each(late, short[len(first) :])]
 
 
 def after_each(long: list[pytest.Item], short: list[pytest.Item]) -> list[pytest.Item]:

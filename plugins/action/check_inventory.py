@@ -70,6 +70,7 @@ class ActionModule(ActionBase):
         values, failed = settle(self._templar, variables, specs)
         # An argument with a comma is a list of hosts, not a file.
         sources = tuple(source for source in context.CLIARGS["inventory"] if "," not in source)
+        folders = self.folders(variables)
         given = [self._loader.path_dwim(each[1:]) for each in context.CLIARGS["extra_vars"] if each.startswith("@")]
         return Case(
             host=variables["inventory_hostname"],
@@ -81,10 +82,10 @@ class ActionModule(ActionBase):
             bound=read_wiring(specs),
             run=variables["ansible_play_hosts_all"],
             typed=frozenset(load_extra_vars(self._loader)),
-            group_files=names_of_files(*self.folders(variables), kind="group_vars"),
-            host_files=names_of_files(*self.folders(variables), kind="host_vars"),
+            group_files=names_of_files(*folders, kind="group_vars"),
+            host_files=names_of_files(*folders, kind="host_vars"),
             missing=tuple(source for source in sources if not os.path.exists(source)),
-            twice=said_twice(self._loader.get_text_file_contents, (*sources, *given), *self.folders(variables)),
+            twice=said_twice(self._loader.get_text_file_contents, (*sources, *given), *folders),
             login=self.plain(variables, "ansible_user"),
             neighbours=dict(self.neighbours(variables, specs)),
             site_members=dict(self.site_members(variables, specs)),

@@ -74,6 +74,8 @@ ADVICE = (
     (r"KeyError|ImproperlyConfigured", "Give the settings what they miss by django_env."),
 )
 
+#: For a site whose release is well and whose web server is not.
+WEB_SERVER_ADVICE = "The release answers over its socket. See nginx's error.log, or run site.yml."
 #: The most common advice for a failed check, by the complaint about the answer of the release.
 HEALTH_ADVICE = (
     (r"does not answer|answers 503", "Raise django_health_timeout when it needs longer to start."),

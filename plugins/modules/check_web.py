@@ -56,6 +56,7 @@ wrong:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import WEB_SERVER_ADVICE
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.health import ask_web_server
 
@@ -74,8 +75,7 @@ def main() -> None:
     is_closed = bool(given["closed"]) and os.path.exists(given["closed"])
     wrong = "" if is_closed else ask_web_server(given["name"], given["path"], given["timeout"])
     if wrong and not module.check_mode:
-        advice = "The release answers over its socket. See nginx's error.log, or run site.yml."
-        module.fail_json(msg=str(StepError("health", wrong, advice)), wrong=wrong)
+        module.fail_json(msg=str(StepError("health", wrong, WEB_SERVER_ADVICE)), wrong=wrong)
     module.exit_json(changed=False, wrong=wrong)
 
 

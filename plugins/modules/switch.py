@@ -141,7 +141,7 @@ import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.django_vps.stack.plugins.module_utils.advice import WRITABLE_ADVICE
+from ansible_collections.django_vps.stack.plugins.module_utils.advice import WEB_SERVER_ADVICE, WRITABLE_ADVICE
 from ansible_collections.django_vps.stack.plugins.module_utils.commands import call
 from ansible_collections.django_vps.stack.plugins.module_utils.errors import StepError
 from ansible_collections.django_vps.stack.plugins.module_utils.file_system import replace_link
@@ -322,9 +322,7 @@ def main() -> None:
                 module.warn(switch.left)
             if wrong:
                 if still := switch.health.find_obstacle():
-                    raise StepError(
-                        "health", still, "The release answers over its socket. See nginx's error.log, or run site.yml."
-                    )
+                    raise StepError("health", still, WEB_SERVER_ADVICE)
                 module.warn(
                     f"{switch.release} was live, but {wrong}; {'it was started anew' if curable else 'now it is well'}"
                 )

@@ -72,22 +72,25 @@ def headers_of_nginx() -> tuple[str, ...]:
     return tuple(read(COLLECTION / "roles/nginx/vars/main.yml")["__nginx_headers"])
 
 
+@functools.cache
+def read_playbooks() -> list[Any]:
+    """Return the playbooks, and the lists of tasks that they include."""
+    return [read(path) for path in sorted((COLLECTION / "playbooks").rglob("*.yml"))]
+
+
 def read_wiring(specs: dict[str, dict]) -> dict[str, str]:
     """Return the parameters that the playbooks pass to the roles, each with the variable that has its value."""
     bound: dict[str, str] = {}
-    for playbook in sorted((COLLECTION / "playbooks").rglob("*.yml")):
-        for name, value in bindings(read(playbook)):
-            if name in specs:
-                owners = re.findall(r"\{\{ (\w+) \}\}", str(value))
-                bound[name] = owners[0] if len(owners) == 1 else ""
+    for name, value in bindings(read_playbooks()):
+        if name in specs:
+            owners = re.findall(r"\{\{ (\w+) \}\}", str(value))
+            bound[name] = owners[0] if len(owners) == 1 else ""
     return bound
 
 
-@functools.cache
 def read_own_variables() -> frozenset[str]:
     """Return the variables that playbooks themselves read from the command line."""
-    playbooks = [read(playbook) for playbook in (COLLECTION / "playbooks").glob("*.yml")]
-    return frozenset(itertools.chain(*(value for name, value in bindings(playbooks) if name == "__reads")))
+    return frozenset(itertools.chain(*(value for name, value in bindings(read_playbooks()) if name == "__reads")))
 
 
 def bindings(node: Any) -> Iterator[tuple[str, Any]]:
