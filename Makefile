@@ -24,6 +24,7 @@ test-all: setup ## all of it: every scenario too
 lint: ## what is wrong with the style
 	@tools/setup venv
 	@tools/setup collections
+	@tools/setup shellcheck
 	@tools/lint
 
 clean: ## remove what setup, demo and tests made here: containers, images, folders; the engine stays

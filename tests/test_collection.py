@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,17 @@ def test_files_stay_short(pattern, limit):
     lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob(pattern)}
     assert lengths
     assert {name: length for name, length in lengths.items() if length > limit} == {}
+
+
+def test_tasks_contain_no_long_programs():
+    """A program of more than five lines is a file, which shellcheck reads."""
+    blocks = [
+        block
+        for path in ROOT.glob("roles/*/tasks/*.yml")
+        for block in re.findall(r"(?m)^ +cmd: [|>].*\n((?: {6,}.*\n)+)", path.read_text())
+    ]
+    assert blocks
+    assert [block for block in blocks if len(block.splitlines()) > 5] == []
 
 
 @pytest.fixture(scope="module")
