@@ -78,6 +78,9 @@ def check_pooler(case: Case) -> Iterator[Problem]:
     if case.values.get("site_database_url"):
         advice = "remove it; for the pooler of a service, site_database_direct_url has the address past it"
         yield Problem("site_database_pooler", "requires a database of the stack, and site_database_url is set", advice)
+    if not str(case.values.get("site_database_host", "/run/")).startswith("/run/"):
+        what, advice = "expected a folder in /run for the socket of the pooler", "remove it"
+        yield Problem("site_database_host", what, advice, case.values["site_database_host"])
     if case.values.get("site_database") == "pgbouncer":
         yield Problem("site_database", "is the name of PgBouncer's console", "use another name, such as shop")
 

@@ -825,6 +825,11 @@ def test_pooler_for_a_database_elsewhere_is_refused():
     assert "site_database_direct_url" in line
 
 
+def test_socket_of_a_pooler_outside_of_run_is_refused():
+    (line,) = refused({"site_database_host": "/srv/sockets", "site_database_pooler": "pgbouncer"})
+    assert line.startswith("site_database_host: expected a folder in /run for the socket of the pooler, got")
+
+
 def test_database_of_the_pooler_console_is_refused():
     (line,) = refused({"site_database": "pgbouncer", "site_database_pooler": "pgbouncer"})
     assert line.startswith("site_database: is the name of PgBouncer's console")
