@@ -22,8 +22,8 @@ options:
     required: true
   hostvars:
     description:
-      - Variables of all hosts, C(hostvars). The filter reads C(site_name) and C(site_address) of each host, and the
-        results of this run, C(__claim) and C(__django_release).
+      - Variables of all hosts, C(hostvars). The filter reads C(site_name), C(site_address) and C(site_database_pooler)
+        of each host, and the results of this run, C(ansible_facts), C(__claim) and C(__django_release).
     type: dict
     required: true
   host:
@@ -112,6 +112,15 @@ _value:
       description: On the host that requests the certificate, addresses of the others.
       type: list
       elements: str
+    pooler_clients:
+      description: On a database host with C(site_database_pooler), addresses of the app hosts that connect to it.
+      type: list
+      elements: str
+    has_pooler:
+      description: >-
+        Whether a database host had a pooler of the site at the start of the run, from the module
+        M(django_vps.stack.check_host).
+      type: bool
     backup_parts:
       description: Parts of the site that this host backs up.
       type: list
@@ -176,6 +185,12 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
         "database_peers": list(dict.fromkeys(addresses(remote_app) + addresses(database)))
         if is_multi_host and host in database
         else [],
+        "pooler_clients": addresses(remote_app)
+        if host in database and facts(host).get("site_database_pooler", "none") != "none"
+        else [],
+        "has_pooler": any(
+            facts(name).get("site_name") in facts(name).get("ansible_facts", {}).get("poolers", ()) for name in database
+        ),
         "valkey_address": addresses([valkey_host])[0] if valkey_is_remote else "",
         "valkey_clients": addresses(app) if valkey_is_remote and host == valkey_host else [],
         "is_certificate_host": is_certificate_host,

@@ -78,6 +78,7 @@ def settings_of_release(host):
         "hosts": list(settings.ALLOWED_HOSTS),
         "application": settings.WSGI_APPLICATION or "",
         "kept": [name for name, database in databases.items() if database.get("CONN_MAX_AGE", 0) != 0],
+        "pooler": settings_for_pooler(databases.get("default", {})),
         "sqlite": [str(each.get("NAME")) for each in databases.values() if "sqlite" in each.get("ENGINE", "")],
         "parts": {name: os.environ[name] for name in ("PGHOST", "PGDATABASE", "PGUSER") if name in os.environ},
         "others": [name for name, database in databases.items() if database.get("NAME") != name_of_default],
@@ -95,6 +96,18 @@ def settings_of_release(host):
         "storages": storages,
         "scratch": {**caches_in_files, **({"SESSION_FILE_PATH": str(sessions)} if sessions else {})},
     }
+
+
+def settings_for_pooler(database):
+    """Report the settings of a database that a pooler in transaction mode breaks, and those that it makes useless."""
+    if os.environ.get("DISABLE_SERVER_SIDE_CURSORS") != "True":
+        return {"breaks": [], "useless": []}
+    options = database.get("OPTIONS") or {}
+    breaks = [name for name in ("assume_role", "options") if options.get(name)]
+    breaks += ["prepare_threshold"] if options.get("prepare_threshold") is not None else []
+    breaks += [] if database.get("DISABLE_SERVER_SIDE_CURSORS") else ["DISABLE_SERVER_SIDE_CURSORS"]
+    useless = ["CONN_MAX_AGE"] if database.get("CONN_MAX_AGE", 0) != 0 else []
+    return {"breaks": breaks, "useless": useless + (["pool"] if options.get("pool") else [])}
 
 
 def folders_of(setting, backends, kind, attribute):

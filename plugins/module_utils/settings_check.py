@@ -18,6 +18,29 @@ PLACEHOLDERS = {".gitkeep", ".gitignore", ".keep"}
 #: Folders that each process of the site has for itself, or that all may write.
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")
 
+#: What happens behind a pooler in transaction mode (site_database_pooler), and what to write.
+BROKEN_BY_POOLER = {
+    "DISABLE_SERVER_SIDE_CURSORS": (
+        "is off behind a pooler, where a cursor would be looked for in another connection; read it:"
+        " disable_server_side_cursors=os.environ.get('DISABLE_SERVER_SIDE_CURSORS') == 'True' for dj_database_url"
+    ),
+    "prepare_threshold": (
+        "is set behind a pooler, where a statement would be looked for in another connection; remove it from OPTIONS"
+    ),
+    "assume_role": "is set behind a pooler, where other requests would get the role; remove it from OPTIONS",
+    "options": (
+        "is set behind a pooler, which cannot pass it on; remove it from OPTIONS, and set its values for the role by"
+        " ALTER ROLE … SET in a migration"
+    ),
+}
+USELESS_WITH_POOLER = {
+    "CONN_MAX_AGE": (
+        "is not 0 behind a pooler, which keeps the connections to PostgreSQL; read it:"
+        " conn_max_age=int(os.environ.get('CONN_MAX_AGE', '60'))"
+    ),
+    "pool": "is set behind a pooler, so that each connection is kept in two pools; remove one of them",
+}
+
 
 def is_free(path: Path) -> bool:
     """Return whether the path is missing, or a folder without files except those that keep it in git."""
@@ -43,6 +66,7 @@ class Settings:
         media_url = self.facts["media_url"] if self.facts["media_root"] else ""
         return [
             *self.unsafe(),
+            *self.pooler_findings(),
             *self.wrong_url("STATIC_URL", static_url, "site_static_url"),
             *self.wrong_url("MEDIA_URL", media_url, "site_media_url"),
             *self.static_findings(),
@@ -74,6 +98,13 @@ class Settings:
                 " connection behind until PostgreSQL takes no more; read it from the environment, and set it to 0 in"
                 " django_env"
             )
+
+        for setting in facts["pooler"]["useless"]:
+            yield f"{setting} of DATABASES['default'] {USELESS_WITH_POOLER[setting]}"
+
+    def pooler_findings(self) -> Iterator[str]:
+        for setting in self.facts["pooler"]["breaks"]:
+            yield f"{setting} of DATABASES['default'] {BROKEN_BY_POOLER[setting]}"
 
     def unsafe(self) -> Iterator[str]:
         facts = self.facts

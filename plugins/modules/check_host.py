@@ -24,6 +24,10 @@ options:
     description: Port that Valkey needs on the host. V(0) means none.
     type: int
     default: 0
+  pooler_port:
+    description: Port that PgBouncer needs on the host. V(0) means none.
+    type: int
+    default: 0
   http3:
     description: Whether nginx will serve HTTP/3.
     type: bool
@@ -83,6 +87,9 @@ ansible_facts:
     processors:
       description: Number of processors that programs of the host can use.
       type: int
+    poolers:
+      description: Ports of the poolers of sites on the host, each by the name of its site.
+      type: dict
     data_disk_mb:
       description: Size of the file system for the data of PostgreSQL, in MB.
       type: int
@@ -107,9 +114,13 @@ SSH_SOCKETS = ("ssh.socket", "sshd.socket", "dropbear.socket")
 #: A file of the role nginx; if it exists, other sites in the folders below belong to the role or are there on purpose.
 OWN_NGINX = Path("/etc/nginx/snippets/django_vps-tls.conf")
 NGINX_SITES = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
+UNITS = Path("/etc/systemd/system")
 #: Files of the role valkey for the units of its instances, and the folder of their configurations.
-OWN_VALKEY = (Path("/etc/systemd/system"), "*-server@*.service.d/django_vps.conf")
+OWN_VALKEY = (UNITS, "*-server@*.service.d/django_vps.conf")
 CONFIGURATIONS = Path("/etc")
+#: Units of the role postgres for the poolers of sites, and what they say about their port.
+POOLER = "-pgbouncer.service"
+POOLER_PORT = re.compile(r"^Description=Connection pooler of .* port (\d+)$", re.MULTILINE)
 #: Where Debian's PostgreSQL keeps its data.
 DATA = Path("/var/lib/postgresql")
 #: Prints the version of the Python with which releases run; Ansible can use another one. module_utils/python.py has the
@@ -160,6 +171,13 @@ def ports_of_valkey() -> list[str]:
     return re.findall(r"^(?:tls-)?port (\d+)$", "\n".join(texts), re.MULTILINE)
 
 
+def poolers() -> dict[str, str]:
+    """Return the ports of the poolers, by the names of their sites."""
+    units = UNITS.glob(f"*{POOLER}")
+    found = {path.name.removesuffix(POOLER): POOLER_PORT.search(text_of(path)) for path in units}
+    return {site: port[1] for site, port in found.items() if port}
+
+
 def has_ipv6() -> bool:
     try:
         socket.socket(socket.AF_INET6).close()
@@ -206,6 +224,7 @@ def main() -> None:
             "web": {"type": "bool", "default": False},
             "database": {"type": "bool", "default": False},
             "valkey_port": {"type": "int", "default": 0, "no_log": False},
+            "pooler_port": {"type": "int", "default": 0},
             "http3": {"type": "bool", "default": False},
             "firewall": {"type": "bool", "default": False},
             "ssh_ports": {"type": "list", "elements": "int", "default": []},
@@ -225,6 +244,7 @@ def main() -> None:
             "packages": {name: [] for name in installed_packages()},
             "has_ipv6": has_ipv6(),
             "memory_mb": memory_mb(),
+            "poolers": poolers(),
             "processors": len(os.sched_getaffinity(0)),
             "data_disk_mb": disk.f_blocks * disk.f_frsize // 2**20,
             "data_disk_spins": spins(Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")),

@@ -115,7 +115,7 @@ OWN = {
 }
 #: Variables whose values are compared with each other; those of all others only with the same variable.
 FOLDERS = (*OWN, "backup_repository")
-PORTS = ("valkey_port", "letsencrypt_share_port")
+PORTS = ("valkey_port", "letsencrypt_share_port", "site_database_pooler_port")
 USERS = ("site_user", "deployer_keys")
 #: Sites can have the same administrators, but not the user of a site as one.
 COMPARED = {name: names for names in (FOLDERS, PORTS, USERS) for name in names} | {"host_admins": USERS}

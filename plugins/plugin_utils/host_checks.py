@@ -99,9 +99,15 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
                 yield Problem(mine, what, "use a folder of its own for the site", case.values[mine])
         web = [host for host in (case.host, *case.site_members) if host in case.groups.get("web", ())]
         both_have_valkey = {case.host, other} <= set(case.groups.get("valkey", ()))
+        # On one host a pooler has no port.
+        both_have_poolers = {case.host, other} <= set(case.groups.get("database", ())) and all(
+            each.get("site_database_pooler", "none") != "none" and each.get("site_address")
+            for each in (case.values, values)
+        )
         for name, is_used in (
             ("letsencrypt_share_port", len(web) > 1 and case.host in web),
             ("valkey_port", both_have_valkey),
+            ("site_database_pooler_port", both_have_poolers),
         ):
             port = case.values.get(name)
             if is_used and values.get(name) == port:

@@ -17,6 +17,9 @@ MAX_CLOCK_DIFFERENCE = 300
 #: Packages of the programs of the stack. Valkey also has instances of others, so only its own ports count.
 OWN_PACKAGES = {"nginx": "nginx", "postgres": r"postgresql-\d+"}
 VALKEY = ("valkey-server", "redis-server")
+POOLER = "pgbouncer"
+#: Variables of the inventory for options of the module with another name.
+VARIABLES = {"pooler_port": "site_database_pooler_port"}
 SSH_SERVERS = {"sshd", "dropbear"}
 FIREWALLS = ("firewalld", "shorewall", "netfilter-persistent", "ufw")
 
@@ -55,11 +58,13 @@ def judge_ports(
     host: str, options: Mapping[str, Any], sockets: list[dict[str, str]], state: Mapping[str, Any]
 ) -> Iterator[str]:
     packages, valkey_port = state["ansible_facts"]["packages"], str(options["valkey_port"])
+    pooler_port, poolers = str(options["pooler_port"]), state["ansible_facts"]["poolers"]
     own = {program: any(re.fullmatch(name, each) for each in packages) for program, name in OWN_PACKAGES.items()}
-    own |= dict.fromkeys(VALKEY, valkey_port in state["ports_of_valkey"])
+    own |= dict.fromkeys(VALKEY, valkey_port in state["ports_of_valkey"]) | {POOLER: pooler_port in poolers.values()}
     needed = {port: ["nginx"] for port in ("80", "443") if options["web"]}
     needed |= {"5432": ["postgres"]} if options["database"] else {}
     needed |= {valkey_port: VALKEY} if options["valkey_port"] else {}
+    needed |= {pooler_port: [POOLER]} if options["pooler_port"] else {}
     foreign = [
         f"port {each['port']} is used by {each['program']}, process {each['process']}"
         for each in sockets
@@ -71,8 +76,9 @@ def judge_ports(
         foreign += [f"port 80 is used by nginx for {site}" for site in state["nginx_sites"]]
     if foreign:
         fix = "Fix: remove that program, or stop its unit for good, as by systemctl disable --now UNIT."
-        if any(each.startswith(f"port {valkey_port} ") for each in foreign):
-            fix += " Or set valkey_port to another one."
+        for name in ("valkey_port", "pooler_port"):
+            if any(each.startswith(f"port {options[name]} ") for each in foreign):
+                fix += f" Or set {VARIABLES.get(name, name)} to another one."
         yield f"{host}: {', '.join(dict.fromkeys(foreign))}; the site needs it.\n{fix}"
 
 

@@ -16,8 +16,8 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import
     reserved_connections,
 )
 
-#: Ends of the names of units that the roles backup and letsencrypt write.
-UNITS = ("backup", "backup-drill", "backup-failed", "certificate", "certificate-share")
+#: Ends of the names of units that the roles backup, letsencrypt and postgres write.
+UNITS = ("backup", "backup-drill", "backup-failed", "certificate", "certificate-share", "pgbouncer")
 #: Most bytes of a path to a socket (unix(7)).
 SOCKET_PATH = 107
 #: Folders of a site, each with what to do about one that meets another.
@@ -72,8 +72,23 @@ def check_separate_owner(case: Case) -> Iterator[Problem]:
         yield Problem("site_database_separate_owner", "requires the database on the host of the site", advice)
 
 
+def check_pooler(case: Case) -> Iterator[Problem]:
+    if case.values.get("site_database_pooler", "none") == "none":
+        return
+    if case.values.get("site_database_url"):
+        advice = "remove it; for the pooler of a service, site_database_direct_url has the address past it"
+        yield Problem("site_database_pooler", "requires a database of the stack, and site_database_url is set", advice)
+    if not str(case.values.get("site_database_host", "/run/")).startswith("/run/"):
+        what, advice = "expected a folder in /run for the socket of the pooler", "remove it"
+        yield Problem("site_database_host", what, advice, case.values["site_database_host"])
+    if case.values.get("site_database") == "pgbouncer":
+        yield Problem("site_database", "is the name of PgBouncer's console", "use another name, such as shop")
+
+
 def check_connections(case: Case) -> Iterator[Problem]:
     if not {"app", "database"} <= case.parts or "postgres_settings" not in case.values:
+        return
+    if case.values.get("site_database_pooler", "none") != "none":
         return
     workers, threads = case.values.get("gunicorn_workers"), case.values.get("gunicorn_threads")
     limit = str(case.values["postgres_settings"].get("max_connections", 100))
@@ -176,6 +191,8 @@ def check_backup(case: Case) -> Iterator[Problem]:
 
 def check_ssh_ports(case: Case) -> Iterator[Problem]:
     taken = {80: "web", 443: "web", 5432: "database", case.values.get("valkey_port"): "valkey"}
+    if case.site_members and case.values.get("site_database_pooler", "none") != "none":
+        taken[case.values.get("site_database_pooler_port")] = "database"
     ports = case.values.get("host_ssh_ports")
     for port in ports if isinstance(ports, list) else ():
         if isinstance(port, int) and taken.get(port) in case.parts:
@@ -252,6 +269,7 @@ CHECKS = (
     check_database_role,
     check_connections,
     check_separate_owner,
+    check_pooler,
     check_environment,
     check_service,
     check_job_names,

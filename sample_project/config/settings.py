@@ -37,9 +37,11 @@ RELEASE = os.environ.get("RELEASE") or "development"
 
 
 def database(url: str) -> dict:
-    # Not kept under ASGI, where each request would leave a connection behind.
+    # Not kept under ASGI, where each request would leave a connection behind, nor behind a pooler, which keeps them.
     age = int(os.environ.get("CONN_MAX_AGE", "60"))
-    return dj_database_url.parse(url, conn_max_age=age, conn_health_checks=True)
+    # Behind a pooler in transaction mode the next rows would be asked of another connection.
+    no_cursors = os.environ.get("DISABLE_SERVER_SIDE_CURSORS") == "True"
+    return dj_database_url.parse(url, conn_max_age=age, conn_health_checks=True, disable_server_side_cursors=no_cursors)
 
 
 DATABASES = {"default": database(env("DATABASE_URL", f"sqlite:///{BASE_DIR / 'db.sqlite3'}"))}

@@ -85,6 +85,11 @@ class SettingsTest(TestCase):
     def test_the_environment_says_how_long_a_connection_is_kept(self) -> None:
         assert "'CONN_MAX_AGE': 0" in setting("DATABASES['default']", **PRODUCTION, CONN_MAX_AGE="0")
 
+    def test_behind_a_pooler_there_are_no_server_side_cursors(self) -> None:
+        name = "DISABLE_SERVER_SIDE_CURSORS"
+        assert f"'{name}': False" in setting("DATABASES['default']", **PRODUCTION)
+        assert f"'{name}': True" in setting("DATABASES['default']", **PRODUCTION, **{name: "True"})
+
     def test_the_board_is_read_from_a_replica_where_there_is_one(self) -> None:
         replica = {"DATABASE_REPLICA_URL": "postgres://lane@/lane?service=lane-replica"}
         assert "'OPTIONS': {'service': 'lane-replica'}" in setting("DATABASES['replica']", **PRODUCTION, **replica)

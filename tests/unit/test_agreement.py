@@ -55,6 +55,7 @@ def survey(same: str = "", others: str = "", live: str = "", following: str = "r
 )
 def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, connections, has_room):
     known = {
+        "site_database_pooler": "none",
         "postgres_connection_limit": limit,
         "postgres_site_connections": needed,
         "__postgres_settings": {"max_connections": 100},
@@ -64,6 +65,38 @@ def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, 
         connections,
         has_room,
     ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "needed", "found", "processors", "limit_of_role", "pool", "has_room"),
+    [
+        # The pool has what the processes need at most; asynchronous ones need an unknown number.
+        (0, 26, "", 2, 26, 16, True),
+        (0, 400, "", 2, 30, 20, True),
+        (0, 0, "", 2, 30, 20, True),
+        (0, 0, "", 8, 42, 32, True),
+        (50, 400, "", 2, 50, 40, True),
+        (5, 400, "", 2, 5, 1, True),
+        # Other sites have the rest.
+        (0, 400, "57|0", 2, 30, 20, True),
+        (0, 400, "58|0", 2, 30, 20, False),
+        # The live release connects without the pooler until the switch.
+        (0, 400, "0|87", 2, 87, 20, True),
+        (0, 400, "0|200", 2, 87, 20, True),
+        (50, 400, "0|87", 2, 50, 40, True),
+    ],
+)
+def test_a_pool_has_few_connections_for_many(limit, needed, found, processors, limit_of_role, pool, has_room):
+    known = {
+        "site_database_pooler": "pgbouncer",
+        "ansible_facts": {"processors": processors},
+        "postgres_connection_limit": limit,
+        "postgres_site_connections": needed,
+        "__postgres_settings": {"max_connections": 100},
+        "__postgres_clusters": {"stdout_lines": found.splitlines()},
+    }
+    said = agreed("postgres", "[__postgres_limit, __postgres_pool_size, __postgres_has_room]", {"vps1": {}}, **known)
+    assert said == [limit_of_role, pool, has_room]
 
 
 @pytest.mark.parametrize(

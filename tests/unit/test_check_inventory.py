@@ -425,6 +425,10 @@ BAD = [
     ("57 handed over", "nginx_proxy_timeout", 90, "remove it"),
     ("57 handed over", "host_peer_ports", [], "remove it"),
     ("57 renamed", "django_user", "x", "write site_user"),
+    ("57 renamed", "postgres_pooler", "pgbouncer", "write site_database_pooler"),
+    ("57 renamed", "postgres_separate_owner", True, "write site_database_separate_owner"),
+    ("pooler", "site_database_pooler", "pgbouncers", "none, pgbouncer"),
+    ("pooler port", "site_database_pooler_port", 0, "from 1 to 65535"),
     ("57 renamed", "postgres_socket_dir", "/run/postgresql", "write site_database_socket_dir"),
     ("58 bare", "django_health_path", "up", "such as /health/"),
     ("58 address", "django_health_path", "http://x/up", "such as /health/"),
@@ -793,6 +797,50 @@ def test_valkeys_on_one_host_need_different_ports(site_members):
     assert refused(changes, neighbours=neighbours, **there) == []
 
 
+def test_poolers_on_one_host_need_different_ports():
+    there = {"site_members": {"vps2": MEMBER}, "groups": {**GROUPS, "database": ["vps1", "vps1-blog"]}}
+    pooler = {"site_database_pooler": "pgbouncer", "site_database_pooler_port": 6432}
+    changes = {"site_address": "10.0.0.1", **pooler}
+    there["site_members"] = {"vps2": {**MEMBER, **pooler}}
+    neighbours = {"vps1-blog": {**NEIGHBOUR, **pooler, "site_address": "10.0.0.1"}}
+    (line,) = refused(changes, neighbours=neighbours, **there)
+    assert line.startswith("site_database_pooler_port: is used by vps1-blog on the same address too")
+    # On one host both have a socket only.
+    assert refused(pooler, neighbours={"vps1-blog": {**NEIGHBOUR, **pooler}}, groups=there["groups"]) == []
+    neighbours["vps1-blog"]["site_database_pooler_port"] = 6433
+    assert refused(changes, neighbours=neighbours, **there) == []
+
+
+def test_pooler_port_is_refused_for_ssh():
+    members = {"vps2": {**MEMBER, "site_database_pooler": "pgbouncer", "site_database_pooler_port": 6432}}
+    changes = {"site_address": "10.0.0.1", "host_ssh_ports": [22, 6432]}
+    (line,) = refused({**changes, "site_database_pooler": "pgbouncer"}, site_members=members)
+    assert line.startswith("host_ssh_ports: has a port of the group database")
+
+
+def test_pooler_for_a_database_elsewhere_is_refused():
+    groups = {name: hosts for name, hosts in GROUPS.items() if name != "database"}
+    (line,) = refused({"site_database_url": ELSEWHERE, "site_database_pooler": "pgbouncer"}, groups=groups)
+    assert line.startswith("site_database_pooler: requires a database of the stack, and site_database_url is set. Fix:")
+    assert "site_database_direct_url" in line
+
+
+def test_socket_of_a_pooler_outside_of_run_is_refused():
+    (line,) = refused({"site_database_host": "/srv/sockets", "site_database_pooler": "pgbouncer"})
+    assert line.startswith("site_database_host: expected a folder in /run for the socket of the pooler, got")
+
+
+def test_database_of_the_pooler_console_is_refused():
+    (line,) = refused({"site_database": "pgbouncer", "site_database_pooler": "pgbouncer"})
+    assert line.startswith("site_database: is the name of PgBouncer's console")
+
+
+def test_pooled_workers_beyond_the_connections_are_accepted():
+    many = {"gunicorn_workers": 30, "gunicorn_threads": 4}
+    assert refused(many) != []
+    assert refused({**many, "site_database_pooler": "pgbouncer"}) == []
+
+
 ELSEWHERE = "postgres://shop:geheim@db.example.com/shop"
 
 
@@ -868,7 +916,7 @@ def test_unit_of_another_site_is_refused():
 
 
 def test_units_of_the_stack_are_those_of_its_roles():
-    texts = [(ROOT / f"roles/{role}/vars/main.yml").read_text() for role in ("backup", "letsencrypt")]
+    texts = [(ROOT / f"roles/{role}/vars/main.yml").read_text() for role in ("backup", "letsencrypt", "postgres")]
     names = re.findall(r'^__\w+: "\{\{ site_name \}\}-([a-z-]+)(?:@\.service)?"$', "".join(texts), re.MULTILINE)
     assert sorted(names) == sorted(UNITS)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.django_vps.stack.plugins.modules import check_host
 from ansible_collections.django_vps.stack.plugins.plugin_utils.host_state import judge_host
 
@@ -11,8 +15,10 @@ NGINX = (
     'LISTEN 0      511             [::]:80           [::]:*    users:(("nginx",pid=700,fd=6),("nginx",pid=701,fd=6))'
 )
 OPTIONS = {"web": True, "database": True, "valkey_port": 0, "http3": False, "firewall": True, "ssh_ports": [22]}
+OPTIONS["pooler_port"] = 0
 FACTS = {"distribution": "Debian", "distribution_version": "13", "distribution_release": "trixie"}
 FACTS["packages"] = {"nginx": [], "postgresql-17": [], "postgresql-client-17": []}
+FACTS["poolers"] = {"shop": "6432"}
 STATE = {"ansible_facts": FACTS, "clock": 1000, "listening": [SSHD], "ssh_sockets": [], "nginx_sites": []}
 STATE["ports_of_valkey"] = ["6380", "0"]
 
@@ -47,6 +53,7 @@ def listener(address: str, program: str) -> str:
             for program in ("valkey-server", "redis-server")
         ),
         {"listening": [SSHD, listener("127.0.0.1:6379", "redis-server")], "options": {"valkey_port": 6380}},
+        {"listening": [SSHD, listener("10.0.0.1:6432", "pgbouncer")], "options": {"pooler_port": 6432}},
     ],
 )
 def test_a_host_that_a_site_can_run_on_is_accepted(state):
@@ -85,6 +92,15 @@ def test_a_host_that_a_site_can_run_on_is_accepted(state):
                 " stop its unit for good, as by systemctl disable --now UNIT. Or set valkey_port to another one.",
             )
             for program in ("redis-server", "valkey-server", "nginx")
+        ),
+        *(
+            (
+                {"listening": [SSHD, listener(f"0.0.0.0:{port}", program)], "options": {"pooler_port": port}},
+                f"vps1: port {port} is used by {program}, process 42; the site needs it.\nFix: remove that program, or"
+                " stop its unit for good, as by systemctl disable --now UNIT. Or set site_database_pooler_port to"
+                " another one.",
+            )
+            for port, program in ((6432, "nc"), (6433, "pgbouncer"))
         ),
         ({"listening": [SSHD, NGINX], "facts": {"packages": {}}}, "vps1: port 80 is used by nginx, process 700"),
         (
@@ -131,3 +147,24 @@ def test_ports_of_the_valkeys_of_sites_are_found(tmp_path, monkeypatch):
 def test_all_problems_are_named_at_once():
     found = judged(clock=0, facts={"distribution_release": "sid", "packages": {"shorewall": []}})
     assert len(found) == 3
+
+
+def test_ports_of_the_poolers_of_sites_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_host, "UNITS", tmp_path)
+    template = Path(__file__).parents[2] / "roles/postgres/templates/pgbouncer.service.j2"
+    for site, clients in {"shop": ["10.0.0.2"], "blog": []}.items():
+        variables = {
+            "ansible_managed": "managed",
+            "inventory_hostname": "db1",
+            "site_name": site,
+            "site_database_port": 6432 if clients else 5432,
+            "site_topology": {"database_clients": clients},
+            "site_sandbox": [],
+            "__postgres_servers": {"db1": "10.0.0.1"},
+            "__postgres_pooler_clients": 5000,
+        }
+        names = ("site_service", "site_database_user", "site_database_host", "__postgres_pooler_ini")
+        templar = Templar(loader=DataLoader(), variables={**dict.fromkeys(names, "x"), **variables})
+        (tmp_path / f"{site}-pgbouncer.service").write_text(templar.template(trust_as_template(template.read_text())))
+    (tmp_path / "own-pgbouncer.service").write_text("[Unit]\nDescription=mine, port 6433\n")
+    assert check_host.poolers() == {"shop": "6432", "blog": "5432"}

@@ -84,7 +84,7 @@ def program(tmp_path):
     """Runs <site>-manage in a home with a dump; returns its warnings, and what manage.py would be called with."""
     site = {"site_name": "shop", "site_user": "shop", "site_home": str(tmp_path), "site_media_root": "/srv/media"}
     site |= {
-        "site_database_direct_url": "",
+        "site_database_is_pooled": False,
         "site_database_separate_owner": False,
         "site_sandbox": [],
         "ansible_managed": "managed",

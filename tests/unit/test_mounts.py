@@ -16,7 +16,7 @@ SITE = {
     "site_user": "shop",
     "site_home": "/srv/shop",
     "site_media_root": "/data/media",
-    "site_database_direct_url": "",
+    "site_database_is_pooled": False,
     "site_database_separate_owner": False,
     "site_sandbox": [],
     "site_service": "shop-gunicorn",

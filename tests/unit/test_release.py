@@ -728,6 +728,7 @@ FINE = {
     "scratch": {},
     "others": [],
     "kept": [],
+    "pooler": {"breaks": [], "useless": []},
 }
 
 
@@ -827,6 +828,37 @@ def test_persistent_connections_under_asgi_are_a_warning(build):
         for warning in settings(build, kept=databases).warnings(application)
     ]
     assert warning.startswith("CONN_MAX_AGE is not 0 for default: under ASGI")
+
+
+@pytest.mark.parametrize(
+    ("database", "breaks", "useless"),
+    [
+        ({"DISABLE_SERVER_SIDE_CURSORS": True, "CONN_MAX_AGE": 0}, [], []),
+        ({"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"host": "/run/x", "prepare_threshold": None}}, [], []),
+        ({}, ["DISABLE_SERVER_SIDE_CURSORS"], []),
+        ({"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"prepare_threshold": 0}}, ["prepare_threshold"], []),
+        (
+            {"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"options": "-c x=1", "assume_role": "shop"}},
+            ["assume_role", "options"],
+            [],
+        ),
+        (
+            {"DISABLE_SERVER_SIDE_CURSORS": True, "CONN_MAX_AGE": None, "OPTIONS": {"pool": True}},
+            [],
+            ["CONN_MAX_AGE", "pool"],
+        ),
+    ],
+)
+def test_settings_that_a_pooler_breaks_are_refused(build, monkeypatch, database, breaks, useless):
+    # Without a pooler all of them work.
+    monkeypatch.delenv("DISABLE_SERVER_SIDE_CURSORS", raising=False)
+    assert project_scripts.settings_for_pooler(database) == {"breaks": [], "useless": []}
+    monkeypatch.setenv("DISABLE_SERVER_SIDE_CURSORS", "True")
+    found = project_scripts.settings_for_pooler(database)
+    assert found == {"breaks": breaks, "useless": useless}
+    checked = settings(build, pooler=found)
+    assert [line.split()[0] for line in checked.findings() if "behind a pooler" in line] == breaks
+    assert [line.split()[0] for line in checked.warnings("shop.wsgi:application")] == useless
 
 
 @pytest.mark.parametrize(("url", "fine"), [("static/", True), ("/static/", True), ("", True), ("/assets/", False)])

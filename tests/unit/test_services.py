@@ -20,7 +20,7 @@ SITE = {
     "site_home": "/srv/shop",
     "site_media_root": "/srv/shop/media",
     "site_service": "shop-gunicorn",
-    "site_database_direct_url": "",
+    "site_database_is_pooled": False,
     "site_database_separate_owner": False,
     "site_sandbox": ["SystemCallFilter=~@privileged @resources", "CapabilityBoundingSet="],
     "django_services": [],
@@ -49,6 +49,18 @@ def test_service_stops_with_its_release_within_its_timeout():
     unit = lines("service@.service.j2", __django_job=WORKER)
     assert {"PartOf=shop-gunicorn@%i.service", "Type=exec", "Restart=always", "TimeoutStopSec=300s"} <= set(unit)
     assert "TimeoutStopSec=9s" in lines("service@.service.j2", __django_job={**WORKER, "stop_timeout": 9})
+
+
+def test_only_a_timer_goes_past_a_pooler():
+    pooled = {"site_database_is_pooled": True, "site_database_direct_env": "/etc/shop/database_direct"}
+    files = {
+        job["name"]: [
+            line for line in lines("service@.service.j2", __django_job=job, **pooled) if "EnvironmentFile" in line
+        ]
+        for job in (WORKER, CLEANUP)
+    }
+    of_release = "EnvironmentFile=/srv/shop/releases/%i/env"
+    assert files == {"worker": [of_release], "cleanup": [of_release, "EnvironmentFile=-/etc/shop/database_direct"]}
 
 
 def test_single_service_starts_only_in_the_live_release():

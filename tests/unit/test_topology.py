@@ -67,6 +67,22 @@ def test_on_several_hosts_each_part_connects_to_the_next():
     assert not found["is_web"]
 
 
+def test_app_hosts_connect_to_a_pooler_over_the_network():
+    pooled = {name: {"site_database_pooler": "pgbouncer"} for name in ("app1", "app2", "db1", "vps1")}
+    groups = {"web": "web1", "app": "app1 app2", "database": "db1"}
+    assert seen(groups, "db1", **pooled)["pooler_clients"] == ["10.0.0.1", "10.0.0.2"]
+    assert seen(groups, "app1", **pooled)["pooler_clients"] == seen(groups, "db1")["pooler_clients"] == []
+    one = dict.fromkeys(groups, "vps1")
+    assert seen(one, "vps1", **pooled)["pooler_clients"] == []
+
+
+def test_all_hosts_know_a_pooler_of_an_earlier_run():
+    groups = {"web": "web1", "app": "app1", "database": "db1"}
+    for poolers, has_pooler in (({"shop": "6432"}, True), ({"blog": "6432"}, False), ({}, False)):
+        facts = {"db1": {"ansible_facts": {"processors": 2, "poolers": poolers}}}
+        assert {seen(groups, host, **facts)["has_pooler"] for host in ("db1", "app1")} == {has_pooler}
+
+
 def test_only_a_host_that_serves_another_opens_a_port_to_it():
     assert seen(SPREAD, "web1")["load_balancers"] == seen(SPREAD, "db1")["load_balancers"] == []
     assert seen(SPREAD, "db1")["database_peers"] == [f"10.0.0.{number}" for number in (1, 2, 3, 4, 5)]

@@ -56,6 +56,9 @@ def test_firewall_opens_only_ssh_and_web_ports(reached, name, ports):
         ("db1", "app1", 8443, False),
         ("app1", "db1", 5432, True),
         ("web1", "db1", 5432, False),
+        ("app2", "db1", 6432, True),
+        ("web1", "db1", 6432, False),
+        ("db1", "web2", 6432, False),
         ("web2", "web1", 8444, True),
         ("app1", "web1", 8444, False),
         ("app2", "web1", 6379, True),
@@ -150,6 +153,40 @@ def test_database_requires_tls_and_password_of_the_site(hosts, app):
     assert "authentication failed" in connect(app, f"{to} sslmode=require password=wrong")
     assert "no pg_hba.conf entry" in connect(app, whole.replace("user=shop", "user=postgres"))
     assert "certificate verify failed" in connect(app, whole.replace("shop-database", "shop-web"))
+
+
+def test_pooler_requires_tls_and_password_of_the_site(hosts, app):
+    to = f"host={hosts['db1'].address} port=6432 user=shop dbname=shop connect_timeout=5"
+    whole = f"{to} sslmode=verify-full sslrootcert=/etc/ssl/django_vps/shop-database.pem passfile=/etc/shop/pgpass"
+    assert "(1,)" in connect(app, whole)
+    assert "SSL required" in connect(app, f"{to} sslmode=disable passfile=/etc/shop/pgpass")
+    assert "no password supplied" in connect(app, f"{to} sslmode=require passfile=/nowhere")
+    assert "authentication failed" in connect(app, f"{to} sslmode=require password=wrong")
+    assert "certificate verify failed" in connect(app, whole.replace("shop-database", "shop-web"))
+    for role, database in (
+        ("postgres", "shop"),
+        ("pgbouncer", "pgbouncer"),
+        ("shop", "pgbouncer"),
+        ("shop", "postgres"),
+    ):
+        found = connect(app, whole.replace("user=shop dbname=shop", f"user={role} dbname={database}"))
+        assert "FATAL" in found, (role, database, found)
+
+
+def test_requests_use_the_pooler_and_manage_does_not(hosts, app):
+    code = "from django.db import connection as c; r = c.cursor(); r.execute('SELECT inet_client_addr()')"
+    assert app.run(f'shop-manage shell -v 0 -c "{code}; print(*r.fetchone())"') == app.address
+    before = transactions_of_pooler(hosts["db1"])
+    for _ in range(10):
+        assert '"ok"' in visit(hosts["web1"], "/health/").stdout
+    assert transactions_of_pooler(hosts["db1"]) >= before + 10
+
+
+def transactions_of_pooler(database) -> int:
+    """How many it has passed on, by its console."""
+    console = "psql -XAtq -h /run/shop-pgbouncer -p 6432 -U pgbouncer -c 'SHOW STATS_TOTALS' pgbouncer"
+    (counts,) = re.findall(r"^shop\|.*$", database.run(f"cd / && runuser -u shop -- {console}"), re.MULTILINE)
+    return int(counts.split("|")[1])
 
 
 def test_database_password_is_only_in_the_private_pgpass_file(hosts, app):

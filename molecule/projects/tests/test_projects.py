@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import EPHEMERAL, Site, servers
@@ -318,6 +319,33 @@ def test_settings_of_dynaconf_are_read_from_the_environment(club):
     shown = page(club)
     assert (shown["greeting"], shown["members"]) == ("Hello, club", 0)
     assert club.get(shown["stylesheet"]).body == "nav { display: flex }\n"
+
+
+def test_pooler_of_one_site_serves_no_other(club, legacy):
+    """Beside it are a site without a pooler, and a PgBouncer of another program, which stays as it is."""
+    through = "psql -XAtqw -h /run/club-pgbouncer -U club -c 'SELECT 1' club"
+    assert club.host.check_output(f"cd / && runuser -u club -- {through}") == "1"
+    assert club.host.run(f"cd / && runuser -u legacy -- {through}").rc != 0
+    club.host.check_output("systemctl stop club-pgbouncer")
+    try:
+        assert club.get("/").status == 500
+        assert legacy.get("/").status == 200
+        assert "[ ]" not in club.manage("showmigrations")
+    finally:
+        club.host.check_output("systemctl start club-pgbouncer")
+    assert club.get("/").status == 200
+    assert club.host.check_output("systemctl is-active pgbouncer") == "active"
+
+
+def test_pool_of_django_limits_and_keeps_connections(queue):
+    with ThreadPoolExecutor(12) as clients:
+        assert {answer.status for answer in clients.map(lambda _: queue.get("/"), range(60))} == {200}
+    master = queue.host.check_output(f"systemctl show -P MainPID queue-gunicorn@{queue.release}.service")
+    processes = len(queue.host.check_output(f"pgrep -P {master}").split())
+    query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'queue' AND state = 'idle'"
+    kept = int(queue.host.check_output(f'cd / && runuser -u postgres -- psql -XAtqc "{query}"'))
+    # The worker of Celery has a pool too.
+    assert processes <= kept <= 3 * (processes + 1)
 
 
 def test_a_worker_works_and_a_websocket_answers(queue):

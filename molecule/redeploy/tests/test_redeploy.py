@@ -272,3 +272,58 @@ def test_only_the_live_release_runs(site, server):
     listed = site.host.check_output(f"systemctl list-units --all --plain --no-legend '{site.name}-gunicorn@*'")
     running = {line.split()[0] for line in listed.splitlines() if line.split()[2] != "inactive"}
     assert running == {f"{site.name}-gunicorn@{server.releases[-1]}.{kind}" for kind in ("service", "socket")}
+
+
+def through_pooler(site, user: str, role: str, database: str):
+    """Connect as a system user of the host."""
+    query = f"psql -XAtqw -h /run/{site.name}-pgbouncer -U {role} -d {database} -c 'SHOW server_version'"
+    return site.host.run(f"cd / && runuser -u {user} -- {query}")
+
+
+def test_only_the_user_of_the_site_can_use_its_pooler(site):
+    assert through_pooler(site, site.name, site.name, site.name).rc == 0
+    # Root gets past the mode of the folder, and is asked for its name all the same.
+    for user, role, database in (
+        ("www-data", site.name, site.name),
+        ("root", site.name, site.name),
+        ("root", "postgres", "postgres"),
+        ("root", "pgbouncer", "pgbouncer"),
+        (site.name, "postgres", site.name),
+        (site.name, site.name, "postgres"),
+        (site.name, site.name, "pgbouncer"),
+    ):
+        assert through_pooler(site, user, role, database).rc != 0, (user, role, database)
+    assert "pgbouncer" not in site.host.check_output("ss -Hltunp")
+    (process,) = site.host.check_output("pgrep -x pgbouncer").split()
+    assert site.host.check_output(f"ps -o user= -p {process}") == site.name
+
+
+def test_requests_go_through_the_pooler_and_manage_does_not(site, until):
+    unit = f"{site.name}-pgbouncer"
+    site.host.check_output(f"systemctl stop {unit}")
+    try:
+        assert site.get("/", "--insecure").status == 500
+        assert "[ ]" not in site.manage("showmigrations")
+    finally:
+        site.host.check_output(f"systemctl start {unit}")
+    assert site.get("/", "--insecure").status == 200
+    site.host.check_output("systemctl restart 'postgresql@*'")
+    until(lambda: site.get("/", "--insecure").status == 200, 10)
+
+
+def test_no_request_fails_when_the_pooler_is_removed(rollout, sites):
+    (site,) = [site for site in sites if site.name == "site13"]
+    server = rollout[site.name]
+    with server.visitors(path=["/health/", "/"], rate=10) as load:
+        done = play("site", "--limit", server.container, site_database_pooler="none")
+    assert done.returncode == 0
+    assert load.result()["failures"] == []
+    assert server.live() != server.releases[-1]
+    site.host.run_expect([4], f"systemctl status {site.name}-pgbouncer")
+    assert (
+        site.host.run(
+            f"ls /run/{site.name}-pgbouncer /etc/{site.name}/pgbouncer* /etc/{site.name}/database_direct"
+        ).stdout
+        == ""
+    )
+    assert site.get("/", "--insecure").status == 200
