@@ -8,6 +8,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.django_vps.stack.plugins.filter.connection_limits import connection_limits
 from ansible_collections.django_vps.stack.plugins.filter.database_state import database_state
 from ansible_collections.django_vps.stack.plugins.filter.facts_of import facts_of
 from ansible_collections.django_vps.stack.plugins.filter.furthest_host import furthest_host
@@ -33,6 +34,20 @@ def survey(same: str = "", others: str = "", live: str = "", following: str = "r
     return {"__django_survey": {"same": same.split(), "others": others.split(), "live": live, "next": following}}
 
 
+#: What PostgreSQL has for the roles of all sites, with 100 connections.
+USABLE = 87
+
+
+def allowed(found: str) -> list[int]:
+    """What the role postgres reads from the output of its preflight: the limits of other sites and of this one."""
+    clusters = {"stdout_lines": ["/etc/postgresql/17/main/postgresql.conf:port = 5432", *found.splitlines()]}
+    return agreed("postgres", "__postgres_allowed", {"vps1": {}}, __postgres_clusters=clusters)
+
+
+def test_usable_connections_leave_some_for_administrators():
+    assert agreed("postgres", "__postgres_usable", {"vps1": {}}, __postgres_settings={"max_connections": 100}) == USABLE
+
+
 @pytest.mark.parametrize(
     ("limit", "needed", "found", "connections", "has_room"),
     [
@@ -54,17 +69,8 @@ def survey(same: str = "", others: str = "", live: str = "", following: str = "r
     ],
 )
 def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, connections, has_room):
-    known = {
-        "site_database_pooler": "none",
-        "postgres_connection_limit": limit,
-        "postgres_site_connections": needed,
-        "__postgres_settings": {"max_connections": 100},
-        "__postgres_clusters": {"stdout_lines": found.splitlines()},
-    }
-    assert agreed("postgres", "[__postgres_connections, __postgres_has_room]", {"vps1": {}}, **known) == [
-        connections,
-        has_room,
-    ]
+    limits = connection_limits(needed, limit, USABLE, allowed(found), pooled=False, processors=2)
+    assert (limits["role"], limits["has_room"]) == (connections, has_room)
 
 
 @pytest.mark.parametrize(
@@ -87,16 +93,8 @@ def test_connections_of_all_sites_of_a_server_are_counted(limit, needed, found, 
     ],
 )
 def test_a_pool_has_few_connections_for_many(limit, needed, found, processors, limit_of_role, pool, has_room):
-    known = {
-        "site_database_pooler": "pgbouncer",
-        "ansible_facts": {"processors": processors},
-        "postgres_connection_limit": limit,
-        "postgres_site_connections": needed,
-        "__postgres_settings": {"max_connections": 100},
-        "__postgres_clusters": {"stdout_lines": found.splitlines()},
-    }
-    said = agreed("postgres", "[__postgres_limit, __postgres_pool_size, __postgres_has_room]", {"vps1": {}}, **known)
-    assert said == [limit_of_role, pool, has_room]
+    limits = connection_limits(needed, limit, USABLE, allowed(found), pooled=True, processors=processors)
+    assert (limits["role"], limits["pool"], limits["has_room"]) == (limit_of_role, pool, has_room)
 
 
 @pytest.mark.parametrize(
