@@ -539,7 +539,9 @@ LIST = """;
 3432; 0 0 COMMENT - SCHEMA public pg_database_owner
 3433; 0 0 COMMENT public TABLE a shop
 """
-DUMP = r"""SET statement_timeout = 0;
+DUMP = r"""BEGIN;
+
+SET statement_timeout = 0;
 SET transaction_timeout = 0;
 SELECT pg_catalog.set_config('search_path', '', false);
 COMMENT ON TABLE public.a IS 'letters';
@@ -549,7 +551,15 @@ SET transaction_timeout = 0;\t2
 \.
 COPY public."B c" (id) FROM stdin;
 \.
+CREATE PROCEDURE public.p() LANGUAGE plpgsql AS $$ BEGIN
+COMMIT;
+-- and more
+END $$;
 SELECT pg_catalog.setval('public.a_id_seq', 2, true);
+COMMIT;
+
+-- PostgreSQL database dump complete
+\unrestrict abc
 """
 
 
@@ -607,10 +617,13 @@ def test_dump_is_restored_without_statements_of_superusers(outside, tmp_path):
     outside.replace(tmp_path / "dump", {"public.a": 2, 'public."B c"': 0})
     ran = (tmp_path / "ran").read_text()
     assert ran.startswith("BEGIN;\n")
-    assert ran.index("\\gexec") < ran.index("COMMENT ON TABLE") < ran.index("COPY public.a") < ran.index("COMMIT;")
+    assert ran.index("\\gexec") < ran.index("COMMENT ON TABLE") < ran.index("COPY public.a")
     assert "SELECT count(*) FROM public.a) <> 2" in ran
     assert "COMMENT public TABLE a" in ran
     assert "COMMENT - " not in ran
+    # The end of the transaction comes after the check; the body of a procedure stays.
+    assert [line for line in ran.splitlines() if line in ("BEGIN;", "COMMIT;")] == ["BEGIN;", "COMMIT;", "COMMIT;"]
+    assert ran.index("BEGIN\nCOMMIT;\n-- and more\nEND $$;") < ran.index("DO $check$") < ran.rindex("COMMIT;")
     # Rows are not statements.
     assert ran.count("SET transaction_timeout = 0;") == 2
     assert elsewhere.count_dump(tmp_path / "dump", outside) == {"public.a": 2, 'public."B c"': 0}

@@ -21,6 +21,8 @@ INSTALLED = Path("/usr/lib/postgresql")
 LEFT_OUT = re.compile(r"\d+; \d+ \d+ COMMENT - (EXTENSION|SCHEMA public\b)")
 #: A setting that servers before version 17 do not know, and the last line of the settings.
 UNKNOWN, LAST_SETTING = b"SET transaction_timeout ", b"SELECT pg_catalog.set_config("
+#: A line that is neither empty, a comment nor a command of psql.
+STATEMENT = re.compile(rb"(?!--|\\)\S")
 #: Begin of the rows of a table, which are a line each; the name as in TABLES of database.py.
 COPY = re.compile(r'COPY ((?:"(?:[^"]|"")+"|[^." ]+)\.(?:"(?:[^"]|"")+"|[^." ]+)) .*FROM stdin;$')
 #: Extension in the list of a dump.
@@ -45,7 +47,7 @@ SELECT format('DROP %s IF EXISTS %s CASCADE', found.type, found.identity)
 FROM objects, pg_identify_object(class, id, 0) AS found
 WHERE coalesce(found.schema, found.name) !~ '^"?pg_' AND coalesce(found.schema, found.name) <> 'information_schema'
     AND NOT EXISTS (
-        SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = id AND d.deptype IN ('e', 'i')
+        SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = id AND d.deptype IN ('e', 'i') AND d.refobjid <> id
     )
 \gexec
 SELECT lo_unlink(oid) FROM pg_largeobject_metadata
@@ -134,7 +136,10 @@ def programs_of_client(version: int) -> Path:
 
 
 def read_dump(dump: Path, database: Elsewhere, counts: dict[str, int]) -> Iterator[bytes]:
-    """Yield the lines of a dump as SQL for a role that is no superuser; count the rows of each table."""
+    """Yield the lines of a dump as SQL for a role that is no superuser; count the rows of each table.
+
+    It begins and ends no transaction, so that the caller can.
+    """
     entries = [line for line in list_dump(dump, database).splitlines() if not LEFT_OUT.match(line)]
     with contextlib.ExitStack() as stack:
         chosen = stack.enter_context(tempfile.NamedTemporaryFile("w", encoding="utf-8"))
@@ -142,12 +147,13 @@ def read_dump(dump: Path, database: Elsewhere, counts: dict[str, int]) -> Iterat
         chosen.flush()
         # The names of tables; the user of the site reads them.
         Path(chosen.name).chmod(0o644)
-        options = ("--no-owner", "--no-privileges", f"--use-list={chosen.name}", "--file=-")
+        # Without --single-transaction, large objects have a transaction of their own.
+        options = ("--single-transaction", "--no-owner", "--no-privileges", f"--use-list={chosen.name}", "--file=-")
         argv = ("runuser", "-u", database.user, "--", *database.argv("pg_restore", *options))
         file = stack.enter_context(dump.open("rb"))
         pipes = {"stdin": file, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         reading = stack.enter_context(subprocess.Popen(argv, cwd="/", **pipes))
-        table, settings = "", True
+        table, settings, end = "", True, []
         for line in reading.stdout:
             if table:
                 if line == b"\\.\n":
@@ -156,11 +162,17 @@ def read_dump(dump: Path, database: Elsewhere, counts: dict[str, int]) -> Iterat
                     counts[table] += 1
             elif settings:
                 settings = not line.startswith(LAST_SETTING)
-                if line.startswith(UNKNOWN):
+                if line.startswith((UNKNOWN, b"BEGIN;")):
                     continue
+            elif line == b"COMMIT;\n" or (end and not STATEMENT.match(line)):
+                end.append(line)
+                continue
             elif found := COPY.match(line.decode(errors="replace").rstrip("\n")):
                 table = found[1]
                 counts[table] = 0
+            # The body of a procedure can have such a line too.
+            yield from end
+            end.clear()
             yield line
         said = reading.stderr.read().decode(errors="replace").strip()
         if reading.wait():
