@@ -196,10 +196,11 @@ def topology(groups: Mapping[str, list[str]], hostvars: Mapping[str, Any], host:
         "is_certificate_host": is_certificate_host,
         "certificate_host_address": addresses(web[:1])[0] if len(web) > 1 and host != web[0] else "",
         "certificate_followers": addresses(web[1:]) if is_certificate_host else [],
-        # App hosts have the same uploads, and web hosts the same certificate.
+        # App hosts have the same uploads, and web hosts the same certificate. A database that the stack does not manage
+        # is on none of the hosts.
         "backup_parts": [
             part
-            for part, names in (("database", database), ("files", app[:1]), ("certificates", web[:1]))
+            for part, names in (("database", database or app[:1]), ("files", app[:1]), ("certificates", web[:1]))
             if host in names
         ],
         "neighbour_sites": neighbour_sites(groups, facts, host),

@@ -44,8 +44,10 @@ def read_database_url(url: str, passfile: str, certificates: str = "") -> Servic
     }
     given = query_of(parts)
     verified = {"sslmode": "verify-full", "sslrootcert": certificates or SYSTEM_CERTIFICATES}
-    fields = (*connection.values(), unquote(parts.password or ""))
-    line = ":".join(re.sub(r"([:\\])", r"\\\1", field) for field in fields)
+    fields = (connection["host"], connection["port"], connection["user"], unquote(parts.password or ""))
+    host, port, user, password = (re.sub(r"([:\\])", r"\\\1", field) for field in fields)
+    # A role has one password for all databases of its server; a restore can use another one beside that of the site.
+    line = f"{host}:{port}:*:{user}:{password}"
     if given.get("sslmode") != "disable":
         connection |= verified
     return Service(connection | {"passfile": passfile, "connect_timeout": CONNECT_TIMEOUT} | given, line)

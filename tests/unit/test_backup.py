@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -22,7 +23,9 @@ sys.path.insert(0, str(PROGRAMS))
 
 import backup  # noqa: E402
 import database  # noqa: E402
+import elsewhere  # noqa: E402
 import files  # noqa: E402
+import migrations  # noqa: E402
 import repository  # noqa: E402
 import restore_point  # noqa: E402
 import sets  # noqa: E402
@@ -50,6 +53,10 @@ def site(tmp_path, monkeypatch):
         "priority": ["Nice=10"],
         "database": "shop",
         "database_owner": "shop",
+        "database_user": "shop",
+        "user": "shop",
+        "service_file": "",
+        "manage": str(tmp_path / "manage"),
         "database_privileges": "/etc/shop/privileges.sql",
         "socket_dir": "/run/postgresql",
         "media": str(tmp_path / "media"),
@@ -441,3 +448,216 @@ def test_restic_with_a_timeout_waits_for_no_lock_and_no_server(site, tmp_path, m
     with pytest.raises(settings.BackupError, match=r"restic snapshots: /var/backups/shop: no answer within 0\.2 s"):
         repository.Restic(site, timeout=0.2).sets()
     assert repository.Restic(site).options == []
+
+
+@pytest.fixture
+def release(site, tmp_path):
+    """Let a release be live, and its manage.py answer; the command line is in a file."""
+
+    def answer(output: str = "", code: int = 0, errors: str = "", name: str = "2") -> Path:
+        folder = tmp_path / "releases" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "release.json").write_text(json.dumps({"migrations": ["notes.0001_initial", f"notes.{name}"]}))
+        (tmp_path / "current").unlink(missing_ok=True)
+        (tmp_path / "current").symlink_to(folder)
+        said, wrong = tmp_path / "said", tmp_path / "wrong"
+        said.write_text(output)
+        wrong.write_text(errors)
+        program = f'#!/bin/sh\necho "$@" > {tmp_path}/argv\ncat {said}\ncat {wrong} >&2\nexit {code}\n'
+        Path(site.manage).write_text(program)
+        Path(site.manage).chmod(0o755)
+        return tmp_path / "argv"
+
+    return answer
+
+
+PLAN = "Planned operations:\nnotes.2\n    Add field colour to notice\n"
+
+
+@pytest.fixture
+def restored(tmp_path):
+    (tmp_path / "sockets").mkdir()
+    return database.Database(str(tmp_path / "sockets"), "shop")
+
+
+def test_migrations_of_restored_database_fit_the_live_release(site, release, restored, tmp_path):
+    argv = release("Planned operations:\n  No planned migration operations.\n")
+    assert migrations.live_release(site) == {"release": "2", "migrations": ["notes.0001_initial", "notes.2"]}
+    assert migrations.check_migrations(site, {"release": "2"}, restored) == "its migrations fit release 2"
+    assert argv.read_text().startswith(f"--release=2 --scratch-database={tmp_path}/sockets migrate --check ")
+    assert "host=/run/postgresql\ndbname=shop\n" in (tmp_path / "sockets/pg_service.conf").read_text()
+
+
+def test_migrations_of_a_later_release_are_named(site, release, restored):
+    release(PLAN, 1)
+    manifest = {"release": "1", "migrations": ["notes.0001_initial"]}
+    found = migrations.check_migrations(site, manifest, restored)
+    assert found == "the set is of release 1; release 2 applies to it: notes.2"
+    # One of an earlier version of the role.
+    assert "names no release; release 2 applies" in migrations.check_migrations(site, {}, restored)
+
+
+@pytest.mark.parametrize("made_by", [{"release": "2"}, {"release": "3", "migrations": ["notes.2"]}])
+def test_set_without_migrations_of_its_own_release_is_told(site, release, restored, made_by):
+    release(PLAN, 1)
+    with pytest.raises(settings.BackupError, match=f"lacks migrations of release {made_by['release']}, .*: notes.2"):
+        migrations.check_migrations(site, made_by, restored)
+
+
+def test_release_that_cannot_read_the_restored_database_is_told(site, release, restored):
+    assert "this host has no release" in migrations.check_migrations(site, {}, restored)
+    release("", 1, "InconsistentMigrationHistory: notes.2 is applied before its dependency\n")
+    with pytest.raises(settings.BackupError, match="release 2 fails with the restored database: Inconsistent"):
+        migrations.check_migrations(site, {}, restored)
+    # Without DATABASE_URL the settings name the live server, which cannot be reached in the test.
+    release("", 1, "OperationalError: could not translate host name")
+    with pytest.raises(settings.BackupError):
+        migrations.check_migrations(site, {}, restored)
+    site.service_file = "/etc/shop/pg_service.conf"
+    assert "do not read DATABASE_URL" in migrations.check_migrations(site, {}, restored)
+
+
+def test_failed_test_of_a_set_is_in_the_status(site, monkeypatch):
+    def fail(site):
+        raise settings.BackupError("the restored database lacks migrations")
+
+    monkeypatch.setattr(backup, "drill", fail)
+    with pytest.raises(settings.BackupError):
+        backup.run(site, SimpleNamespace(command="drill"))
+    assert "! the last test failed: the restored database lacks migrations" in backup.describe_state(site)
+    site.note(failed_test="", last={"id": "1", "time": NOW, "megabytes": 1.0})
+    site.note(proven={"set": NOW, "time": NOW, "database": ["its migrations fit release 2"]})
+    assert re.search(
+        r"restored in a test: of \S+, on \S+; its migrations fit release 2$", backup.describe_state(site), re.M
+    )
+
+
+LIST = """;
+; Archive created at 2026-11-30
+;
+3431; 0 0 COMMENT - EXTENSION pg_trgm
+3432; 0 0 COMMENT - SCHEMA public pg_database_owner
+3433; 0 0 COMMENT public TABLE a shop
+"""
+DUMP = r"""BEGIN;
+
+SET statement_timeout = 0;
+SET transaction_timeout = 0;
+SELECT pg_catalog.set_config('search_path', '', false);
+COMMENT ON TABLE public.a IS 'letters';
+COPY public.a (id, text) FROM stdin;
+1\tSET transaction_timeout = 0;
+SET transaction_timeout = 0;\t2
+\.
+COPY public."B c" (id) FROM stdin;
+\.
+CREATE PROCEDURE public.p() LANGUAGE plpgsql AS $$ BEGIN
+COMMIT;
+-- and more
+END $$;
+SELECT pg_catalog.setval('public.a_id_seq', 2, true);
+COMMIT;
+
+-- PostgreSQL database dump complete
+\unrestrict abc
+"""
+
+
+@pytest.fixture
+def outside(site, tmp_path, monkeypatch):
+    """A site with a database that the stack does not manage, and programs of PostgreSQL 15 and 17."""
+    site.service_file = "/etc/shop/pg_service.conf"
+    monkeypatch.setattr(elsewhere, "INSTALLED", tmp_path / "postgresql")
+    monkeypatch.setattr(elsewhere, "programs_of_server", lambda version: tmp_path / f"postgresql/{version}/bin")
+    (tmp_path / "sql").write_text(DUMP)
+    (tmp_path / "list").write_text(LIST)
+    (tmp_path / "dump").write_text("PGDMP")
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/runuser").write_text('#!/bin/sh\nshift 3; exec "$@"\n')
+    (tmp_path / "path/runuser").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/path:{os.environ['PATH']}")
+    for version in (15, 17):
+        folder = tmp_path / f"postgresql/{version}/bin"
+        folder.mkdir(parents=True)
+        (folder / "pg_dump").touch()
+        for name, program in (
+            (
+                "pg_restore",
+                f'for o; do case $o in --use*) exec cat "${{o#*=}}" {tmp_path}/sql;; esac; done; cat {tmp_path}/list',
+            ),
+            (
+                "psql",
+                f'[ "$*" ] && cat > {tmp_path}/ran; test ! -e {tmp_path}/refuse || {{ echo no room >&2; exit 3; }}',
+            ),
+        ):
+            (folder / name).write_text(f"#!/bin/sh\n{program}\n")
+            (folder / name).chmod(0o755)
+    found = elsewhere.database_of(site)
+    found.version = 16
+    return found
+
+
+def test_database_elsewhere_is_read_by_the_role_of_the_site(outside, tmp_path):
+    assert outside.user == "shop"
+    assert outside.environment["PGSERVICEFILE"] == "/etc/shop/pg_service.conf"
+    # pg_dump reads no newer server, and what a newer one writes cannot always be restored to an older server.
+    assert outside.argv("pg_dump", "-a") == (f"{tmp_path}/postgresql/17/bin/pg_dump", "-w", "-d", "service=shop", "-a")
+    outside.version = 15
+    assert outside.argv("pg_dump")[0] == f"{tmp_path}/postgresql/15/bin/pg_dump"
+    assert not outside.is_standby()
+
+
+def test_newer_server_is_refused_with_the_package_to_install(outside):
+    outside.version = 18
+    with pytest.raises(settings.BackupError, match=r"PostgreSQL 18, .* of 15, 17\. Fix: install postgresql-client-18"):
+        outside.argv("pg_dump")
+
+
+def test_dump_is_restored_without_statements_of_superusers(outside, tmp_path):
+    outside.replace(tmp_path / "dump", {"public.a": 2, 'public."B c"': 0})
+    ran = (tmp_path / "ran").read_text()
+    assert ran.startswith("BEGIN;\n")
+    assert ran.index("\\gexec") < ran.index("COMMENT ON TABLE") < ran.index("COPY public.a")
+    assert "SELECT count(*) FROM public.a) <> 2" in ran
+    assert "COMMENT public TABLE a" in ran
+    assert "COMMENT - " not in ran
+    # The end of the transaction comes after the check; the body of a procedure stays.
+    assert [line for line in ran.splitlines() if line in ("BEGIN;", "COMMIT;")] == ["BEGIN;", "COMMIT;", "COMMIT;"]
+    assert ran.index("BEGIN\nCOMMIT;\n-- and more\nEND $$;") < ran.index("DO $check$") < ran.rindex("COMMIT;")
+    # Rows are not statements.
+    assert ran.count("SET transaction_timeout = 0;") == 2
+    assert elsewhere.count_dump(tmp_path / "dump", outside) == {"public.a": 2, 'public."B c"': 0}
+
+
+def test_failed_restore_elsewhere_is_reported_as_undone(outside, tmp_path):
+    (tmp_path / "refuse").touch()
+    with pytest.raises(settings.BackupError, match="restore: the database shop is as it was: no room"):
+        outside.replace(tmp_path / "dump", {})
+
+
+def test_damaged_dump_elsewhere_is_not_restored(outside, tmp_path):
+    for version in (15, 17):
+        (tmp_path / f"postgresql/{version}/bin/pg_restore").write_text(
+            '#!/bin/sh\n[ "$*" = --list ] || { echo BEGIN; echo bad >&2; exit 1; }\n'
+        )
+    with pytest.raises(settings.BackupError, match="the dump is damaged: bad"):
+        outside.replace(tmp_path / "dump", {})
+    assert "COMMIT" not in (tmp_path / "ran").read_text()
+
+
+def test_database_beside_that_cannot_be_created_has_a_fix(outside, monkeypatch):
+    def refuse(self, query, database=""):
+        raise settings.BackupError("psql: ERROR:  permission denied to create database")
+
+    monkeypatch.setattr(elsewhere.Elsewhere, "sql", refuse)
+    with pytest.raises(settings.BackupError, match="Fix: create an empty database shop_restored"):
+        outside.create_beside("shop_restored")
+
+
+def test_dump_with_an_extension_that_this_host_lacks_is_only_read(outside, tmp_path):
+    (tmp_path / "postgresql/17/bin/initdb").touch()
+    listed = tmp_path / "postgresql/17/bin/pg_restore"
+    listed.write_text("#!/bin/sh\necho '7; 3079 16385 EXTENSION - nothing_known '\n")
+    assert elsewhere.version_for_test(tmp_path / "dump", outside) == 0
+    listed.write_text("#!/bin/sh\ntrue\n")
+    assert elsewhere.version_for_test(tmp_path / "dump", outside) == 17

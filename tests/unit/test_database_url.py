@@ -72,6 +72,6 @@ def test_parameters_of_the_url_come_first():
 def test_password_is_in_the_password_file_alone():
     service = read_database_url("postgres://us%3Aer:p%40s%3As%5C@[fd00::7]/shop", "/etc/shop/pgpass")
     assert service.parameters["passfile"] == "/etc/shop/pgpass"
-    assert service.password_line == r"fd00\:\:7:5432:shop:us\:er:p@s\:s" + "\\\\"
+    assert service.password_line == r"fd00\:\:7:5432:*:us\:er:p@s\:s" + "\\\\"
     assert not any("p@s" in value for value in service.parameters.values())
     assert service.parameters["user"] == "us:er"

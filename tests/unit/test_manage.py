@@ -85,6 +85,10 @@ def program(tmp_path):
     site = {"site_name": "shop", "site_user": "shop", "site_home": str(tmp_path), "site_media_root": "/srv/media"}
     site |= {
         "site_database_is_pooled": False,
+        "site_database_socket_dir": "/run/postgresql",
+        "site_database_service_file": "/etc/shop/pg_service.conf",
+        "site_database_manage_service_file": "/etc/shop/pg_service_direct.conf",
+        "site_topology": {"database_is_local": False},
         "site_database_separate_owner": False,
         "site_sandbox": [],
         "ansible_managed": "managed",
@@ -95,7 +99,9 @@ def program(tmp_path):
     for folder in ("releases/1/project/fixtures", "home", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "current").symlink_to("releases/1")
-    (tmp_path / "bin/systemd-run").write_text('#!/bin/sh\nwhile [ "$1" != manage.py ]; do shift; done\necho "$@"\n')
+    (tmp_path / "bin/systemd-run").write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/options\nwhile [ "$1" != manage.py ]; do shift; done\necho "$@"\n'
+    )
     (tmp_path / "bin/systemd-run").chmod(0o755)
     for dump in ("home/dump.json", "home/first.json", "releases/1/project/first.json"):
         (tmp_path / dump).touch()
@@ -134,3 +140,17 @@ def test_manage_warns_of_a_file_that_the_project_cannot_read(program, argument, 
     file = argument.removeprefix("--output=")
     assert told.startswith(f"shop-manage: {file} is out of its reach") is warns
     assert ("shop-manage loaddata --format=json - < FILE" in told) is warns
+
+
+def test_manage_with_a_scratch_database_reaches_nothing_else(program, tmp_path):
+    _told, ran = program("--release=1", "--scratch-database=/scratch", "migrate", "--check")
+    assert ran == "manage.py migrate --check\n"
+    options = (tmp_path / "options").read_text().split()
+    assert {
+        "--property=PrivateNetwork=yes",
+        "--property=BindPaths=/scratch:/run/postgresql",
+        "--property=BindReadOnlyPaths=/scratch/pg_service.conf:/etc/shop/pg_service.conf",
+        "--property=BindReadOnlyPaths=/scratch/pg_service.conf:/etc/shop/pg_service_direct.conf",
+    } < set(options)
+    program("migrate", "--check")
+    assert "Private" not in (tmp_path / "options").read_text()

@@ -18,6 +18,8 @@ SITE = {
     "site_media_root": "/data/media",
     "site_database_is_pooled": False,
     "site_database_separate_owner": False,
+    "site_database_socket_dir": "/run/postgresql",
+    "site_topology": {"database_is_local": True},
     "site_sandbox": [],
     "site_service": "shop-gunicorn",
     "__django_job": {"name": "worker", "command": "celery worker"},

@@ -27,7 +27,8 @@ SITE = {
     "django_timers": [],
     "ansible_managed": "managed",
     "inventory_hostname": "vps1",
-    "site_topology": {"app": ["vps1"]},
+    "site_database_socket_dir": "/run/postgresql",
+    "site_topology": {"app": ["vps1"], "database_is_local": True},
 }
 
 

@@ -194,3 +194,7 @@ def test_each_part_of_a_site_is_backed_up_where_it_is():
     assert (parts("web1"), parts("web2"), parts("app1"), parts("app2")) == (["certificates"], [], ["files"], [])
     # Whichever is the primary makes the dump.
     assert parts("db1") == parts("db2") == ["database"]
+    # The first app host makes that of a database that the stack does not manage.
+    outside = {group: names for group, names in SPREAD.items() if group != "database"}
+    assert seen(outside, "app1")["backup_parts"] == ["database", "files"]
+    assert seen(outside, "app2")["backup_parts"] == []

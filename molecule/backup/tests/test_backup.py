@@ -157,7 +157,22 @@ def test_no_request_fails_while_a_set_is_made_and_tested(site):
         site.host.check_output("systemctl start site13-backup-drill.service")
     assert visitors.result()["failures"] == []
     status = play("status").stdout
-    assert "newest set that was restored in a test" in status
+    assert re.search(rf"newest set that was restored in a test: .*; its migrations fit release {site.release}", status)
+
+
+def test_set_that_does_not_fit_its_release_is_told(site, sql, alerts, until):
+    sql("DELETE FROM django_migrations WHERE app = 'notes'")
+    try:
+        make_set(site)
+        assert site.host.run("systemctl start site13-backup-drill.service").rc != 0
+        until(lambda: alerts() == ["site13 site13-backup-drill"], 10)
+        lost = f"lacks migrations of release {site.release}, which was live when the set was made: notes.0001_initial"
+        assert lost in run(site, "status").stdout
+    finally:
+        sql("INSERT INTO django_migrations (app, name, applied) VALUES ('notes', '0001_initial', now())")
+    make_set(site)
+    site.host.check_output("systemctl start site13-backup-drill.service")
+    assert "last test failed" not in run(site, "status").stdout
 
 
 def test_sftp_server_without_key_is_refused_with_line_to_add(site, storage):
@@ -367,6 +382,10 @@ def test_database_before_a_migration_comes_back_with_its_release(site, sql, depl
     journal = site.host.check_output("tail -n 1 /srv/site13/journal")
     assert [point["set"] for point in json.loads(journal)["restore_points"]] == [named]
     site.host.check_output("echo later > /srv/site13/media/later.txt")
+    # The newest set is of the release before, which lacks the migration; that is no error.
+    site.host.check_output("systemctl start site13-backup-drill.service")
+    expected = f"the set is of release {before}; release {site.release} applies to it: notes.0002_purge"
+    assert expected in run(site, "status").stdout
 
     refused = play("rollback")
     assert refused.returncode != 0

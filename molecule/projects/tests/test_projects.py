@@ -273,6 +273,75 @@ def test_password_of_external_database_is_in_two_files_only(shelf):
     assert shelf.host.check_output("stat -c '%a %U' /etc/shelf/pgpass") == "400 shelf"
 
 
+@pytest.fixture
+def lending(shelf):
+    """Run SQL in the database of shelf, or in another one on that server."""
+
+    def run(query: str, database: str = "lending") -> list[str]:
+        ask = "cd / && runuser -u postgres -- psql -p 5498 -XAtq -v ON_ERROR_STOP=1 -d"
+        return shelf.host.check_output(f"{ask} {database} << 'SQL'\n{query}\nSQL").splitlines()
+
+    return run
+
+
+TITLES = "SELECT title FROM books_book ORDER BY id"
+
+
+def test_set_has_the_database_elsewhere_and_passes_its_test(shelf, lending):
+    page(shelf)
+    shelf.host.check_output("systemctl start shelf-backup.service")
+    assert " database files certificates" in shelf.host.check_output("shelf-backup list")
+    shelf.host.check_output("systemctl start shelf-backup-drill.service")
+    assert f"; its migrations fit release {shelf.release}" in shelf.host.check_output("shelf-backup status")
+    assert paths_of_lender(shelf) == {"pooler"}
+    # Nothing of the test stays.
+    assert shelf.host.run("ls /var/lib/postgresql/shelf-drill").rc != 0
+
+
+def test_migration_of_database_elsewhere_makes_a_set_first(shelf):
+    before = shelf.release
+    (PROJECTS / "shelf/src/shelf/books/migrations/0002_book_pages.py").write_text(
+        "from django.db import migrations, models\n\n\n"
+        "class Migration(migrations.Migration):\n    dependencies = [('books', '0001_initial')]\n"
+        "    operations = [migrations.AddField('book', 'pages', models.IntegerField(null=True))]\n"
+    )
+    done = deploy(shelf)
+    assert done.returncode == 0, done.stdout[-3000:]
+    (named,) = re.findall(r"restore point: set (\w{8}) of \S+Z, \S+ MB", done.stdout)
+    assert re.search(rf"^{named} .* database before-migrations$", shelf.host.check_output("shelf-backup list"), re.M)
+    # The newest set of the database is of the release before.
+    shelf.host.check_output("systemctl start shelf-backup-drill.service")
+    expected = f"the set is of release {before}; release {shelf.release} applies to it: books.0002_book_pages"
+    assert expected in shelf.host.check_output("shelf-backup status")
+
+
+def test_database_elsewhere_is_restored_beside_and_in_place(shelf, lending):
+    shelf.host.check_output("systemctl start shelf-backup.service")
+    kept = lending(TITLES)
+    assert kept
+    refused = shelf.host.run("shelf-backup restore latest --beside")
+    assert "Fix: create an empty database lending_restored" in refused.stderr
+    shelf.host.check_output("cd / && runuser -u postgres -- createdb -p 5498 --owner=lender lending_restored")
+    shelf.host.check_output("shelf-backup restore latest --beside")
+    assert lending(TITLES, "lending_restored") == kept
+
+    lending(
+        "DELETE FROM books_book; SET ROLE lender; CREATE TYPE size AS ENUM ('a');"
+        " CREATE TABLE later (id int, size size); CREATE VIEW last AS TABLE later"
+    )
+    # A restore that fails leaves everything as it is; the role cannot remove what another one owns.
+    lending("ALTER TABLE books_book OWNER TO postgres")
+    failed = shelf.host.run("shelf-backup restore latest")
+    assert re.search("the database lending is as it was: .*already exists", failed.stderr)
+    assert lending("SELECT count(*) FROM later") == ["0"]
+    lending("ALTER TABLE books_book OWNER TO lender")
+    done = play("restore", "--limit", "shelf", restore_over="shelf")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert lending(TITLES) == kept
+    assert lending("SELECT count(*) FROM pg_class WHERE relname IN ('later', 'last')") == ["0"]
+    assert page(shelf)["cover"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

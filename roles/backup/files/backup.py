@@ -15,6 +15,8 @@ from pathlib import Path
 
 import files
 from database import Database, compare_rows, scratch_database
+from elsewhere import Elsewhere, count_dump, database_of, version_for_test
+from migrations import check_migrations
 from repository import Restic, hide, started
 from restore_point import make_restore_point, quick_set
 from sets import active_parts, create
@@ -79,7 +81,10 @@ def replace(site: Site, restic: Restic, chosen: dict[str, dict], beside: bool = 
                     files.change_owner(restored, manifest["owner"], site.media.stat())
         if rows:
             with site.scratch("restore") as folder:
-                fill_database(restic, rows, folder).take_name(name)
+                if site.service_file:
+                    fill_elsewhere(restic, rows, folder, name)
+                else:
+                    fill_database(restic, rows, folder).take_name(name)
             lines.append(f"database {name}: set {rows['short_id']} of {utc(started(rows))}")
         if uploads:
             if not beside:
@@ -116,6 +121,17 @@ def fill_database(restic: Restic, one: dict, folder: Path) -> Database:
     return new
 
 
+def fill_elsewhere(restic: Restic, one: dict, folder: Path, name: str) -> None:
+    """Restore the dump of a set to the database that the stack does not manage, or to one beside it."""
+    site, manifest = restic.site, read_manifest(restic, one, folder)
+    require_room(folder, manifest["bytes"], "the dump")
+    dump, live = fetch_dump(restic, one, folder), database_of(site)
+    target = live if name == site.database else Elsewhere(site, name)
+    if not target.exists():
+        live.create_beside(name)
+    target.replace(dump, manifest["rows"])
+
+
 def recover(site: Site, which: str) -> str:
     """Restore what a bare host has of the site, also the secret key and the certificates; return a line about each."""
     restic = Restic(site)
@@ -123,9 +139,11 @@ def recover(site: Site, which: str) -> str:
     begun, done = site.state.get("recovering", {}), site.state.get("recovered", [])
     # What a run that was interrupted a short time ago has begun is restored again; what was restored never is.
     begun = begun.get("parts", []) if time.time() - begun.get("time", 0) < RECENT else []
-    chosen = {part: one for part, one in restic.find(which, active_parts(site)).items() if part not in done}
+    # A server that the stack does not manage still has its database.
+    parts = [part for part in active_parts(site) if part != "database" or not site.service_file]
+    chosen = {part: one for part, one in restic.find(which, parts).items() if part not in done}
     for part in chosen.keys() - {*begun}:
-        if part == "database" and Database(site.socket_dir, site.database).count():
+        if part == "database" and database_of(site).count():
             raise BackupError(f"restore: the database {site.database} has tables. {NOT_BARE}")
         if part == "files" and {path.name for path in site.media.iterdir()} - {files.STAGING, "lost+found"}:
             raise BackupError(f"restore: {site.media} has files. {NOT_BARE}")
@@ -140,6 +158,8 @@ def recover(site: Site, which: str) -> str:
         if paths := [path for path in one["paths"] if path.startswith("/etc/letsencrypt/")]:
             restic.restore(one, "/", *paths)
         lines.append(f"certificates: set {one['short_id']} of {utc(started(one))}")
+    if site.service_file and chosen:
+        lines.append(f"database {site.database}: on its own server, and not changed; playbooks/restore.yml replaces it")
     site.note(recovered=[*done, *chosen])
     return "\n".join(lines)
 
@@ -159,15 +179,12 @@ def drill(site: Site) -> str:
     # Reads 1 GiB of all data or a tenth, whichever is more, in addition to what is restored below.
     share = min(100, max(10, 100 * 2**30 // max(1, restic.stored())))
     restic.run("check", f"--read-data-subset={share}%")
+    lines = [", ".join(sets)]
     for part, one in sets.items():
         with site.scratch("drill") as folder:
             manifest = read_manifest(restic, one, folder)
             if part == "database":
-                require_room(folder, manifest["bytes"], "the dump")
-                require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 2, "the test of the newest dump")
-                with scratch_database(site, manifest["roles"]) as database:
-                    database.restore(fetch_dump(restic, one, folder))
-                    compare_rows(manifest["rows"], database.count())
+                lines.append(test_database(restic, one, manifest, folder))
             elif part == "files" and manifest["sample"]:
                 require_room(
                     folder, sum(size for *_facts, size in manifest["sample"].values()), "the sample of uploads"
@@ -175,8 +192,24 @@ def drill(site: Site) -> str:
                 restic.restore(one, str(folder), *(f"{site.media}/{name}" for name in manifest["sample"]))
                 files.compare(folder / site.media.relative_to("/"), manifest["sample"])
     newest = max(started(one) for one in sets.values())
-    site.note(proven={"set": newest, "time": began})
-    return f"the set of {utc(newest)} can be restored: {', '.join(sets)}; tested in {time.time() - began:.0f} s"
+    site.note(proven={"set": newest, "time": began, "database": lines[1:]}, failed_test="")
+    return f"the set of {utc(newest)} can be restored: {'; '.join(lines)}; tested in {time.time() - began:.0f} s"
+
+
+def test_database(restic: Restic, one: dict, manifest: dict, folder: Path) -> str:
+    """Restore the dump of a set in a scratch database; return a sentence about its migrations."""
+    site, live = restic.site, database_of(restic.site)
+    require_room(folder, manifest["bytes"], "the dump")
+    dump = fetch_dump(restic, one, folder)
+    version = version_for_test(dump, live) if site.service_file else live.version
+    if not version:
+        compare_rows(manifest["rows"], count_dump(dump, live))
+        return "its dump was read and not restored, because this host has no server with the version and the extensions"
+    require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 2, "the test of the newest dump")
+    with scratch_database(site, manifest["roles"], version) as database:
+        database.restore(dump)
+        compare_rows(manifest["rows"], database.count())
+        return check_migrations(site, manifest, database)
 
 
 def describe_state(site: Site) -> str:
@@ -188,10 +221,13 @@ def describe_state(site: Site) -> str:
     else:
         lines.append(f"no set yet in {shown}; the next night makes one, or playbooks/backup.yml")
     if proven := state.get("proven"):
-        what = f"newest set that was restored in a test: of {utc(proven['set'])}, on {utc(proven['time'])}"
+        tested = "; ".join(["", *proven.get("database", [])])
+        what = f"newest set that was restored in a test: of {utc(proven['set'])}, on {utc(proven['time'])}{tested}"
         lines.append(f"! {what}, which is too long ago" if now - proven["time"] > OLD_TEST else what)
     elif last:
         lines.append("no set was restored in a test yet; the weekly test does so")
+    if failed := state.get("failed_test"):
+        lines.append(f"! the last test failed: {failed}")
     if site.repository.startswith("/"):
         lines.append("the sets are on this host, and are lost with its disk; set backup_repository to another server")
     return "\n".join(lines)
@@ -244,7 +280,11 @@ def run(site: Site, options: argparse.Namespace) -> str:
         case "quick-set":
             return quick_set(site)
         case "drill":
-            return drill(site)
+            try:
+                return drill(site)
+            except BackupError as error:
+                site.note(failed_test=str(error))
+                raise
         case "recover":
             return recover(site, options.which)
         case "list":

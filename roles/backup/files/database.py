@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import grp
+import os
 import shutil
 import subprocess
 import time
@@ -21,12 +24,12 @@ TABLES = """
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 
 
-def as_postgres(*argv: str, **options) -> subprocess.CompletedProcess:
-    """Run a program of PostgreSQL as its system user."""
+def run_as(user: str, *argv: str, **options) -> subprocess.CompletedProcess:
+    """Run a program of PostgreSQL as a system user."""
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     options.setdefault("stdout", subprocess.PIPE)
-    argv = ("runuser", "-u", "postgres", "--", *argv)
+    argv = ("runuser", "-u", user, "--", *argv)
     done = subprocess.run(argv, cwd="/", stderr=subprocess.PIPE, text=True, check=False, **options)
     if done.returncode:
         said = "\n".join(done.stderr.strip().splitlines()[-3:])
@@ -34,16 +37,40 @@ def as_postgres(*argv: str, **options) -> subprocess.CompletedProcess:
     return done
 
 
+as_postgres = functools.partial(run_as, "postgres")
+
+
 class Database:
     """A database of a server that this host has."""
+
+    #: System user who connects, and the environment of its programs.
+    user = "postgres"
+    environment: dict[str, str] | None = None
+    #: Folder of the programs, where it is not that of the host's cluster.
+    programs: Path | None = None
+    #: Database that a connection uses for what is not of one database.
+    maintenance = "postgres"
 
     def __init__(self, socket_dir: str, name: str) -> None:
         self.socket_dir, self.name = socket_dir, name
 
+    def argv(self, program: str, *options: str, database: str = "") -> tuple[str, ...]:
+        """Return the command of a program that connects."""
+        program = str(self.programs / program) if self.programs else program
+        return (program, "-h", self.socket_dir, "-d", database or self.name, *options)
+
+    def run(self, program: str, *options: str, database: str = "", **more) -> subprocess.CompletedProcess:
+        return run_as(self.user, *self.argv(program, *options, database=database), env=self.environment, **more)
+
     def sql(self, query: str, database: str = "") -> str:
-        to = ("-h", self.socket_dir, "-d", database or self.name)
         # Not as an argument, which has a limit.
-        return as_postgres("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *to, input=query).stdout.strip()
+        options = ("-XAtq", "-v", "ON_ERROR_STOP=1")
+        return self.run("psql", *options, database=database, input=query).stdout.strip()
+
+    @functools.cached_property
+    def version(self) -> int:
+        """Return the version of the server."""
+        return int(self.sql("SHOW server_version_num", self.maintenance)) // 10000
 
     def is_standby(self) -> bool:
         return self.sql("SELECT pg_is_in_recovery()", "postgres") == "t"
@@ -64,21 +91,21 @@ class Database:
     def dump(self, path: Path) -> dict[str, int]:
         """Write a dump, and return the number of rows that each table has in it."""
         # The dump and the counts are of the same moment: all of them read the snapshot of this session.
-        argv = ["runuser", "-u", "postgres", "--", "psql", "-XAtq", "-h", self.socket_dir, "-d", self.name]
-        with subprocess.Popen(argv, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        argv = ["runuser", "-u", self.user, "--", *self.argv("psql", "-XAtq")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(argv, cwd="/", env=self.environment, **pipes) as session:
             session.stdin.write(f"{READ} SELECT pg_export_snapshot();\n")
             session.stdin.flush()
             if not (snapshot := session.stdout.readline().strip()):
                 raise BackupError(f"psql: cannot read the database {self.name}")
-            to = ("-h", self.socket_dir, "-d", self.name, f"--snapshot={snapshot}")
             with path.open("wb") as file:
                 # restic compresses, and finds what has not changed since the last set, but not in a compressed dump.
-                as_postgres("pg_dump", *to, "--format=custom", "--compress=0", stdout=file)
+                self.run("pg_dump", f"--snapshot={snapshot}", "--format=custom", "--compress=0", stdout=file)
             return self.count(f"{READ} SET TRANSACTION SNAPSHOT '{snapshot}';")
 
     def roles(self) -> list[str]:
         """Return the roles of the server, which a dump names and does not create."""
-        return self.sql("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'", "postgres").splitlines()
+        return self.sql("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'", self.maintenance).splitlines()
 
     def create(self, owner: str, roles: list[str]) -> None:
         """Create the database, empty, for its owner alone; roles that the server does not have cannot log in."""
@@ -93,14 +120,13 @@ class Database:
 
     def restore(self, dump: Path, *options: str) -> None:
         """Fill this new database, entirely or not at all."""
-        to = ("-h", self.socket_dir, "-d", self.name, "--single-transaction", "--exit-on-error")
         with dump.open("rb") as file:
-            as_postgres("pg_restore", *to, *options, stdin=file)
+            self.run("pg_restore", "--single-transaction", "--exit-on-error", *options, stdin=file)
 
     def grant(self, script: Path) -> None:
         """Give the database to its owner, and the other roles of the site their privileges."""
-        to = ("-h", self.socket_dir, "-d", self.name, "-v", f"database={self.name}", "-v", "end=COMMIT")
-        as_postgres("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *to, input=script.read_text())
+        variables = ("-v", "ON_ERROR_STOP=1", "-v", f"database={self.name}", "-v", "end=COMMIT")
+        self.run("psql", "-XAtq", *variables, input=script.read_text())
 
     def take_name(self, live: str) -> None:
         """Replace the database `live` by this one, in one transaction."""
@@ -129,21 +155,36 @@ def compare_rows(expected: dict[str, int], found: dict[str, int]) -> None:
         raise BackupError(f"the restored database has another number of rows: {what}")
 
 
+def programs_of_server(version: int) -> Path:
+    """Return the folder of the programs of a server of that version."""
+    return Path("/usr/lib/postgresql", str(version), "bin")
+
+
 @contextlib.contextmanager
-def scratch_database(site: Site, roles: list[str]) -> Iterator[Database]:
-    """Run a server of PostgreSQL without a port until the block ends; yield an empty database of it."""
-    live = Database(site.socket_dir, "postgres")
-    programs = Path("/usr/lib/postgresql", str(int(live.sql("SHOW server_version_num")) // 10000), "bin")
-    data = Path("/var/lib/postgresql", f"{site.name}-drill")
+def scratch_database(site: Site, roles: list[str], version: int) -> Iterator[Database]:
+    """Run a server of PostgreSQL without a port until the block ends; yield an empty database of it.
+
+    The database has the name and the role of the live one, and the user of the site can reach its socket where a
+    sandbox has it in place of the live one.
+    """
+    programs, data = programs_of_server(version), Path("/var/lib/postgresql", f"{site.name}-drill")
+    sockets = data / "sockets"
     shutil.rmtree(data, ignore_errors=True)
     try:
         as_postgres(f"{programs}/initdb", "-D", str(data), "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
-        options = f"-k {data} -c listen_addresses= -c fsync=off -c max_connections=10"
+        as_postgres("mkdir", str(sockets))
+        with contextlib.suppress(KeyError):
+            # A host with the database alone has neither the user nor a release.
+            os.chown(sockets, -1, grp.getgrnam(site.user).gr_gid)
+        sockets.chmod(0o750)
+        options = f"-k {sockets} -c listen_addresses= -c port=5432 -c fsync=off -c max_connections=20"
         control = (f"{programs}/pg_ctl", "-D", str(data), "-w", "-s")
         as_postgres(*control, "-o", options, "-l", f"{data}/log", "start", stdout=subprocess.DEVNULL)
         try:
-            database = Database(str(data), "drill")
-            database.create("postgres", roles)
+            database = Database(str(sockets), site.database)
+            database.programs = programs
+            database.create(site.role, sorted({*roles, site.role}))
+            database.sql(f'ALTER ROLE "{site.role}" LOGIN')
             yield database
         finally:
             as_postgres(*control, "-m", "immediate", "stop")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from database import Database
+from elsewhere import database_of
 from repository import Restic, started
 from sets import make_set
 from settings import BackupError, Site, utc
@@ -32,7 +32,7 @@ def make_restore_point(site: Site) -> str:
 
     There is none on a standby, and none for a database without tables, as before the first deploy.
     """
-    database = Database(site.socket_dir, site.database)
+    database = database_of(site)
     if "database" not in site.parts or database.is_standby() or not database.tables():
         return "{}"
     size = database.size()
@@ -74,7 +74,7 @@ def make_quickly(site: Site) -> dict | None:
 def quick_set(site: Site) -> str:
     """Make a set of the database, and return it as JSON."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    size = Database(site.socket_dir, site.database).size()
+    size = database_of(site).size()
     try:
         made = make_set(Restic(site), ["database"], TAG)
     except SystemExit:

@@ -6,14 +6,15 @@ import json
 import time
 
 import files
-from database import Database
+from elsewhere import database_of
+from migrations import live_release
 from repository import BEFORE_RESTORE, Restic
 from settings import DUMP, MANIFEST, RECENT, BackupError, Site, require_room, utc
 
 
 def active_parts(site: Site) -> list[str]:
     """Return the parts that this host backs up; the primary has the database."""
-    is_standby = "database" in site.parts and Database(site.socket_dir, site.database).is_standby()
+    is_standby = "database" in site.parts and database_of(site).is_standby()
     return [part for part in site.parts if part != "database" or not is_standby]
 
 
@@ -44,9 +45,10 @@ def make_set(restic: Restic, parts: list[str], tag: str) -> dict:
     with site.scratch("set"):
         manifest, paths = {"site": site.name, "time": utc(began)}, [site.set]
         if "database" in parts:
-            database = Database(site.socket_dir, site.database)
+            database = database_of(site)
             size = database.size()
             require_room(site.set, size, "the dump")
+            manifest |= live_release(site)
             manifest |= {"rows": database.dump(site.set / DUMP), "roles": database.roles()}
             manifest["bytes"] = (site.set / DUMP).stat().st_size
             site.note(dump={"bytes": size, "seconds": time.time() - began})

@@ -42,6 +42,13 @@ class Site:
         self.priority: list[str] = settings["priority"]
         self.database: str = settings["database"]
         self.owner: str = settings["database_owner"]
+        #: Role of the running site in the database, and its system user.
+        self.role: str = settings["database_user"]
+        self.user: str = settings["user"]
+        #: How libpq connects to a database that the stack does not manage; empty for one on this host.
+        self.service_file: str = settings["service_file"]
+        #: Command that runs manage.py of a release.
+        self.manage: str = settings["manage"]
         #: Script for psql that gives a database to its owner, and the other roles their privileges.
         self.privileges = Path(settings["database_privileges"])
         self.socket_dir: str = settings["socket_dir"]
