@@ -27,8 +27,8 @@ SITE = {
     "site_media_root": "/srv/shop/media",
     "site_database": "shop",
     "site_database_user": "shop",
-    "site_database_socket_dir": "/run/postgresql",
-    "site_topology": {"database_is_local": True, "database": ["vps1"]},
+    "site_database_host": "/run/postgresql",
+    "site_topology": {"database_is_local": True, "database": ["vps1"], "database_clients": []},
     "django_valkey_env": {},
     "ansible_managed": "managed",
 }
