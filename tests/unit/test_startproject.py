@@ -28,6 +28,8 @@ SITE = {
     "site_database": "shop",
     "site_database_user": "shop",
     "site_database_host": "/run/postgresql",
+    "site_database_port": 5432,
+    "site_database_pooler": "none",
     "site_topology": {"database_is_local": True, "database": ["vps1"], "database_clients": []},
     "django_valkey_env": {},
     "ansible_managed": "managed",
