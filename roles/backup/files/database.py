@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from settings import BackupError, Site
@@ -130,22 +130,44 @@ def compare_rows(expected: dict[str, int], found: dict[str, int]) -> None:
 
 
 @contextlib.contextmanager
+def run_server(programs: Path, data: Path, more: str = "") -> Iterator[Callable[[], None]]:
+    """Yield what starts a server of PostgreSQL without a port on a folder that the block makes; remove both."""
+    options = f"-k {data} -c listen_addresses= -c fsync=off {more}"
+    control = (f"{programs}/pg_ctl", "-D", str(data), "-w", "-s")
+
+    def remove() -> None:
+        # A run that was killed leaves its server.
+        if (data / "postmaster.pid").exists():
+            with contextlib.suppress(BackupError):
+                as_postgres(*control, "-m", "immediate", "stop")
+        shutil.rmtree(data, ignore_errors=True)
+
+    def start() -> None:
+        as_postgres(*control, "-o", options, "-l", f"{data}/log", "start", stdout=subprocess.DEVNULL)
+        # During recovery pg_ctl takes it for a standby.
+        while True:
+            with contextlib.suppress(BackupError):
+                if not Database(str(data), "postgres").is_standby():
+                    return
+            time.sleep(0.2)
+            as_postgres(*control, "status")
+
+    remove()
+    try:
+        yield start
+    finally:
+        remove()
+
+
+@contextlib.contextmanager
 def scratch_database(site: Site, roles: list[str]) -> Iterator[Database]:
-    """Run a server of PostgreSQL without a port until the block ends; yield an empty database of it."""
+    """Run a server of PostgreSQL until the block ends; yield an empty database of it."""
     live = Database(site.socket_dir, "postgres")
     programs = Path("/usr/lib/postgresql", str(int(live.sql("SHOW server_version_num")) // 10000), "bin")
     data = Path("/var/lib/postgresql", f"{site.name}-drill")
-    shutil.rmtree(data, ignore_errors=True)
-    try:
+    with run_server(programs, data, "-c max_connections=10") as start:
         as_postgres(f"{programs}/initdb", "-D", str(data), "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
-        options = f"-k {data} -c listen_addresses= -c fsync=off -c max_connections=10"
-        control = (f"{programs}/pg_ctl", "-D", str(data), "-w", "-s")
-        as_postgres(*control, "-o", options, "-l", f"{data}/log", "start", stdout=subprocess.DEVNULL)
-        try:
-            database = Database(str(data), "drill")
-            database.create("postgres", roles)
-            yield database
-        finally:
-            as_postgres(*control, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
+        start()
+        database = Database(str(data), "drill")
+        database.create("postgres", roles)
+        yield database
