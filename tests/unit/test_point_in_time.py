@@ -90,10 +90,10 @@ class Repository:
     """What pgBackRest says; `archived` has the number of each segment and its age in seconds."""
 
     def __init__(self) -> None:
-        self.backups, self.archived, self.ran, self.failures = [base(3), base(1, "diff", 4)], {}, [], {}
+        self.backups, self.code, self.ran, self.failures = [base(3), base(1, "diff", 4)], 0, [], {}
         self.archived = {number: 86400 - number * 60 for number in range(1, 60)}
 
-    def __call__(self, *argv: str) -> str:
+    def __call__(self, *argv: str, limit: str = "0") -> str:
         self.ran.append(argv)
         if argv[0] in self.failures:
             raise BackupError(self.failures[argv[0]])
@@ -102,9 +102,11 @@ class Repository:
             return json.dumps({name: {"type": "file", "time": NOW - age} for name, age in names.items()})
         ids = [{"database": {"id": number}, "id": f"17-{number}"} for number in (1, 2)]
         db = [{"id": n, "version": "17", "system-id": 4710 + n} for n in (1, 2)][
-            : max(b["database"]["id"] for b in self.backups)
+            : max((one["database"]["id"] for one in self.backups), default=0)
         ]
-        return json.dumps([{"archive": ids, "backup": self.backups, "db": db}]) if argv[0] == "info" else ""
+        info = {"archive": ids, "backup": self.backups, "db": db, "status": {"code": self.code}}
+        info["repo"] = [{"status": {"message": "unable to connect\n on 9 retries"}}]
+        return json.dumps([info]) if argv[0] == "info" else ""
 
 
 @pytest.fixture
@@ -139,6 +141,7 @@ def pgbackrest(tmp_path, monkeypatch):
 )
 def test_full_base_backup_is_made_when_the_last_is_a_week_old(pgbackrest, backups, kind):
     pgbackrest.run.backups = backups
+    pgbackrest.live.cluster = str(4710 + max(one["database"]["id"] for one in backups))
     assert "base backup: of " in pgbackrest.back_up()
     assert ("backup", f"--type={kind}") in pgbackrest.run.ran
 
@@ -152,16 +155,26 @@ def test_standby_archives_nothing(pgbackrest):
 
 
 def test_repository_of_another_cluster_is_refused_unless_known(pgbackrest):
-    pgbackrest.run.failures = {"stanza-create": "backup info file and archive info file do not match the database"}
+    pgbackrest.open()
+    assert {command for command, *_ in pgbackrest.run.ran} == {"info"}
+    (pgbackrest.site.folder / "state.json").unlink()
+    pgbackrest.live.cluster = "4799"
     with pytest.raises(BackupError, match=r"WAL of another cluster.*add -e restore=latest"):
         pgbackrest.open()
     assert ("stanza-upgrade",) not in pgbackrest.run.ran
     pgbackrest.open(is_replaced=True)
     assert pgbackrest.run.ran[-1] == ("stanza-upgrade",)
     # After an upgrade of PostgreSQL this host is known.
+    pgbackrest.live.cluster = "4800"
     pgbackrest.run.ran.clear()
     pgbackrest.open()
     assert pgbackrest.run.ran[-1] == ("stanza-upgrade",)
+
+
+def test_repository_without_a_stanza_gets_one(pgbackrest):
+    pgbackrest.run.backups = []
+    pgbackrest.open()
+    assert pgbackrest.run.ran[-1] == ("stanza-create",)
     pgbackrest.run.failures = {"stanza-create": "unable to find bucket"}
     with pytest.raises(BackupError, match="unable to find bucket"):
         pgbackrest.open()
@@ -244,8 +257,11 @@ def test_status_reports_old_and_damaged_base_backups(pgbackrest):
     problems = [line for line in pgbackrest.describe_state() if line.startswith("! ")]
     assert len(problems) == 3
     assert "damaged pages" in problems[2]
-    pgbackrest.run.failures = {"info": "unable to connect"}
-    assert pgbackrest.describe_state() == ["! point in time: unable to connect"]
+    pgbackrest.run.code = 99
+    said = "backup_point_in_time: the repository cannot be read: unable to connect"
+    assert pgbackrest.describe_state() == [f"! point in time: {said}"]
+    with pytest.raises(BackupError, match=said):
+        pgbackrest.watch()
 
 
 def test_restore_to_a_time_takes_the_point_and_older_uploads(pgbackrest, monkeypatch):

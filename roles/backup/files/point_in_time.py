@@ -24,8 +24,8 @@ from settings import DUMP, OLD, BackupError, Site, require_room, utc
 WEEK, OLD_FULL = 6.5 * 86400, 9 * 86400
 #: Seconds that WAL may wait for its archive, where the setting archive_timeout is a minute.
 LATE = 300
-#: What pgBackRest says of a repository with the WAL of another cluster.
-OTHER_CLUSTER = "do not match the database"
+#: Code of the answer of pgBackRest about a repository that it cannot read.
+UNREADABLE = 99
 #: What PostgreSQL says when the WAL ends before the time.
 TOO_SHORT = "recovery ended before configured recovery target was reached"
 #: A segment of WAL in the repository: timeline, and the two halves of its number.
@@ -40,12 +40,17 @@ class PgBackRest:
         self.site = site
         self.live = Database(site.socket_dir, "postgres")
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, limit: str = "0") -> str:
+        """Run a command, for a number of seconds at most, where 0 is no limit."""
         options = (f"--config={self.site.archive['config']}", f"--stanza={self.site.name}")
         try:
-            return as_postgres("pgbackrest", *options, *argv).stdout
+            return as_postgres("timeout", limit, "pgbackrest", *options, *argv).stdout
         except BackupError as error:
-            raise BackupError(f"backup_point_in_time: {error}") from None
+            raise BackupError(f"backup_point_in_time: {error}".replace(": timeout:", ": pgbackrest:")) from None
+
+    def ask(self, *argv: str) -> dict | list:
+        """Return the answer to a question, within a minute."""
+        return json.loads(self.run(*argv, "--output=json", "--io-timeout=5", limit="60"))
 
     def open(self, is_replaced: bool = False) -> str:
         """Create the folder and what pgBackRest knows of the cluster, unless they exist."""
@@ -55,19 +60,17 @@ class PgBackRest:
             Path(folder).parent.mkdir(parents=True, exist_ok=True)
             Path(folder).mkdir(exist_ok=True, mode=0o700)
             shutil.chown(folder, "postgres", "postgres")
-        cluster = self.cluster()
-        try:
+        cluster, known = self.cluster(), self.info().get("db")
+        if not known:
             self.run("stanza-create")
-        except BackupError as error:
-            if OTHER_CLUSTER not in str(error):
-                raise
+        elif str(known[-1]["system-id"]) != cluster:
             # An upgrade of PostgreSQL and the restore of a lost server make a new cluster; another server with the same
             # settings must not take the repository from this one.
             if not is_replaced and not self.site.state.get("cluster"):
                 raise BackupError(
                     "backup_point_in_time: the repository has the WAL of another cluster. Fix: if this server replaces"
                     " a lost one, add -e restore=latest; otherwise set another backup_repository"
-                ) from None
+                )
             self.run("stanza-upgrade")
         if self.site.state.get("cluster") != cluster:
             self.site.note(cluster=cluster)
@@ -78,7 +81,11 @@ class PgBackRest:
         return self.live.sql("SELECT system_identifier FROM pg_control_system()")
 
     def info(self) -> dict:
-        return json.loads(self.run("info", "--output=json", "--io-timeout=20"))[0]
+        info = self.ask("info")[0]
+        if info["status"]["code"] == UNREADABLE:
+            said = info["repo"][0]["status"]["message"].splitlines()[0]
+            raise BackupError(f"backup_point_in_time: the repository cannot be read: {said}")
+        return info
 
     def backups(self, info: dict | None = None) -> list[dict]:
         """Return the base backups, the oldest first."""
@@ -144,7 +151,7 @@ class PgBackRest:
     def reach(self, info: dict, base: dict) -> tuple[float, float]:
         """Return when the last segment that follows a base backup was archived, and the first one after a gap, or 0."""
         archive = next(one["id"] for one in info["archive"] if one["database"]["id"] == base["database"]["id"])
-        listed = json.loads(self.run("repo-ls", "--recurse", "--output=json", f"archive/{self.site.name}/{archive}"))
+        listed = self.ask("repo-ls", "--recurse", f"archive/{self.site.name}/{archive}")
         segments = {number(found): one["time"] for name, one in listed.items() if (found := SEGMENT.search(f"/{name}"))}
         last = number(SEGMENT.match(f"/{base['archive']['stop']}-{'0' * 40}"))
         while last + 1 in segments:
