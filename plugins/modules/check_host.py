@@ -41,6 +41,14 @@ options:
     type: list
     elements: int
     default: []
+  point_in_time:
+    description: Name of the site whose backup will archive the WAL of PostgreSQL. Empty if none will.
+    type: str
+    default: ""
+  archive_sftp:
+    description: Whether that archive is on an SFTP server.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Changes nothing.
@@ -93,6 +101,10 @@ ansible_facts:
     data_disk_mb:
       description: Size of the file system for the data of PostgreSQL, in MB.
       type: int
+    pgbackrest:
+      description: Names of the configurations of pgBackRest, which are those of the sites that archive WAL.
+      type: list
+      elements: str
     data_disk_spins:
       description: Whether that file system is on a magnetic disk. Disks of virtual machines count as flash memory.
       type: bool
@@ -121,6 +133,8 @@ CONFIGURATIONS = Path("/etc")
 #: Units of the role postgres for the poolers of sites, and what they say about their port.
 POOLER = "-pgbouncer.service"
 POOLER_PORT = re.compile(r"^Description=Connection pooler of .* port (\d+)$", re.MULTILINE)
+#: Configurations of pgBackRest; the role backup names them after their site.
+PGBACKREST = Path("/etc/pgbackrest")
 #: Where Debian's PostgreSQL keeps its data.
 DATA = Path("/var/lib/postgresql")
 #: Prints the version of the Python with which releases run; Ansible can use another one. module_utils/python.py has the
@@ -228,6 +242,8 @@ def main() -> None:
             "http3": {"type": "bool", "default": False},
             "firewall": {"type": "bool", "default": False},
             "ssh_ports": {"type": "list", "elements": "int", "default": []},
+            "point_in_time": {"type": "str", "default": ""},
+            "archive_sftp": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -247,6 +263,7 @@ def main() -> None:
             "poolers": poolers(),
             "processors": len(os.sched_getaffinity(0)),
             "data_disk_mb": disk.f_blocks * disk.f_frsize // 2**20,
+            "pgbackrest": sorted(path.stem for path in PGBACKREST.glob("*.conf")),
             "data_disk_spins": spins(Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")),
         },
         clock=int(time.time()),

@@ -113,6 +113,10 @@ def check_neighbour_sites(case: Case) -> Iterator[Problem]:
             if is_used and values.get(name) == port:
                 advice = "write another port for one of the sites"
                 yield Problem(name, f"is used by {other} on the same address too", advice, port)
+        name = "backup_point_in_time"
+        if {case.host, other} <= set(case.groups.get("database", ())) and case.values.get(name) and values.get(name):
+            advice = "set it for one of the sites; PostgreSQL has one archive"
+            yield Problem(name, f"is true for {other} on the same address too", advice)
         name = "letsencrypt_eab_kid"
         kids = {case.values.get(name), values.get(name)} - {"", None}
         if len(kids) > 1 and values.get("letsencrypt_directory_url") == case.values.get("letsencrypt_directory_url"):

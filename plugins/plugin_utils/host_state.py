@@ -12,6 +12,8 @@ from typing import Any
 SUPPORTED = ("bookworm", "trixie", "noble")
 #: Supported distributions whose nginx has no HTTP/3.
 WITHOUT_HTTP3 = ("bookworm", "noble")
+#: Supported distributions whose pgBackRest has no SFTP.
+WITHOUT_SFTP = ("bookworm",)
 #: Most seconds by which clocks may differ; certificates and signatures of packages tolerate this.
 MAX_CLOCK_DIFFERENCE = 300
 #: Packages of the programs of the stack. Valkey also has instances of others, so only its own ports count.
@@ -34,6 +36,7 @@ def judge_host(host: str, options: Mapping[str, Any], state: Mapping[str, Any], 
     yield from judge_clock(host, state["clock"], now)
     yield from judge_distribution(host, facts, options["http3"])
     yield from judge_ports(host, options, sockets, state)
+    yield from judge_archive(host, options, facts)
     if options["firewall"]:
         yield from judge_firewalls(host, facts)
         yield from judge_ssh_ports(host, options["ssh_ports"], sockets, state["ssh_sockets"])
@@ -80,6 +83,21 @@ def judge_ports(
             if any(each.startswith(f"port {options[name]} ") for each in foreign):
                 fix += f" Or set {VARIABLES.get(name, name)} to another one."
         yield f"{host}: {', '.join(dict.fromkeys(foreign))}; the site needs it.\n{fix}"
+
+
+def judge_archive(host: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
+    if not options["point_in_time"]:
+        return
+    if others := [name for name in facts["pgbackrest"] if name != options["point_in_time"]]:
+        yield (
+            f"backup_point_in_time: PostgreSQL of {host} has one archive, by /etc/pgbackrest/{others[0]}.conf. Fix: set"
+            f" it for one site only, and run site.yml for {others[0]} after it was removed there."
+        )
+    if options["archive_sftp"] and facts["distribution_release"] in WITHOUT_SFTP:
+        yield (
+            f"backup_point_in_time: the pgBackRest of {host} has no SFTP; Debian's has it from 13 on. Fix: set"
+            " backup_repository to a folder or S3, or remove backup_point_in_time."
+        )
 
 
 def judge_firewalls(host: str, facts: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import posixpath
 from collections.abc import Iterator
 
 from ansible_collections.django_vps.stack.plugins.plugin_utils.inventory import Case, Problem, check_file, domains
+from ansible_collections.django_vps.stack.plugins.plugin_utils.pgbackrest import refuse_repository
 from ansible_collections.django_vps.stack.plugins.plugin_utils.project_types import ENVIRONMENT, size_of
 from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import (
     headers_of_nginx,
@@ -17,7 +18,10 @@ from ansible_collections.django_vps.stack.plugins.plugin_utils.role_specs import
 )
 
 #: Ends of the names of units that the roles backup, letsencrypt and postgres write.
-UNITS = ("backup", "backup-drill", "backup-failed", "certificate", "certificate-share", "pgbouncer")
+UNITS = (
+    *("backup", "backup-base", "backup-drill", "backup-failed", "backup-wal"),
+    *("certificate", "certificate-share", "pgbouncer"),
+)
 #: Most bytes of a path to a socket (unix(7)).
 SOCKET_PATH = 107
 #: Folders of a site, each with what to do about one that meets another.
@@ -187,6 +191,15 @@ def check_backup(case: Case) -> Iterator[Problem]:
     if repository.startswith("s3:") and missing:
         advice = f"add {' and '.join(missing)} to backup_environment"
         yield Problem("backup_repository", "requires credentials", advice, repository)
+    if case.values.get("backup_point_in_time") and "backup_repository" not in case.failed:
+        name = "backup_point_in_time"
+        if case.values.get("site_database_url"):
+            yield Problem(name, "requires PostgreSQL on a host of the site", "remove it, or site_database_url")
+        elif refusal := refuse_repository(repository):
+            yield Problem("backup_repository", refusal[0], refusal[1], repository)
+        for setting in case.values.get("postgres_settings", {}):
+            if setting.startswith("archive_"):
+                yield Problem(f"postgres_settings.{setting}", f"is set by {name}", "remove one of the two")
 
 
 def check_ssh_ports(case: Case) -> Iterator[Problem]:

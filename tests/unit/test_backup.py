@@ -47,6 +47,7 @@ def site(tmp_path, monkeypatch):
         "site": "shop",
         "parts": ["database", "files"],
         "repository": "/var/backups/shop",
+        "archive": None,
         "environment": {},
         "keep": {"daily": 7},
         "exclude": [],

@@ -765,6 +765,33 @@ def test_sites_at_one_address_share_the_eab_key_of_a_ca():
     assert refused(mine, neighbours={"vps1-blog": {**NEIGHBOUR, **elsewhere}}) == []
 
 
+POINT_IN_TIME = {"backup_point_in_time": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"backup_repository": "s3:http://s3.example.com/b/shop"}, "backup_repository: is S3 without TLS"),
+        ({"backup_repository": "sftp:me@example.com:sets"}, "backup_repository: is a relative path"),
+        ({"backup_repository": "rest:https://example.com/"}, "backup_repository: is a storage that pgBackRest does"),
+        ({"postgres_settings": {"archive_command": "x"}}, "postgres_settings.archive_command: is set by backup_point"),
+    ],
+)
+def test_point_in_time_that_cannot_be_is_refused(changes, said):
+    credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+    (line,) = refused({**POINT_IN_TIME, "backup_environment": credentials, **changes})
+    assert line.startswith(said)
+    assert refused({"backup_environment": credentials, **changes}) == []
+
+
+def test_point_in_time_of_two_sites_of_a_server_is_refused():
+    neighbours = {"vps1-blog": {**NEIGHBOUR, **POINT_IN_TIME}}
+    groups = {group: ["vps1", "vps1-blog"] for group in ("web", "app", "database")}
+    (line,) = refused(POINT_IN_TIME, neighbours=neighbours, groups=groups)
+    assert line.startswith("backup_point_in_time: is true for vps1-blog on the same address too")
+    assert refused(neighbours=neighbours, groups=groups) == []
+
+
 MEMBER = {**settle(Templar(loader=LOADER), trusted(GOOD), SPECS)[0], "site_address": "10.0.0.2"}
 
 
@@ -1338,6 +1365,10 @@ def test_inventory_messages_have_no_control_characters():
         {"letsencrypt_directory_url": "https://pebble.example:14000/dir"},
         {"backup_repository": "sftp://backup@backup.example.com:2222/srv/shop", "backup_keep": {"daily": 30}},
         {"backup_repository": "rest:https://shop:secret@backup.example.com/", "backup_enabled": False},
+        *(
+            {"backup_point_in_time": True, "backup_repository": address}
+            for address in ("/srv/sets", "sftp:me@example.com:/srv/sets", "sftp://me@example.com:22//srv/sets")
+        ),
         {
             "backup_repository": "s3:https://s3.example.com/my-bucket/shop",
             "backup_environment": {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"},

@@ -15,8 +15,9 @@ NGINX = (
     'LISTEN 0      511             [::]:80           [::]:*    users:(("nginx",pid=700,fd=6),("nginx",pid=701,fd=6))'
 )
 OPTIONS = {"web": True, "database": True, "valkey_port": 0, "http3": False, "firewall": True, "ssh_ports": [22]}
-OPTIONS["pooler_port"] = 0
+OPTIONS |= {"pooler_port": 0, "point_in_time": "", "archive_sftp": False}
 FACTS = {"distribution": "Debian", "distribution_version": "13", "distribution_release": "trixie"}
+FACTS["pgbackrest"] = []
 FACTS["packages"] = {"nginx": [], "postgresql-17": [], "postgresql-client-17": []}
 FACTS["poolers"] = {"shop": "6432"}
 STATE = {"ansible_facts": FACTS, "clock": 1000, "listening": [SSHD], "ssh_sockets": [], "nginx_sites": []}
@@ -54,6 +55,8 @@ def listener(address: str, program: str) -> str:
         ),
         {"listening": [SSHD, listener("127.0.0.1:6379", "redis-server")], "options": {"valkey_port": 6380}},
         {"listening": [SSHD, listener("10.0.0.1:6432", "pgbouncer")], "options": {"pooler_port": 6432}},
+        {"options": {"point_in_time": "shop", "archive_sftp": True}, "facts": {"pgbackrest": ["shop"]}},
+        {"options": {"archive_sftp": True}, "facts": {"pgbackrest": ["blog"], "distribution_release": "bookworm"}},
     ],
 )
 def test_a_host_that_a_site_can_run_on_is_accepted(state):
@@ -63,6 +66,14 @@ def test_a_host_that_a_site_can_run_on_is_accepted(state):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
+        (
+            {"options": {"point_in_time": "shop"}, "facts": {"pgbackrest": ["blog", "shop"]}},
+            "backup_point_in_time: PostgreSQL of vps1 has one archive, by /etc/pgbackrest/blog.conf. Fix: set it for",
+        ),
+        (
+            {"options": {"point_in_time": "shop", "archive_sftp": True}, "facts": {"distribution_release": "bookworm"}},
+            "backup_point_in_time: the pgBackRest of vps1 has no SFTP; Debian's has it from 13 on. Fix: set",
+        ),
         ({"clock": 700}, "The clock of vps1 says 1970-01-01T00:11:40Z, and the one here 1970-01-01T00:16:40Z. Fix:"),
         (
             {"facts": {"distribution_version": "11.9", "distribution_release": "bullseye"}},

@@ -20,7 +20,7 @@ from support.runs import ROOT
 
 RECOVERY = EPHEMERAL / "inventory/site13-recovery.txt"
 LOCAL = "/var/backups/site13"
-SFTP = "sftp:keeper@storage:sets"
+SFTP = "sftp:keeper@storage:/home/keeper/sets"
 PICTURE = "/srv/site13/media/notices/picture.png"
 
 
@@ -69,17 +69,28 @@ def sets(site) -> list[str]:
     return [line.split()[0] for line in site.host.check_output("site13-backup list").splitlines()]
 
 
-def test_a_set_is_made_each_night_and_tested_each_week(site):
-    for timer in ("site13-backup.timer", "site13-backup-drill.timer"):
+def points(site) -> list[str]:
+    """Return the labels of the base backups, the oldest first."""
+    info = "runuser -u postgres -- pgbackrest --config=/etc/pgbackrest/site13.conf --stanza=site13 --output=json info"
+    return [one["label"] for one in json.loads(site.host.check_output(info))[0]["backup"]]
+
+
+def test_a_set_is_made_each_night_and_tested_each_week(site, until):
+    for unit in ("backup", "backup-drill", "backup-base", "backup-wal"):
+        timer = f"site13-{unit}.timer"
         assert site.host.service(timer).is_enabled
         assert site.host.service(timer).is_running
     assert sets(site) == []
     status = play("status")
     assert status.returncode == 0
     assert f"no set yet in {LOCAL}" in status.stdout
+    # The run has begun the first base backup.
+    until(lambda: len(points(site)) == 1, 60)
+    assert site.host.file(f"{LOCAL}-pgbackrest").mode == 0o700
+    assert site.host.run("runuser -u site13 -- cat /etc/pgbackrest/site13.conf").rc != 0
 
 
-@pytest.mark.parametrize("unit", ["site13-backup", "site13-backup-drill"])
+@pytest.mark.parametrize("unit", [f"site13-backup{kind}" for kind in ("", "-drill", "-base", "-wal")])
 def test_backup_units_are_sandboxed(site, unit):
     verified = site.host.run(f"systemd-analyze verify /etc/systemd/system/{unit}.service")
     assert (verified.rc, verified.stderr) == (0, "")
@@ -106,7 +117,7 @@ def test_first_set_has_all_parts_encrypted_and_private(site, sql):
     assert re.search(r"set [0-9a-f]{8} of \S+: database, files, certificates; \S+ MB", done.stdout)
     assert len(sets(site)) == 1
     assert site.host.file(LOCAL).mode == 0o700
-    assert site.host.run(f"grep -r 'kept for ever' {LOCAL}").rc == 1
+    assert site.host.run(f"grep -r 'kept for ever' {LOCAL} {LOCAL}-pgbackrest").rc == 1
     assert "are lost with its disk" in play("status").stdout
 
 
@@ -128,6 +139,10 @@ def test_restore_with_missing_or_wrong_options_changes_nothing(site, sql):
 
 def test_restore_to_a_time_undoes_later_changes(site, sql):
     digest = site.host.check_output(f"sha256sum {PICTURE}")
+    # No set has this row.
+    add_notice(sql, "written just before")
+    kept = titles(sql)
+    site.host.check_output("sleep 1.1")
     then = site.host.check_output("date --utc '+%Y-%m-%d %H:%M:%S'")
     sql("DELETE FROM notes_notice")
     add_notice(sql, "written later")
@@ -135,7 +150,8 @@ def test_restore_to_a_time_undoes_later_changes(site, sql):
     make_set(site)
     done = play("restore", restore_to=then, restore_over="site13")
     assert done.returncode == 0, done.stdout[-3000:]
-    assert titles(sql) == ["kept for ever"]
+    assert "database: point in time" in done.stdout
+    assert titles(sql) == kept == ["kept for ever", "written just before"]
     assert site.host.check_output(f"sha256sum {PICTURE}") == digest
     assert site.host.check_output(f"stat -c '%U %G %a' {PICTURE}") == "site13 www-data 640"
     assert not site.host.file("/srv/site13/media/later.txt").exists
@@ -145,7 +161,7 @@ def test_restore_to_a_time_undoes_later_changes(site, sql):
     found = site.host.check_output("site13-backup list | grep before-restore | cut -d ' ' -f 1")
     done = play("restore", restore_to=found, restore_beside=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert titles(sql) == ["kept for ever"]
+    assert titles(sql) == kept
     beside = "runuser -u postgres -- psql -XAtqc 'SELECT title FROM notes_notice' site13_restored"
     assert site.host.check_output(f"cd / && {beside}") == "written later"
     assert site.host.check_output("cat /srv/site13/restored/srv/site13/media/later.txt") == "later"
@@ -158,6 +174,8 @@ def test_no_request_fails_while_a_set_is_made_and_tested(site):
     assert visitors.result()["failures"] == []
     status = play("status").stdout
     assert re.search(rf"newest set that was restored in a test: .*; its migrations fit release {site.release}", status)
+    assert "! point in time" not in status
+    assert "point in time: from" in status
 
 
 def test_set_that_does_not_fit_its_release_is_told(site, sql, alerts, until):
@@ -173,6 +191,21 @@ def test_set_that_does_not_fit_its_release_is_told(site, sql, alerts, until):
     make_set(site)
     site.host.check_output("systemctl start site13-backup-drill.service")
     assert "last test failed" not in run(site, "status").stdout
+
+
+def test_killed_base_backup_keeps_the_others(site):
+    good = points(site)
+    start = "systemctl start --no-block site13-backup-base.service"
+    for delay in (0.1, 0.6, 1.2):
+        site.host.check_output(
+            f"{start}; timeout 60 sh -c 'until pgrep -f \"[p]gbackrest.* backup\"; do sleep 0.01; done'; sleep {delay};"
+            " pkill -9 -f '[p]gbackrest.* backup'; pkill -9 -f '[b]ackup/backup.py'; true"
+        )
+        assert set(good) <= set(points(site))
+    site.host.check_output("systemctl reset-failed; systemctl start site13-backup-base.service")
+    assert points(site)[: len(good)] == good
+    assert len(points(site)) > len(good)
+    site.host.check_output("systemctl start site13-backup-wal.service")
 
 
 def test_sftp_server_without_key_is_refused_with_line_to_add(site, storage):
@@ -194,27 +227,41 @@ def test_sftp_server_without_key_is_refused_with_line_to_add(site, storage):
 
 
 @pytest.fixture
-def bucket(storage):
-    """A server of S3 with an empty bucket, which believes all credentials."""
-    storage.check_output(
-        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-venv curl"
-        " && python3 -m venv /opt/moto && /opt/moto/bin/pip --quiet install 'moto[s3]==5.2.5' flask flask-cors"
-        " && systemd-run --quiet --unit=moto /opt/moto/bin/moto_server -H 0.0.0.0 -p 5000"
-        " && curl -sS --retry 20 --retry-connrefused --retry-delay 1 --noproxy '*' -X PUT http://127.0.0.1:5000/sets"
+def bucket(site, storage):
+    """A server of S3 with an empty bucket, which believes all credentials, and a certificate that is in no store."""
+    # moto ends TLS in a way that OpenSSL does not accept.
+    front = (
+        "server { listen 5000 ssl; ssl_certificate /root/s3.pem; ssl_certificate_key /root/s3.key;"
+        " client_max_body_size 0;"
+        " location / { proxy_pass http://127.0.0.1:5001; proxy_set_header Host \\$http_host; } }"
     )
-    return "s3:http://storage:5000/sets/shop"
+    storage.check_output(
+        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends python3-venv curl nginx-light openssl"
+        " && python3 -m venv /opt/moto && /opt/moto/bin/pip --quiet install 'moto[s3]==5.2.5' flask flask-cors"
+        " && systemd-run --quiet --unit=moto /opt/moto/bin/moto_server -H 127.0.0.1 -p 5001"
+        " && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=storage"
+        " -addext subjectAltName=DNS:storage -keyout /root/s3.key -out /root/s3.pem"
+        f' && echo "{front}" > /etc/nginx/conf.d/s3.conf && systemctl restart nginx'
+        " && curl -sS --retry 20 --retry-connrefused --retry-delay 1 --noproxy '*' -X PUT http://127.0.0.1:5001/sets"
+    )
+    pem = storage.check_output("cat /root/s3.pem")
+    site.host.check_output(f"echo '{pem}' > /etc/ssl/s3.pem")
+    return "s3:https://storage:5000/sets/shop"
 
 
-def test_sets_are_stored_in_and_restored_from_s3_bucket(site, sql, bucket):
+def test_sets_are_stored_in_and_restored_from_s3_bucket(site, sql, bucket, until):
     variables = {
         "backup_repository": bucket,
-        "backup_environment": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
+        "backup_environment": {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+        | {"RESTIC_CACERT": "/etc/ssl/s3.pem"},
     }
     done = play("site", "--tags=backup", **variables)
     assert done.returncode == 0, done.stdout[-3000:]
     assert json.loads(RECOVERY.read_text())["backup_repository"] == bucket
+    until(lambda: len(points(site)) == 1, 60)
     kept = titles(sql)
     make_set(site)
+    # It also starts PostgreSQL on a copy of the cluster.
     site.host.check_output("systemctl start site13-backup-drill.service")
     add_notice(sql, "after the set")
     done = play("restore", restore_over="site13", **variables)
@@ -256,17 +303,28 @@ def test_drill_of_damaged_set_fails_and_alerts(site, storage, alerts, until, com
     site.host.check_output("systemctl start site13-backup-drill.service")
 
 
-def test_unreachable_repository_is_reported_and_keeps_sets(site, storage, alerts, until):
-    good = sets(site)
+def test_unreachable_repository_is_reported_and_keeps_sets(site, sql, storage, alerts, until):
+    good, base_backups = sets(site), points(site)
     storage.check_output("systemctl stop ssh.socket ssh.service")
     try:
         assert site.host.run("systemctl start site13-backup.service").rc != 0
         until(lambda: alerts() == ["site13 site13-backup"], 10)
-        assert play("status").returncode != 0
+        # So is the WAL that waits, and the site goes on.
+        assert site.host.run("systemctl start site13-backup-wal.service").rc != 0
+        until(lambda: alerts() == ["site13 site13-backup", "site13 site13-backup-wal"], 10)
+        status = play("status")
+        assert status.returncode != 0
+        assert "! point in time: backup_point_in_time: the repository cannot be read: " in status.stdout
         assert play("backup").returncode != 0
+        add_notice(sql, "while the repository is away")
+        sql("SELECT pg_switch_wal()")
+        assert "while the repository is away" in site.get("/").body
     finally:
         storage.check_output("systemctl start ssh.service")
-    assert sets(site) == good
+    assert (sets(site), points(site)) == (good, base_backups)
+    # PostgreSQL has kept the WAL, and tries again each minute.
+    until(lambda: sql("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'") == "0", 90)
+    site.host.check_output("systemctl start site13-backup-wal.service")
     make_set(site)
 
 
@@ -314,12 +372,15 @@ def test_full_disk_is_reported_before_the_dump(site, alerts):
     assert sets(site) == good
 
 
-def test_disabled_backup_keeps_its_sets(site):
-    good = sets(site)
+def test_disabled_backup_keeps_its_sets(site, sql, storage):
+    good, base_backups = sets(site), points(site)
     done = play("site", "--tags=backup", backup_repository=SFTP, backup_enabled=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert site.host.run("systemctl list-timers --all | grep site13-backup").rc == 1
     assert sets(site) == good
+    assert "whose name ends with -pgbackrest" in done.stdout.replace("\n", " ")
+    assert sql("SHOW archive_mode") == "off"
+    assert storage.check_output("ls ~keeper/sets-pgbackrest/backup/site13 | grep F$").splitlines() == base_backups
     done = play("site", "--tags=backup", backup_repository=SFTP)
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -420,13 +481,13 @@ def fresh(site, tmp_path):
     )
     (tmp_path / "group_vars").mkdir()
     shared = yaml.safe_load((ROOT / "tests/support/inventory.yml").read_text())["all"]["vars"]
-    shared |= {"backup_enabled": True, "backup_repository": SFTP}
+    shared |= {"backup_enabled": True, "backup_repository": SFTP, "backup_point_in_time": True}
     (tmp_path / "group_vars/all.yml").write_text(json.dumps(shared))
     shutil.copy(RECOVERY, tmp_path)
     return Site(host_of(name), name, "site13", site.domains, site.roots), tmp_path
 
 
-def test_lost_server_is_restored_on_bare_host_by_one_command(site, sql, fresh, tmp_path):
+def test_lost_server_is_restored_on_bare_host_by_one_command(site, sql, fresh, until, tmp_path):
     jar = ["--cookie", str(tmp_path / "jar"), "--cookie-jar", str(tmp_path / "jar")]
     token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', site.get("/private/", *jar).body)[1]
     (tmp_path / "letter.txt").write_text("a letter")
@@ -437,12 +498,17 @@ def test_lost_server_is_restored_on_bare_host_by_one_command(site, sql, fresh, t
     digest = site.host.check_output(f"sha256sum {PICTURE}")
     key = site.host.check_output("cat /etc/site13/secret_key")
     make_set(site)
+    # Written in the last minute of the server.
+    add_notice(sql, "after the last set")
     kept = titles(sql)
+    segment = sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+    until(lambda: sql("SELECT last_archived_wal FROM pg_stat_archiver") >= segment, 70)
     subprocess.run(["docker", "kill", site.container], check=True, capture_output=True)
 
     new, folder = fresh
     done = play("site", inventory=folder / "hosts.json", restore="latest")
     assert done.returncode == 0, done.stdout[-3000:]
+    assert kept[-1] == "after the last set"
     query = "cd / && runuser -u site13 -- psql -XAtqc 'SELECT title FROM notes_notice ORDER BY id'"
     assert new.host.check_output(query).splitlines() == kept
     assert new.host.check_output(f"sha256sum {PICTURE}") == digest

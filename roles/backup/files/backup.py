@@ -17,13 +17,14 @@ import files
 from database import Database, compare_rows, scratch_database
 from elsewhere import Elsewhere, count_dump, database_of, version_for_test
 from migrations import check_migrations
-from repository import Restic, hide, started
+from point_in_time import PgBackRest
+from repository import Restic, hide, parse_time, started
 from restore_point import make_restore_point, quick_set
 from sets import active_parts, create
-from settings import DUMP, MANIFEST, RECENT, BackupError, Site, require_room, utc
+from settings import DUMP, MANIFEST, OLD, RECENT, BackupError, Site, require_room, utc
 
-#: A set is too old after this many seconds, two nights and a day; a test after two weeks and a day.
-OLD, OLD_TEST = 60 * 3600, 15 * 86400
+#: A test is too old after two weeks and a day.
+OLD_TEST = 15 * 86400
 #: Advice for a restore to a host that has data.
 NOT_BARE = "Fix: to replace live data, run playbooks/restore.yml."
 
@@ -38,11 +39,32 @@ def fetch_dump(restic: Restic, one: dict, folder: Path) -> Path:
     return folder / restic.site.set.relative_to("/") / DUMP
 
 
+def choose(restic: Restic, which: str, parts: list[str], is_recovery: bool = False) -> dict[str, dict]:
+    """Return for each part what to restore: a set, or for the database a point in time."""
+    site = restic.site
+    is_time = not restic.is_id(which)
+    # The latest point in time of a running server is its present state; that of a lost one is its last minute.
+    if not (site.archive and "database" in parts and is_time and (which != "latest" or is_recovery)):
+        return restic.find(which, parts)
+    point = PgBackRest(site).find(None if which == "latest" else parse_time(which), is_recovery)
+    if not point:
+        return restic.find(which, parts)
+    return {"database": point, **restic.find(which, [part for part in parts if part != "database"], is_optional=True)}
+
+
+def name_of(one: dict) -> str:
+    """Return what a user calls a set or a point in time."""
+    if "base" not in one:
+        return f"set {one['short_id']} of {utc(started(one))}"
+    point = utc(one["point"]) if one["point"] else "the last moment in the archive"
+    return f"point in time {point}, from the base backup of {utc(one['base']['timestamp']['stop'])}"
+
+
 def find(site: Site, which: str) -> str:
     """Return a line about each part that a restore would restore, or leave as it is."""
     parts = active_parts(site)
-    chosen = Restic(site).find(which, parts)
-    lines = [f"{part}: set {one['short_id']} of {utc(started(one))}" for part, one in chosen.items()]
+    chosen = choose(Restic(site), which, parts)
+    lines = [f"{part}: {name_of(one)}" for part, one in chosen.items()]
     # A set that a deploy has made has the database only.
     missing = [part for part in parts if part not in chosen and part != "certificates"]
     return "\n".join([*lines, *(f"{part}: not in this set, so a restore does not change them" for part in missing)])
@@ -52,7 +74,7 @@ def restore(site: Site, which: str, beside: bool) -> str:
     """Restore the parts of this host, and return a line about each."""
     restic = Restic(site)
     restic.run("unlock")
-    chosen = restic.find(which, active_parts(site))
+    chosen = choose(restic, which, active_parts(site))
     if not beside:
         site.note(restoring=time.time())
     lines = replace(site, restic, chosen, beside)
@@ -85,12 +107,12 @@ def replace(site: Site, restic: Restic, chosen: dict[str, dict], beside: bool = 
                     fill_elsewhere(restic, rows, folder, name)
                 else:
                     fill_database(restic, rows, folder).take_name(name)
-            lines.append(f"database {name}: set {rows['short_id']} of {utc(started(rows))}")
+            lines.append(f"database {name}: {name_of(rows)}")
         if uploads:
             if not beside:
                 for live in site.uploads:
                     files.exchange(live, live / files.STAGING / "new" / live.relative_to("/"))
-            lines.append(f"uploads {target}: set {uploads['short_id']} of {utc(started(uploads))}")
+            lines.append(f"uploads {target}: {name_of(uploads)}")
     except BaseException:
         if not beside:
             for live in site.uploads:
@@ -108,13 +130,18 @@ def stage(restic: Restic, one: dict, live: Path, target: Path) -> Path:
 
 
 def fill_database(restic: Restic, one: dict, folder: Path) -> Database:
-    """Restore the dump of a set to a new database, and return it."""
-    site, manifest = restic.site, read_manifest(restic, one, folder)
-    require_room(folder, manifest["bytes"], "the dump")
+    """Restore the dump of a set or of a point in time to a new database, and return it."""
+    site = restic.site
+    if "base" in one:
+        manifest, dump = PgBackRest(site).fetch(one, folder), folder / DUMP
+    else:
+        manifest = read_manifest(restic, one, folder)
+        require_room(folder, manifest["bytes"], "the dump")
+        dump = fetch_dump(restic, one, folder)
     require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 3, "the restored database beside the live one")
     new = Database(site.socket_dir, f"{site.database[:50]}_restoring")
     new.create(site.owner, manifest["roles"])
-    new.restore(fetch_dump(restic, one, folder))
+    new.restore(dump)
     compare_rows(manifest["rows"], new.count())
     new.grant(site.privileges)
     new.sql("ANALYZE")
@@ -141,7 +168,7 @@ def recover(site: Site, which: str) -> str:
     begun = begun.get("parts", []) if time.time() - begun.get("time", 0) < RECENT else []
     # A server that the stack does not manage still has its database.
     parts = [part for part in active_parts(site) if part != "database" or not site.service_file]
-    chosen = {part: one for part, one in restic.find(which, parts).items() if part not in done}
+    chosen = {part: one for part, one in choose(restic, which, parts, is_recovery=True).items() if part not in done}
     for part in chosen.keys() - {*begun}:
         if part == "database" and database_of(site).count():
             raise BackupError(f"restore: the database {site.database} has tables. {NOT_BARE}")
@@ -157,7 +184,7 @@ def recover(site: Site, which: str) -> str:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if paths := [path for path in one["paths"] if path.startswith("/etc/letsencrypt/")]:
             restic.restore(one, "/", *paths)
-        lines.append(f"certificates: set {one['short_id']} of {utc(started(one))}")
+        lines.append(f"certificates: {name_of(one)}")
     if site.service_file and chosen:
         lines.append(f"database {site.database}: on its own server, and not changed; playbooks/restore.yml replaces it")
     site.note(recovered=[*done, *chosen])
@@ -191,6 +218,10 @@ def drill(site: Site) -> str:
                 )
                 restic.restore(one, str(folder), *(f"{site.media}/{name}" for name in manifest["sample"]))
                 files.compare(folder / site.media.relative_to("/"), manifest["sample"])
+    if site.archive and "database" in parts and (point := PgBackRest(site).find(None)):
+        with PgBackRest(site).copy_of_cluster(point) as database:
+            database.count()
+        lines.append("a point in time was restored, too")
     newest = max(started(one) for one in sets.values())
     site.note(proven={"set": newest, "time": began, "database": lines[1:]}, failed_test="")
     return f"the set of {utc(newest)} can be restored: {'; '.join(lines)}; tested in {time.time() - began:.0f} s"
@@ -228,6 +259,8 @@ def describe_state(site: Site) -> str:
         lines.append("no set was restored in a test yet; the weekly test does so")
     if failed := state.get("failed_test"):
         lines.append(f"! the last test failed: {failed}")
+    if site.archive:
+        lines += PgBackRest(site).describe_state()
     if site.repository.startswith("/"):
         lines.append("the sets are on this host, and are lost with its disk; set backup_repository to another server")
     return "\n".join(lines)
@@ -244,6 +277,11 @@ def main() -> int:
     commands.add_parser("status", help="show the age of the newest set and of the last test")
     commands.add_parser("restore-point", help="make a quick set of the database, or name the newest set; for a deploy")
     commands.add_parser("quick-set", help="make the set of restore-point")
+    archive = commands.add_parser("open-archive", help="let pgBackRest know the cluster")
+    archive.add_argument("--replaced", action="store_true", help="this server replaces a lost one")
+    commands.add_parser("base", help="make a base backup of the cluster, for points in time")
+    commands.add_parser("first-base", help="begin the first one")
+    commands.add_parser("wal", help="fail unless the WAL is archived")
     for name, what in (
         ("find", "say which set a restore would use"),
         ("recover", "restore a set to a bare host"),
@@ -262,12 +300,29 @@ def main() -> int:
         if options.command == "restore-point":
             print(make_restore_point(site))
             return 0
+        if options.command in ("open-archive", "base", "first-base", "wal"):
+            # pgBackRest has locks of its own, and a deploy does not wait for a base backup of hours.
+            print(keep_archive(site, options))
+            return 0
         with site.lock():
             print(run(site, options))
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def keep_archive(site: Site, options: argparse.Namespace) -> str:
+    pgbackrest = PgBackRest(site)
+    match options.command:
+        case "open-archive":
+            return pgbackrest.open(options.replaced)
+        case "base":
+            return pgbackrest.back_up()
+        case "first-base":
+            return pgbackrest.begin()
+        case _:
+            return pgbackrest.watch()
 
 
 def run(site: Site, options: argparse.Namespace) -> str:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from settings import BackupError, Site
@@ -155,38 +155,60 @@ def compare_rows(expected: dict[str, int], found: dict[str, int]) -> None:
         raise BackupError(f"the restored database has another number of rows: {what}")
 
 
-def programs_of_server(version: int) -> Path:
+def programs_of_server(version: int | str) -> Path:
     """Return the folder of the programs of a server of that version."""
     return Path("/usr/lib/postgresql", str(version), "bin")
 
 
 @contextlib.contextmanager
+def run_server(programs: Path, data: Path, sockets: Path, more: str = "") -> Iterator[Callable[[], None]]:
+    """Yield what starts a server of PostgreSQL without a port on a folder that the block makes; remove both."""
+    options = f"-k {sockets} -c listen_addresses= -c port=5432 -c fsync=off {more}"
+    control = (f"{programs}/pg_ctl", "-D", str(data), "-w", "-s")
+
+    def remove() -> None:
+        # A run that was killed leaves its server.
+        if (data / "postmaster.pid").exists():
+            with contextlib.suppress(BackupError):
+                as_postgres(*control, "-m", "immediate", "stop")
+        shutil.rmtree(data, ignore_errors=True)
+
+    def start() -> None:
+        as_postgres(*control, "-o", options, "-l", f"{data}/log", "start", stdout=subprocess.DEVNULL)
+        # During recovery pg_ctl takes it for a standby.
+        while True:
+            with contextlib.suppress(BackupError):
+                if not Database(str(sockets), "postgres").is_standby():
+                    return
+            time.sleep(0.2)
+            as_postgres(*control, "status")
+
+    remove()
+    try:
+        yield start
+    finally:
+        remove()
+
+
+@contextlib.contextmanager
 def scratch_database(site: Site, roles: list[str], version: int) -> Iterator[Database]:
-    """Run a server of PostgreSQL without a port until the block ends; yield an empty database of it.
+    """Run a server of PostgreSQL until the block ends; yield an empty database of it.
 
     The database has the name and the role of the live one, and the user of the site can reach its socket where a
     sandbox has it in place of the live one.
     """
     programs, data = programs_of_server(version), Path("/var/lib/postgresql", f"{site.name}-drill")
     sockets = data / "sockets"
-    shutil.rmtree(data, ignore_errors=True)
-    try:
+    with run_server(programs, data, sockets, "-c max_connections=20") as start:
         as_postgres(f"{programs}/initdb", "-D", str(data), "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
         as_postgres("mkdir", str(sockets))
         with contextlib.suppress(KeyError):
             # A host with the database alone has neither the user nor a release.
             os.chown(sockets, -1, grp.getgrnam(site.user).gr_gid)
         sockets.chmod(0o750)
-        options = f"-k {sockets} -c listen_addresses= -c port=5432 -c fsync=off -c max_connections=20"
-        control = (f"{programs}/pg_ctl", "-D", str(data), "-w", "-s")
-        as_postgres(*control, "-o", options, "-l", f"{data}/log", "start", stdout=subprocess.DEVNULL)
-        try:
-            database = Database(str(sockets), site.database)
-            database.programs = programs
-            database.create(site.role, sorted({*roles, site.role}))
-            database.sql(f'ALTER ROLE "{site.role}" LOGIN')
-            yield database
-        finally:
-            as_postgres(*control, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
+        start()
+        database = Database(str(sockets), site.database)
+        database.programs = programs
+        database.create(site.role, sorted({*roles, site.role}))
+        database.sql(f'ALTER ROLE "{site.role}" LOGIN')
+        yield database

@@ -47,7 +47,8 @@ SELECT format('DROP %s IF EXISTS %s CASCADE', found.type, found.identity)
 FROM objects, pg_identify_object(class, id, 0) AS found
 WHERE coalesce(found.schema, found.name) !~ '^"?pg_' AND coalesce(found.schema, found.name) <> 'information_schema'
     AND NOT EXISTS (
-        SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = id AND d.deptype IN ('e', 'i') AND d.refobjid <> id
+        SELECT FROM pg_depend d
+        WHERE d.classid = class AND d.objid = id AND d.deptype IN ('e', 'i') AND d.refobjid <> id
     )
 \gexec
 SELECT lo_unlink(oid) FROM pg_largeobject_metadata

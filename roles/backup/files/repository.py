@@ -136,8 +136,14 @@ class Restic:
         sets = json.loads(self.run("snapshots", "--json", f"--host={self.site.name}", "--tag=django_vps").stdout) or []
         return sorted(sets, key=started)
 
-    def find(self, which: str, parts: list[str]) -> dict[str, dict]:
-        """Return for each part the set that `which` means: latest, an id, or the last one up to a time."""
+    def is_id(self, which: str) -> bool:
+        return any(len(which) >= 8 and one["id"].startswith(which) for one in self.sets())
+
+    def find(self, which: str, parts: list[str], is_optional: bool = False) -> dict[str, dict]:
+        """Return for each part the set that `which` means: latest, an id, or the last one up to a time.
+
+        A part that is optional need not have such a set.
+        """
         sets = self.sets()
         if named := [one for one in sets if len(which) >= 8 and one["id"].startswith(which)]:
             return {part: one for one in named for part in parts if part in one["tags"]}
@@ -149,6 +155,8 @@ class Restic:
                 one for one in sets if part in one["tags"] and (which != "latest" or BEFORE_RESTORE not in one["tags"])
             ]
             fitting = [one for one in known if started(one) <= at]
+            if is_optional and not fitting:
+                continue
             if not known:
                 raise BackupError(hide(f"{self.site.repository} has no set of {self.site.name} with its {part}"))
             if not fitting:

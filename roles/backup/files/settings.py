@@ -14,6 +14,9 @@ from pathlib import Path
 #: Name of the dump in the folder `set`, and of the manifest: what the set has, and what it must be like when restored.
 DUMP, MANIFEST = "database.dump", "manifest.json"
 
+#: A set or a base backup is too old after this many seconds, two nights and a day.
+OLD = 60 * 3600
+
 #: A restore that began within so many seconds may be the one that this run repeats.
 RECENT = 86400
 
@@ -35,6 +38,8 @@ class Site:
         #: What this host has of the site: database, files, certificates.
         self.parts: list[str] = settings["parts"]
         self.repository: str = settings["repository"]
+        #: Where pgBackRest keeps the WAL; None without points in time.
+        self.archive: dict[str, str] | None = settings["archive"]
         self.environment: dict[str, str] = settings["environment"]
         self.keep: dict[str, int] = settings["keep"]
         self.exclude: list[str] = settings["exclude"]
