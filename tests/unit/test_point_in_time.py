@@ -268,14 +268,13 @@ def test_status_reports_old_and_damaged_base_backups(pgbackrest):
 def test_restore_to_a_time_takes_the_point_and_older_uploads(pgbackrest, monkeypatch):
     site = pgbackrest.site
     monkeypatch.setattr(backup, "PgBackRest", lambda _site: pgbackrest)
-    monkeypatch.setattr(backup, "active_parts", lambda _site: site.parts)
     iso = utc(NOW - 2.5 * 86400)
     sets = [{"id": "1" * 64, "short_id": "1" * 8, "time": iso, "tags": ["django_vps", "database", "files"]}]
     monkeypatch.setattr(repository.Restic, "sets", lambda self: sets)
     restic = repository.Restic(site)
 
     def found(which: str, **options) -> dict[str, str]:
-        chosen = backup.choose(restic, which, **options)
+        chosen = backup.choose(restic, which, site.parts, **options)
         return {part: backup.name_of(one) for part, one in chosen.items()}
 
     point = f"from the base backup of {utc(NOW - 3 * 86400)}"
