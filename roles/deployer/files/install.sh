@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Install Ansible in an environment of its own, and make it the one that deploys use.
 # Usage: install.sh FOLDER ENVIRONMENT
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Remove the units of earlier names of the service, and give the live release a new socket if it has lost its own.
 # Usage: cleanup.sh FOLDER-OF-UNITS SOCKET SERVICE FORMER-SERVICES
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Pause the requests: restart the live release, whose start waits for as long as the file is there.
 # Usage: hold.sh CURRENT SERVICE FILE
 set -u

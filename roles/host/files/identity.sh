@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Make the key of this host, and a certificate for its address. A rename makes each file complete as soon as it exists.
 # Usage: identity.sh FOLDER CERTIFICATE NAMES ADDRESS
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Print the suites of apt's package index, after an update if there is none.
 set -eu
 index() { apt-get indextargets --format "\$(RELEASE)" 'Created-By: Packages'; }

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Replace sshd's socket activation by its service, and print "replaced" if that was needed.
 set -eu
 systemctl --quiet is-active ssh.socket || exit 0

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Make a self-signed certificate; its link comes last, so that a certificate is never incomplete.
 # Usage: placeholder.sh FOLDER LINK NAMES
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Remove what the exchange between web hosts has left here, and print the units that were there.
 # Usage: remove_units.sh COMMAND-OR-NOTHING UNITS
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Print what a server is, and the position of its WAL in bytes.
 # primary: accepts writes and has the data of a site. new: has no data of a site, so its data can be replaced.
 # Usage: ask.sh DATA-FOLDER SOCKET-FOLDER

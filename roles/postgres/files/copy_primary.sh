@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Replace the data of a new server by a copy of the primary's, once the copy is complete.
 # Usage: copy_primary.sh DATA-FOLDER FOLDER-OF-PROGRAMS CONNECTION UNIT
 set -eu

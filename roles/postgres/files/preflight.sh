@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Print the port of each cluster, then the connections that the roles of other sites and the role of this one may open.
 # A server that is not there yet has none.
 # Usage: preflight.sh SOCKET-FOLDER ROLE

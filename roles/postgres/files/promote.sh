@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Promote a standby once it has applied all of the WAL that it has received.
 # Usage: promote.sh SOCKET-FOLDER
 cd /
