@@ -27,10 +27,10 @@ SITE = {
     "site_media_root": "/srv/shop/media",
     "site_database": "shop",
     "site_database_user": "shop",
+    "site_database_pooler": "none",
     "site_database_host": "/run/postgresql",
     "site_database_port": 5432,
-    "site_database_pooler": "none",
-    "site_topology": {"database_is_local": True, "database": ["vps1"], "database_clients": []},
+    "site_topology": {"database_is_local": True, "database_clients": [], "database": ["vps1"]},
     "django_valkey_env": {},
     "ansible_managed": "managed",
 }
