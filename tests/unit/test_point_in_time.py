@@ -147,6 +147,22 @@ def test_full_base_backup_is_made_when_the_last_is_a_week_old(pgbackrest, backup
     assert ("backup", f"--type={kind}") in pgbackrest.run.ran
 
 
+@pytest.mark.parametrize(
+    ("backups", "lost", "begins"),
+    [(None, [], False), (None, [30], True), ([], [], True)],
+    ids=["complete", "gap", "none"],
+)
+def test_base_backup_begins_at_once_where_points_need_it(pgbackrest, monkeypatch, backups, lost, begins):
+    started = []
+    monkeypatch.setattr(point_in_time.subprocess, "run", lambda argv, **_options: started.append(argv[-1]))
+    for number in lost:
+        del pgbackrest.run.archived[number]
+    if backups is not None:
+        pgbackrest.run.backups = backups
+    assert ("begins" in pgbackrest.begin()) == begins
+    assert started == ["shop-backup-base.service"] * begins
+
+
 def test_standby_archives_nothing(pgbackrest):
     pgbackrest.live.standby = True
     for command in (pgbackrest.open, pgbackrest.back_up, pgbackrest.begin, pgbackrest.watch):

@@ -69,6 +69,10 @@ def sets(site) -> list[str]:
     return [line.split()[0] for line in site.host.check_output("site13-backup list").splitlines()]
 
 
+def as_postgres(site, query: str) -> str:
+    return site.host.check_output(f'cd / && runuser -u postgres -- psql -XAtqc "{query}"')
+
+
 def points(site) -> list[str]:
     """Return the labels of the base backups, the oldest first."""
     info = "runuser -u postgres -- pgbackrest --config=/etc/pgbackrest/site13.conf --stanza=site13 --output=json info"
@@ -317,13 +321,14 @@ def test_unreachable_repository_is_reported_and_keeps_sets(site, sql, storage, a
         assert "! point in time: backup_point_in_time: the repository cannot be read: " in status.stdout
         assert play("backup").returncode != 0
         add_notice(sql, "while the repository is away")
-        sql("SELECT pg_switch_wal()")
+        as_postgres(site, "SELECT pg_switch_wal()")
         assert "while the repository is away" in site.get("/").body
     finally:
         storage.check_output("systemctl start ssh.service")
     assert (sets(site), points(site)) == (good, base_backups)
     # PostgreSQL has kept the WAL, and tries again each minute.
-    until(lambda: sql("SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'") == "0", 90)
+    waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+    until(lambda: as_postgres(site, waiting) == "0", 90)
     site.host.check_output("systemctl start site13-backup-wal.service")
     make_set(site)
 
@@ -380,7 +385,7 @@ def test_disabled_backup_keeps_its_sets(site, sql, storage):
     assert sets(site) == good
     assert "whose name ends with -pgbackrest" in done.stdout.replace("\n", " ")
     assert sql("SHOW archive_mode") == "off"
-    assert storage.check_output("ls ~keeper/sets-pgbackrest/backup/site13 | grep F$").splitlines() == base_backups
+    assert storage.check_output("ls ~keeper/sets-pgbackrest/backup/site13 | grep ^20").splitlines() == base_backups
     done = play("site", "--tags=backup", backup_repository=SFTP)
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -501,8 +506,8 @@ def test_lost_server_is_restored_on_bare_host_by_one_command(site, sql, fresh, u
     # Written in the last minute of the server.
     add_notice(sql, "after the last set")
     kept = titles(sql)
-    segment = sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
-    until(lambda: sql("SELECT last_archived_wal FROM pg_stat_archiver") >= segment, 70)
+    segment = as_postgres(site, "SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+    until(lambda: as_postgres(site, "SELECT last_archived_wal FROM pg_stat_archiver") >= segment, 70)
     subprocess.run(["docker", "kill", site.container], check=True, capture_output=True)
 
     new, folder = fresh

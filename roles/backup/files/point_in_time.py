@@ -104,16 +104,17 @@ class PgBackRest:
         return describe(self.backups()[-1])
 
     def begin(self) -> str:
-        """Begin the first base backup of the cluster, with the unit of the next ones."""
+        """Begin a base backup, with the unit of the next ones, unless all WAL since the last one is archived."""
         if self.live.is_standby():
             return "this host has the standby; the primary archives the WAL"
-        info = self.info()
-        if any(one["database"]["id"] == info["db"][-1]["id"] for one in self.backups(info)):
-            return "the cluster has a base backup"
-        # Waits until a segment of WAL is in the repository.
+        # Waits until a segment is in the repository. It shows a gap too: WAL of the time in which another repository
+        # had it, or none.
         self.run("check")
+        info = self.info()
+        if any(one["database"]["id"] == info["db"][-1]["id"] for one in self.backups(info)) and not self.gap(info):
+            return "the cluster has a base backup"
         subprocess.run(["systemctl", "start", "--no-block", f"{self.site.name}-backup-base.service"], check=True)
-        return "the first base backup begins; points in time begin with its end"
+        return "a base backup begins; points in time begin with its end"
 
     def watch(self) -> str:
         """Fail unless the WAL of the last minutes is archived without a gap."""
@@ -140,13 +141,17 @@ class PgBackRest:
                 f"{waiting} segments of WAL wait to be archived, the first for {int(late) // 60} min; the cause is in"
                 " the log of PostgreSQL"
             )
-        if known := self.backups(info):
-            end, beyond = self.reach(info, known[-1])
-            if beyond:
-                problems.append(
-                    f"the WAL between {utc(end)} and {utc(beyond)} is missing; the next base backup ends this"
-                )
+        if gap := self.gap(info):
+            problems.append(gap)
         return problems
+
+    def gap(self, info: dict) -> str:
+        """Return which WAL is missing since the newest base backup; empty if none is."""
+        known = self.backups(info)
+        end, beyond = self.reach(info, known[-1]) if known else (0, 0)
+        if not beyond:
+            return ""
+        return f"the WAL between {utc(end)} and {utc(beyond)} is missing; the next base backup ends this"
 
     def reach(self, info: dict, base: dict) -> tuple[float, float]:
         """Return when the last segment that follows a base backup was archived, and the first one after a gap, or 0."""
