@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import files
-from database import Database, compare_rows, scratch_database
+from database import DATA, Database, compare_rows, scratch_database
 from elsewhere import Elsewhere, count_dump, database_of, version_for_test
 from migrations import check_migrations
 from point_in_time import PgBackRest
@@ -138,7 +138,7 @@ def fill_database(restic: Restic, one: dict, folder: Path) -> Database:
         manifest = read_manifest(restic, one, folder)
         require_room(folder, manifest["bytes"], "the dump")
         dump = fetch_dump(restic, one, folder)
-    require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 3, "the restored database beside the live one")
+    require_room(DATA, manifest["bytes"] * 3, "the restored database beside the live one")
     new = Database(site.socket_dir, f"{site.database[:50]}_restoring")
     new.create(site.owner, manifest["roles"])
     new.restore(dump)
@@ -236,7 +236,7 @@ def test_database(restic: Restic, one: dict, manifest: dict, folder: Path) -> st
     if not version:
         compare_rows(manifest["rows"], count_dump(dump, live))
         return "its dump was read and not restored, because this host has no server with the version and the extensions"
-    require_room(Path("/var/lib/postgresql"), manifest["bytes"] * 2, "the test of the newest dump")
+    require_room(DATA, manifest["bytes"] * 2, "the test of the newest dump")
     with scratch_database(site, manifest["roles"], version) as database:
         database.restore(dump)
         compare_rows(manifest["rows"], database.count())

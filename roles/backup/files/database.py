@@ -21,6 +21,8 @@ TABLES = """
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
     ) ORDER BY 1;
 """
+#: Where Debian's PostgreSQL keeps its data.
+DATA = Path("/var/lib/postgresql")
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 
 
@@ -197,7 +199,7 @@ def scratch_database(site: Site, roles: list[str], version: int) -> Iterator[Dat
     The database has the name and the role of the live one, and the user of the site can reach its socket where a
     sandbox has it in place of the live one.
     """
-    programs, data = programs_of_server(version), Path("/var/lib/postgresql", f"{site.name}-drill")
+    programs, data = programs_of_server(version), DATA / f"{site.name}-drill"
     sockets = data / "sockets"
     with run_server(programs, data, sockets, "-c max_connections=20") as start:
         as_postgres(f"{programs}/initdb", "-D", str(data), "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")

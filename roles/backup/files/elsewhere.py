@@ -121,9 +121,14 @@ def database_of(site: Site) -> Database:
     return Elsewhere(site) if site.service_file else Database(site.socket_dir, site.database)
 
 
+def versions_with(program: str) -> list[int]:
+    """Return the versions of PostgreSQL of which this host has a program."""
+    return sorted(int(path.parts[-3]) for path in INSTALLED.glob(f"*/bin/{program}"))
+
+
 def programs_of_client(version: int) -> Path:
     """Return the folder of the oldest programs for a server; pg_dump refuses servers that are newer than itself."""
-    known = sorted(int(path.parts[-3]) for path in INSTALLED.glob("*/bin/pg_dump"))
+    known = versions_with("pg_dump")
     if fitting := [each for each in known if each >= version]:
         # psql reads servers of all versions.
         return programs_of_server(fitting[0] if version else known[-1])
@@ -196,7 +201,7 @@ def count_dump(dump: Path, database: Elsewhere) -> dict[str, int]:
 def version_for_test(dump: Path, database: Elsewhere) -> int:
     """Return the version of a server on this host that can restore a dump in a test, 0 if there is none."""
     listed = list_dump(dump, database)
-    for version in sorted(int(path.parts[-3]) for path in INSTALLED.glob("*/bin/initdb")):
+    for version in versions_with("initdb"):
         extensions = Path("/usr/share/postgresql", str(version), "extension")
         if version >= database.version and all(
             (extensions / f"{name}.control").exists() for name in EXTENSION.findall(listed)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from database import Database, as_postgres, programs_of_server, run_server
+from database import DATA, Database, as_postgres, programs_of_server, run_server
 from settings import DUMP, OLD, BackupError, Site, require_room, utc
 
 #: Seconds after which the newest full backup is too old for another differential one: a week without the delay of the
@@ -30,7 +30,8 @@ UNREADABLE = 99
 TOO_SHORT = "recovery ended before configured recovery target was reached"
 #: A segment of WAL in the repository: timeline, and the two halves of its number.
 SEGMENT = re.compile(r"/[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}")
-DATA = Path("/var/lib/postgresql")
+#: What a run on a standby says.
+ON_STANDBY = "this host has the standby; the primary archives the WAL"
 
 
 class PgBackRest:
@@ -55,7 +56,7 @@ class PgBackRest:
     def open(self, is_replaced: bool = False) -> str:
         """Create the folder and what pgBackRest knows of the cluster, unless they exist."""
         if self.live.is_standby():
-            return "this host has the standby; the primary archives the WAL"
+            return ON_STANDBY
         if folder := self.site.archive["folder"]:
             Path(folder).parent.mkdir(parents=True, exist_ok=True)
             Path(folder).mkdir(exist_ok=True, mode=0o700)
@@ -106,7 +107,7 @@ class PgBackRest:
     def begin(self) -> str:
         """Begin a base backup, with the unit of the next ones, unless all WAL since the last one is archived."""
         if self.live.is_standby():
-            return "this host has the standby; the primary archives the WAL"
+            return ON_STANDBY
         # Waits until a segment is in the repository. It shows a gap too: WAL of the time in which another repository
         # had it, or none.
         self.run("check")
@@ -241,7 +242,7 @@ class PgBackRest:
     def describe_state(self) -> list[str]:
         """Return lines about the base backups and the WAL; a problem starts with an exclamation mark."""
         if self.live.is_standby():
-            return ["point in time: this host has the standby; the primary archives the WAL"]
+            return [f"point in time: {ON_STANDBY}"]
         try:
             info = self.info()
             problems, known = self.problems(info), self.backups(info)
